@@ -1,0 +1,162 @@
+#include "base/file.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "base/error.h"
+
+namespace gigagpt {
+namespace fs = std::filesystem;
+
+File File::open_read(const Path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail_errno("cannot open " + path.string());
+  return File(fd, path);
+}
+
+File File::create(const Path& path) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) fail_errno("cannot create " + path.string());
+  return File(fd, path);
+}
+
+File File::open_append(const Path& path) {
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (fd < 0) fail_errno("cannot open " + path.string());
+  return File(fd, path);
+}
+
+File::File(File&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), path_(std::move(other.path_)) {}
+
+File& File::operator=(File&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(path_, other.path_);
+  return *this;
+}
+
+File::~File() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void File::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(fd_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail_errno("cannot write " + path_.string());
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+}
+
+void File::read_at(uint64_t offset_bytes, std::span<std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t got = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset_bytes));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail_errno("cannot read " + path_.string());
+    if (got == 0) fail("{} ends at byte {}: it is truncated", path_.string(), offset_bytes);
+    offset_bytes += static_cast<uint64_t>(got);
+    bytes = bytes.subspan(static_cast<size_t>(got));
+  }
+}
+
+uint64_t File::size_bytes() const {
+  struct stat status {};
+  if (::fstat(fd_, &status) != 0) fail_errno("cannot stat " + path_.string());
+  return static_cast<uint64_t>(status.st_size);
+}
+
+void File::sync() {
+  if (::fdatasync(fd_) != 0) fail_errno("cannot sync " + path_.string());
+}
+
+MappedFile::MappedFile(const Path& path) : path_(path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail_errno("cannot open " + path.string());
+  struct stat status {};
+  void* data = nullptr;
+  if (::fstat(fd, &status) == 0 && status.st_size > 0) {
+    data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);
+  }
+  const int error = errno;
+  ::close(fd);
+  errno = error;
+  if (data == MAP_FAILED) fail_errno("cannot map " + path.string());
+  data_ = static_cast<const std::byte*>(data);
+  size_bytes_ = static_cast<size_t>(status.st_size);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      size_bytes_(std::exchange(other.size_bytes_, 0)),
+      path_(std::move(other.path_)) {}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_bytes_);
+}
+
+std::string read_text(const Path& path) {
+  const File file = File::open_read(path);
+  if (fs::is_directory(path)) fail("{} is a directory, not a file", path.string());
+  std::string text(file.size_bytes(), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(text)));
+  return text;
+}
+
+void write_text_atomically(const Path& path, std::string_view text) {
+  Path temporary = path;
+  temporary += ".tmp";
+  {
+    File file = File::create(temporary);
+    file.write(text);
+    file.sync();
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    fail_errno("cannot rename " + temporary.string());
+  }
+  sync_directory(path.has_parent_path() ? path.parent_path() : Path("."));
+}
+
+void sync_directory(const Path& directory) {
+  const int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) fail_errno("cannot open directory " + directory.string());
+  const int result = ::fsync(fd);
+  ::close(fd);
+  if (result != 0) fail_errno("cannot sync directory " + directory.string());
+}
+
+PendingDirectory::PendingDirectory(Path target) : target_(std::move(target)) {
+  temporary_ = target_;
+  temporary_ += ".tmp";
+  std::error_code error;
+  fs::remove_all(temporary_, error);
+  fs::create_directories(temporary_, error);
+  if (error) fail("cannot create {}: {}", temporary_.string(), error.message());
+}
+
+PendingDirectory::~PendingDirectory() {
+  std::error_code ignored;
+  if (!committed_) fs::remove_all(temporary_, ignored);
+}
+
+void PendingDirectory::commit() {
+  for (const auto& entry : fs::directory_iterator(temporary_)) File::open_read(entry.path()).sync();
+  sync_directory(temporary_);
+  // An existing target swaps places with the new one in a single step; its old content goes then.
+  const bool replaces = fs::exists(target_);
+  const unsigned flags = replaces ? RENAME_EXCHANGE : 0;
+  if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), flags) != 0) {
+    fail_errno("cannot put in place " + target_.string());
+  }
+  committed_ = true;
+  sync_directory(target_.has_parent_path() ? target_.parent_path() : Path("."));
+  std::error_code ignored;
+  if (replaces) fs::remove_all(temporary_, ignored);
+}
+
+}  // namespace gigagpt

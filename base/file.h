@@ -1,0 +1,80 @@
+// Files: whole-file reads, read-only maps, and writes that either happen or do not.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace gigagpt {
+
+using Path = std::filesystem::path;
+
+// An open file descriptor, closed on destruction. Every call throws Error naming the file.
+class File {
+ public:
+  static File open_read(const Path& path);
+  static File create(const Path& path);  // truncates
+  static File open_append(const Path& path);
+  File(File&& other) noexcept;
+  File& operator=(File&& other) noexcept;
+  ~File();
+
+  void write(std::span<const std::byte> bytes);  // appends all of them
+  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  void read_at(uint64_t offset_bytes, std::span<std::byte> bytes) const;  // exactly that many
+  uint64_t size_bytes() const;
+  void sync();  // fdatasync: on the disk when it returns
+  const Path& path() const { return path_; }
+
+ private:
+  File(int fd, Path path) : fd_(fd), path_(std::move(path)) {}
+  int fd_ = -1;
+  Path path_;
+};
+
+// A read-only memory map of a whole file; empty files map to an empty span.
+class MappedFile {
+ public:
+  explicit MappedFile(const Path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&&) = delete;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
+  const Path& path() const { return path_; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_bytes_ = 0;
+  Path path_;
+};
+
+std::string read_text(const Path& path);
+
+// Replaces `path` as a whole: temporary file beside it, sync, rename, sync of the directory.
+void write_text_atomically(const Path& path, std::string_view text);
+
+// Makes a rename inside `directory` durable.
+void sync_directory(const Path& directory);
+
+// A directory that appears under its name complete or not at all: fill `path()`, then commit().
+// Without commit the temporary directory is removed.
+class PendingDirectory {
+ public:
+  explicit PendingDirectory(Path target);  // makes `target`.tmp, removing an old one
+  ~PendingDirectory();
+  PendingDirectory(const PendingDirectory&) = delete;
+  PendingDirectory& operator=(const PendingDirectory&) = delete;
+
+  const Path& path() const { return temporary_; }
+  void commit();  // syncs every file, renames to the target (which is replaced), syncs the parent
+
+ private:
+  Path target_;
+  Path temporary_;
+  bool committed_ = false;
+};
+
+}  // namespace gigagpt

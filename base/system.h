@@ -1,0 +1,24 @@
+// What this machine and process are.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+namespace gigagpt {
+
+// Runs from its construction.
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+std::string cpu_name();  // as /proc/cpuinfo has it
+int core_count();        // CPUs this process may run on
+double peak_rss_gb();    // the most memory this process has held, in 1e9 bytes
+
+}  // namespace gigagpt

@@ -1,0 +1,209 @@
+#include "cli/arguments.h"
+
+#include <CLI/CLI.hpp>
+#include <map>
+
+#include "base/error.h"
+#include "cli/yaml.h"
+
+namespace gigagpt::cli {
+namespace {
+
+using Flags = std::map<std::string, std::string>;  // values of flags by name, as typed
+
+constexpr const char* kTrainHelp = R"(Train a GPT.
+
+CONFIG is a YAML file of the keys below; --key value overrides a key. Progress is a line every
+--log_steps steps; metrics.jsonl in out_dir has them all. Ctrl-C finishes the step (or drops one
+that would take over a minute), saves and exits; --checkpoint_path latest continues as if nothing
+had happened.
+
+Examples:
+  gigagpt train configs/quickstart.yaml
+  gigagpt train configs/111m.yaml --dataset data/openwebtext --dry_run
+  gigagpt train configs/111m.yaml --dataset data/openwebtext --checkpoint_path latest)";
+
+constexpr const char* kEvalHelp = R"(Report the mean loss and perplexity over all of val.bin.
+
+The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
+
+Examples:
+  gigagpt eval --checkpoint_path out/quickstart
+  gigagpt eval --checkpoint_path out/quickstart/checkpoint_1000 --dataset data/other)";
+
+constexpr const char* kSampleHelp = R"(Continue a prompt with a trained model.
+
+Without --prompt it asks for prompts until an empty line. A checkpoint directory is all it needs;
+given a run's out_dir it takes the newest checkpoint there.
+
+Examples:
+  gigagpt sample --checkpoint_path out/quickstart
+  gigagpt sample --checkpoint_path out/quickstart --prompt "In the beginning" --num_samples 3)";
+
+constexpr const char* kPrepareHelp = R"(Turn text into a data set.
+
+Writes train.bin, val.bin, meta.json and tokenizer.json to --out. The files are read in order as one
+text; its last part becomes the validation set.
+
+Example:
+  gigagpt prepare --input book1.txt --input book2.txt --out data/books --tokenizer char)";
+
+std::string help_with_rule(const Option& option) {
+  const auto& choices = option.rule.choices;
+  if (choices.empty()) return option.help;
+  return fmt::format("{} ({})", option.help, fmt::join(choices, ", "));
+}
+
+void add_flags(CLI::App& app, const std::vector<Option>& options, Flags& flags) {
+  for (const Option& option : options) {
+    const auto store = [&flags, name = option.name](const std::string& v) { flags[name] = v; };
+    const std::string initial = option_text(option);
+    app.add_option_function<std::string>("--" + option.name, store, help_with_rule(option))
+        ->type_name("")
+        ->default_str(initial.empty() ? "" : "[" + initial + "]");
+  }
+}
+
+void set_flags(const std::vector<Option>& options, const Flags& flags) {
+  for (const Option& option : options) {
+    const auto found = flags.find(option.name);
+    if (found == flags.end()) continue;
+    try {
+      set_option(option, found->second);
+    } catch (const Error& error) {
+      fail("--{}", error.what());
+    }
+  }
+}
+
+[[noreturn]] void fail_extra(const CLI::App& app, const std::string& extra) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) names.push_back(option->get_name());
+  for (const CLI::App* command : app.get_subcommands(nullptr)) names.push_back(command->get_name());
+  const std::string near = nearest_name(extra, names);
+  const std::string command = app.get_parent() == nullptr ? "" : " " + app.get_name();
+  fail("unknown {} '{}'{}; see gigagpt{} --help", extra.starts_with("-") ? "flag" : "argument",
+       extra, near.empty() ? "" : fmt::format("; did you mean '{}'?", near), command);
+}
+
+// The sub-commands and where their flags land; must outlive the parse.
+struct Parser {
+  CLI::App app{"gigaGPT: train GPT models on the machine you have", "gigagpt"};
+  CLI::App* prepare = app.add_subcommand("prepare", kPrepareHelp);
+  CLI::App* train = app.add_subcommand("train", kTrainHelp);
+  CLI::App* eval = app.add_subcommand("eval", kEvalHelp);
+  CLI::App* sample = app.add_subcommand("sample", kSampleHelp);
+  std::string config_file;
+  Flags flags;
+
+  explicit Parser(Arguments& arguments) {
+    app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
+    app.allow_extras();
+    for (CLI::App* command : {prepare, train, eval, sample}) command->allow_extras();
+    prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
+        ->type_name("");
+    add_flags(*prepare, arguments.prepare.options(), flags);
+    add_flags(*sample, arguments.sample.options(), flags);
+    train->add_option("config", config_file, "YAML file with the keys below")->type_name("");
+    train->add_flag("--dry_run", arguments.dry_run,
+                    "print the configuration and parameter count, then stop");
+    train->add_option("--log_steps", arguments.log_steps, "print a line every so many steps")
+        ->check(CLI::PositiveNumber)
+        ->type_name("")
+        ->capture_default_str();
+    eval->add_option("config", config_file, "YAML file, if not that of the checkpoint")
+        ->type_name("");
+    GPTConfig defaults;
+    for (CLI::App* command : {train, eval}) add_flags(*command, defaults.options(), flags);
+  }
+};
+
+void check_parsed(const Parser& parser, const Arguments& arguments) {
+  for (const CLI::App* command : parser.app.get_subcommands()) {
+    if (!command->remaining().empty()) fail_extra(*command, command->remaining().front());
+  }
+  if (!parser.app.remaining().empty()) fail_extra(parser.app, parser.app.remaining().front());
+  if (parser.app.get_subcommands().empty()) {
+    fail("a command is needed: prepare, train, eval or sample; see gigagpt --help");
+  }
+  const auto require = [](bool given, const char* what) {
+    if (!given) fail("{}", what);
+  };
+  if (*parser.train)
+    require(!parser.config_file.empty(),
+            "train needs a config file, e.g. gigagpt train configs/quickstart.yaml");
+  if (*parser.eval)
+    require(parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path");
+  if (*parser.sample)
+    require(!arguments.sample.checkpoint_path.empty(), "sample needs --checkpoint_path");
+  if (*parser.prepare) {
+    require(!arguments.prepare.inputs.empty(), "prepare needs at least one --input FILE");
+    require(!arguments.prepare.out.empty(), "prepare needs --out DIR");
+  }
+}
+
+}  // namespace
+
+std::vector<Option> PrepareArguments::options() {
+  return {{"out", &out, "folder for the data set"},
+          {"tokenizer", &tokenizer, "how to cut the text", one_of({"char"})},
+          {"val_fraction", &val_fraction, "share of the text for val.bin", between(0, 0.9)}};
+}
+
+std::vector<Option> SampleArguments::options() {
+  return {
+      {"checkpoint_path", &checkpoint_path, "checkpoint directory, or a run's out_dir"},
+      {"prompt", &prompt, "text to continue; null: ask for prompts"},
+      {"temperature", &temperature, "0: the most likely token; 1: as trained", at_least(0)},
+      {"top_k", &top_k, "choose among so many most likely tokens; 0: all", at_least(0)},
+      {"max_length", &max_length, "tokens of prompt and text together", at_least(1)},
+      {"no_repeat_ngram_size", &no_repeat_ngram_size,
+       "never write so many tokens twice; 0: allow; null: 3, for characters 0", at_least(0)},
+      {"num_samples", &num_samples, "texts per prompt", at_least(1)},
+      {"seed", &seed, "same seed, same text", at_least(0)},
+      {"precision", &precision, "of matrix products", one_of({"auto", "bf16", "fp32"})},
+      {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
+  };
+}
+
+Arguments parse_arguments(int argc, char** argv) {
+  Arguments arguments;
+  Parser parser(arguments);
+  try {
+    parser.app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    std::exit(parser.app.exit(help));
+  } catch (const CLI::ParseError& error) {
+    fail("{}", error.what());
+  }
+  set_flags(arguments.prepare.options(), *parser.prepare ? parser.flags : Flags());
+  set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
+  check_parsed(parser, arguments);
+  using Command = Arguments::Command;
+  arguments.command = *parser.prepare ? Command::kPrepare
+                      : *parser.train ? Command::kTrain
+                      : *parser.eval  ? Command::kEval
+                                      : Command::kSample;
+  if (*parser.train || *parser.eval) {
+    if (!parser.config_file.empty()) {
+      arguments.settings = read_yaml(parser.config_file, arguments.notes);
+    }
+    for (const auto& [key, value] : parser.flags) {
+      arguments.settings.push_back({key, value, "--" + key});
+    }
+  }
+  return arguments;
+}
+
+void apply_settings(const std::vector<Setting>& settings, GPTConfig& config) {
+  const auto options = config.options();
+  for (const Setting& setting : settings) {
+    try {
+      set_option(find_option(options, setting.key), setting.value);
+    } catch (const Error& error) {
+      fail("{}: {}", setting.origin, error.what());
+    }
+  }
+}
+
+}  // namespace gigagpt::cli

@@ -1,0 +1,62 @@
+// The command line: what was asked for, checked as far as that goes without LibTorch.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/file.h"
+#include "base/option.h"
+#include "gpt/config.h"
+
+namespace gigagpt::cli {
+
+// A value for a config key and where it was given, for messages ("configs/x.yaml:3", "--width").
+struct Setting {
+  std::string key;
+  std::string value;
+  std::string origin;
+};
+
+struct PrepareArguments {
+  std::vector<std::string> inputs;
+  std::string out;
+  std::string tokenizer = "char";
+  double val_fraction = 0.1;
+  std::vector<Option> options();
+};
+
+struct SampleArguments {
+  std::string checkpoint_path;
+  std::optional<std::string> prompt;  // null: interactive
+  double temperature = 0.8;
+  int64_t top_k = 200;
+  int64_t max_length = 500;
+  std::optional<int64_t> no_repeat_ngram_size;  // null: 3, or 0 for characters
+  int64_t num_samples = 1;
+  int64_t seed = 0;
+  std::string precision = "auto";
+  int64_t threads = 0;
+  std::vector<Option> options();
+};
+
+struct Arguments {
+  enum class Command { kPrepare, kTrain, kEval, kSample } command;
+  PrepareArguments prepare;
+  SampleArguments sample;
+  std::vector<Setting> settings;   // train and eval: the config file's, then the flags'
+  std::vector<std::string> notes;  // to be shown once
+  bool dry_run = false;
+  int64_t log_steps = 1;
+};
+
+// Parses the command line. Prints help or the version and exits when asked to. Throws Error for
+// anything it cannot follow, naming the nearest flag or key.
+Arguments parse_arguments(int argc, char** argv);
+
+// Gives the config the settings in order. Throws Error with the origin of a bad one. Whether they
+// go together is for GPTConfig::check() to say.
+void apply_settings(const std::vector<Setting>& settings, GPTConfig& config);
+
+}  // namespace gigagpt::cli

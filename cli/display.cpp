@@ -1,0 +1,74 @@
+#include "cli/display.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace gigagpt::cli {
+
+std::string duration_text(double seconds) {
+  const auto s = static_cast<int64_t>(std::llround(std::clamp(seconds, 0.0, 1e15)));
+  if (s < 60) return fmt::format("{}s", s);
+  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
+  return fmt::format("{}d{}h", s / 86400, s / 3600 % 24);
+}
+
+std::string step_text(const formats::StepMetrics& m, int64_t num_steps, double eta_s) {
+  std::string text =
+      fmt::format("step {:>{}}/{}  loss {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  MFU {:.1f} %",
+                  m.step, fmt::formatted_size("{}", num_steps), num_steps, m.loss, m.grad_norm,
+                  m.lr, m.tokens_per_s, 100 * m.mfu);
+  if (eta_s >= 0) text += "  ETA " + duration_text(eta_s);
+  if (m.val_loss) text += fmt::format("  val_loss {:.4f}", *m.val_loss);
+  return text;
+}
+
+Display::Display() : terminal_(isatty(STDERR_FILENO) != 0) {}
+
+Display::~Display() {
+  clear();
+}
+
+void Display::line(const std::string& text) {
+  clear();
+  fmt::print(stderr, "{}\n", text);
+}
+
+void Display::live(const std::string& text) {
+  if (!terminal_) return;
+  // Shorter lines are padded over the longer one before; nothing flickers.
+  fmt::print(stderr, "\r{:<{}}", text, live_size_);
+  std::fflush(stderr);
+  live_size_ = text.size();
+}
+
+void Display::share(const std::string& what, double share) {
+  const double elapsed_s = since_start_.seconds();
+  if (elapsed_s < next_share_s_ || share <= 0) return;
+  const double to_go_s = elapsed_s * (1 - share) / share;
+  const std::string text =
+      fmt::format("{} {:.0f} %, {} to go", what, 100 * share, duration_text(to_go_s));
+  if (terminal_)
+    live(text);
+  else
+    line(text);
+  next_share_s_ = elapsed_s + (terminal_ ? 0.2 : 30);
+}
+
+void Display::restart_share() {
+  since_start_ = {};
+  next_share_s_ = terminal_ ? 2 : 30;
+}
+
+void Display::clear() {
+  if (live_size_ == 0) return;
+  fmt::print(stderr, "\r{:<{}}\r", "", live_size_);
+  std::fflush(stderr);
+  live_size_ = 0;
+}
+
+}  // namespace gigagpt::cli

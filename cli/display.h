@@ -1,0 +1,37 @@
+// What a person sees while something runs: one line that is rewritten on a terminal, plain lines in
+// a log.
+#pragma once
+
+#include <string>
+
+#include "base/system.h"
+#include "formats/run_files.h"
+
+namespace gigagpt::cli {
+
+// Seconds as "45s", "3m20s", "5h07m" or "12d4h".
+std::string duration_text(double seconds);
+
+// A step as a line of progress; `eta_s` below 0 leaves the time to go out.
+std::string step_text(const formats::StepMetrics& metrics, int64_t num_steps, double eta_s);
+
+// The live line goes to standard error, so that output can be piped. Use from one thread.
+class Display {
+ public:
+  Display();
+  ~Display();                          // clears what is left of the live line
+  void line(const std::string& text);  // stays
+  void live(const std::string& text);  // replaced by the next; terminals only
+  // "what 37 %, 12s to go" once it has taken two seconds; in a log, a line every half minute.
+  void share(const std::string& what, double share);
+  void restart_share();  // a new piece of work begins
+
+ private:
+  void clear();
+  bool terminal_;
+  size_t live_size_ = 0;
+  Stopwatch since_start_;
+  double next_share_s_ = 2;
+};
+
+}  // namespace gigagpt::cli

@@ -1,0 +1,61 @@
+// `gigagpt`: reads the command line and does what needs no LibTorch; the rest is done by
+// `gigagpt-compute` beside it, which takes a second to load.
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "base/error.h"
+#include "cli/arguments.h"
+#include "cli/prepare.h"
+
+namespace gigagpt::cli {
+namespace {
+
+void print_config(GPTConfig& config) {
+  for (const Option& option : config.options()) {
+    fmt::print("{}: {}\n", option.name, option_text(option));
+  }
+  const auto layers = config.layers();
+  fmt::print("# parameters: {}\n# parameters per block: {}\n# tokens: {:.4g}\n",
+             engine::parameter_count(layers), engine::parameter_count({layers[1]}),
+             double(config.num_steps) * double(config.batch_size) * double(config.sequence_length));
+}
+
+int run(int argc, char** argv) {
+  const Arguments arguments = parse_arguments(argc, argv);
+  using Command = Arguments::Command;
+  if (arguments.command == Command::kPrepare) {
+    prepare(arguments.prepare);
+    return 0;
+  }
+  for (const std::string& note : arguments.notes) fmt::print(stderr, "note: {}\n", note);
+  if (arguments.command == Command::kTrain) {
+    GPTConfig config;
+    apply_settings(arguments.settings, config);
+    config.check();
+    if (arguments.dry_run) {
+      print_config(config);
+      return 0;
+    }
+    if (config.num_systems > 1) {
+      fail("num_systems: {} is more than the one system this version trains on",
+           config.num_systems);
+    }
+  }
+  const Path compute =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path() / "gigagpt-compute";
+  ::execv(compute.c_str(), argv);
+  fail_errno("cannot start " + compute.string());
+}
+
+}  // namespace
+}  // namespace gigagpt::cli
+
+int main(int argc, char** argv) {
+  try {
+    return gigagpt::cli::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "gigagpt: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,144 @@
+#include "cli/yaml.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+
+namespace gigagpt::cli {
+namespace {
+
+// Keys of gigaGPT's configs that steer Cerebras' cluster and mean nothing here.
+bool is_cerebras_only(const std::string& key) {
+  static const std::set<std::string> keys = {
+      "backend",         "mount_dirs",      "python_paths",          "cls",
+      "mgmt_address",    "mgmt_namespace",  "credentials_path",      "job_labels",
+      "job_time_sec",    "compile_dir",     "disable_version_check", "num_workers_per_csx",
+      "max_wgt_servers", "max_act_per_csx", "num_act_servers",       "validate_only",
+      "compile_only"};
+  return keys.contains(key) || key.ends_with("_crd_memory_gi");
+}
+
+// The nested layout: which path of it is which key of ours.
+const std::map<std::string, std::string> kNestedKeys = {
+    {"trainer.init.seed", "seed"},
+    {"trainer.init.model_dir", "out_dir"},
+    {"trainer.init.loop.num_steps", "num_steps"},
+    {"trainer.init.checkpoint.steps", "checkpoint_steps"},
+    {"trainer.init.precision.max_gradient_norm", "max_gradient_norm"},
+    {"trainer.init.optimizer.AdamW.learning_rate", "learning_rate"},
+    {"trainer.init.optimizer.AdamW.weight_decay", "weight_decay"},
+    {"trainer.init.optimizer.AdamW.eps", "adam_epsilon"},
+    {"trainer.init.schedulers.SequentialLR.schedulers.0.LinearLR.total_iters", "warmup_steps"},
+    {"trainer.init.schedulers.SequentialLR.schedulers.1.CosineDecayLR.total_iters", "decay_steps"},
+    {"trainer.fit.train_dataloader.data_dir", "dataset"},
+    {"trainer.fit.train_dataloader.sequence_length", "sequence_length"},
+    {"trainer.fit.train_dataloader.batch_size", "batch_size"},
+};
+// Parts of it that mean nothing here, or repeat what another part says.
+const std::vector<std::string> kNestedIgnored = {"trainer.init.backend",
+                                                 "trainer.init.loggers",
+                                                 "trainer.init.callbacks",
+                                                 "trainer.init.device",
+                                                 "trainer.init.precision.",
+                                                 "trainer.init.schedulers",
+                                                 "trainer.fit.train_dataloader.seed",
+                                                 "trainer.validate"};
+
+struct Leaf {
+  std::string path;
+  std::string value;
+  int line;
+};
+
+void flatten(const YAML::Node& node, const std::string& path, std::vector<Leaf>& leaves) {
+  const auto below = [&](const std::string& key) { return path.empty() ? key : path + "." + key; };
+  if (node.IsMap()) {
+    for (const auto& item : node) flatten(item.second, below(item.first.Scalar()), leaves);
+  } else if (node.IsSequence()) {
+    for (size_t i = 0; i < node.size(); ++i) flatten(node[i], below(std::to_string(i)), leaves);
+  } else {
+    leaves.push_back({path, node.IsNull() ? "null" : node.Scalar(), node.Mark().line + 1});
+  }
+}
+
+std::vector<Setting> read_nested(const YAML::Node& root, const std::string& file,
+                                 std::set<std::string>& ignored) {
+  std::vector<Leaf> leaves;
+  flatten(root, "", leaves);
+  std::vector<Setting> settings;
+  for (Leaf& leaf : leaves) {
+    constexpr std::string_view kModel = "trainer.init.model.";
+    const std::string origin = fmt::format("{}:{}", file, leaf.line);
+    if (leaf.path.starts_with(kModel)) {
+      settings.push_back({leaf.path.substr(kModel.size()), leaf.value, origin});
+    } else if (const auto known = kNestedKeys.find(leaf.path); known != kNestedKeys.end()) {
+      // "num_steps - total_iters" is what leaving decay_steps out means.
+      if (leaf.value.starts_with("num_steps")) continue;
+      if (known->second == "dataset" && leaf.value.ends_with(".bin")) {
+        leaf.value = Path(leaf.value).parent_path().string();
+      }
+      settings.push_back({known->second, leaf.value, origin});
+    } else if (std::any_of(kNestedIgnored.begin(), kNestedIgnored.end(),
+                           [&](const auto& prefix) { return leaf.path.starts_with(prefix); })) {
+      ignored.insert(leaf.path.substr(leaf.path.rfind('.') + 1));
+    } else {
+      fail("{}: unknown key '{}'", origin, leaf.path);
+    }
+  }
+  return settings;
+}
+
+std::vector<Setting> read_flat(const YAML::Node& root, const std::string& file,
+                               std::set<std::string>& ignored) {
+  std::vector<Setting> settings;
+  std::set<std::string> seen;
+  for (const auto& item : root) {
+    const std::string origin = fmt::format("{}:{}", file, item.first.Mark().line + 1);
+    if (!item.first.IsScalar()) fail("{}: a key must be a name", origin);
+    const std::string key = item.first.Scalar();
+    if (!seen.insert(key).second) fail("{}: key '{}' comes twice", origin, key);
+    if (is_cerebras_only(key)) {
+      ignored.insert(key);
+      continue;
+    }
+    if (!item.second.IsScalar() && !item.second.IsNull()) {
+      GPTConfig config;
+      const auto options = config.options();
+      try {
+        find_option(options, key);
+      } catch (const Error& error) {
+        fail("{}: {}", origin, error.what());
+      }
+      fail("{}: {} must be a single value", origin, key);
+    }
+    settings.push_back({key, item.second.IsNull() ? "null" : item.second.Scalar(), origin});
+  }
+  return settings;
+}
+
+}  // namespace
+
+std::vector<Setting> read_yaml(const Path& path, std::vector<std::string>& notes) {
+  YAML::Node root;
+  try {
+    root = YAML::Load(read_text(path));
+  } catch (const YAML::Exception& error) {
+    fail("{}:{}: {}", path.string(), error.mark.line + 1, error.msg);
+  }
+  if (root.IsNull()) return {};
+  if (!root.IsMap()) fail("{}: a config is a list of `key: value` lines", path.string());
+  std::set<std::string> ignored;
+  const auto settings = root["trainer"] ? read_nested(root, path.string(), ignored)
+                                        : read_flat(root, path.string(), ignored);
+  if (!ignored.empty()) {
+    notes.push_back(
+        fmt::format("ignoring keys for Cerebras clusters: {}", fmt::join(ignored, ", ")));
+  }
+  return settings;
+}
+
+}  // namespace gigagpt::cli

@@ -1,0 +1,189 @@
+#include "engine/executor.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/random.h"
+
+namespace gigagpt::engine {
+
+using at::Tensor;
+
+// What lives from the forward to the backward pass of one window.
+struct Executor::Window {
+  std::span<const MicroBatch> batches;
+  std::vector<uint64_t> keys;  // per micro-batch
+  std::vector<double> shares;  // of the step's loss, per micro-batch
+  std::function<bool()> tick;  // after each layer and micro-batch; false: abandon
+  bool abandoned = false;
+  double loss = 0;
+
+  struct LayerRun {
+    Weights weights;              // the leaves that the kept outputs' graphs end in
+    std::vector<Tensor> inputs;   // per micro-batch
+    std::vector<Tensor> outputs;  // with their graphs; empty if they will be computed again
+  };
+  std::vector<LayerRun> runs;     // per layer
+  std::vector<Tensor> gradients;  // of the loss by the current layer's output, per micro-batch
+};
+
+namespace {
+
+// A new leaf with the same memory, which asks for a gradient if it can have one.
+Tensor as_leaf(const Tensor& x) {
+  Tensor leaf = x.detach();
+  if (leaf.is_floating_point()) leaf.requires_grad_(true);
+  return leaf;
+}
+
+// d(loss)/d(input) of one layer and micro-batch. Weights' gradients that come through autograd are
+// added to their accumulators here; the ops' own have added theirs when this returns.
+Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& output,
+                     const Tensor& gradient) {
+  std::vector<Tensor> leaves;
+  if (input.requires_grad()) leaves.push_back(input);
+  for (const auto& [_, weight] : weights.all()) leaves.push_back(weight.value);
+  const auto grads = torch::autograd::grad({output}, leaves, {gradient}, /*retain_graph=*/false,
+                                           /*create_graph=*/false, /*allow_unused=*/true);
+  size_t next = input.requires_grad() ? 1 : 0;
+  for (const auto& [_, weight] : weights.all()) {
+    const Tensor& grad = grads[next++];
+    if (grad.defined()) Tensor(weight.grad).add_(grad);
+  }
+  return input.requires_grad() ? grads[0] : Tensor();
+}
+
+}  // namespace
+
+Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
+    : model_(model), store_(store), options_(options) {}
+
+std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, uint64_t key,
+                                           const Progress& progress) {
+  store_.zero_gradients();
+  double rows = 0;
+  for (const MicroBatch& batch : batches) rows += double(batch.input.size(0));
+  const size_t window_size =
+      options_.window > 0 ? std::min(size_t(options_.window), batches.size()) : batches.size();
+  const double visits = double(batches.size() * model_.size() * 2);
+  double visited = 0;
+  double loss = 0;
+  for (size_t first = 0; first < batches.size(); first += window_size) {
+    Window window;
+    window.batches = batches.subspan(first, std::min(window_size, batches.size() - first));
+    for (size_t m = 0; m < window.batches.size(); ++m) {
+      window.keys.push_back(mix(key, first + m));
+      window.shares.push_back(double(window.batches[m].input.size(0)) / rows);
+    }
+    window.tick = [&] { return !progress || progress(++visited / visits); };
+    if (!run_window(window)) return std::nullopt;
+    loss += window.loss;
+  }
+  if (!std::isfinite(loss)) {
+    throw NonFinite("the loss is not finite, first in layer " +
+                    first_nonfinite_layer(batches, key));
+  }
+  store_.join_shared_gradients();
+  return loss;
+}
+
+bool Executor::run_window(Window& window) {
+  window.runs.resize(model_.size());
+  for (const MicroBatch& batch : window.batches) {
+    window.runs[0].inputs.push_back(as_leaf(batch.input));
+    window.gradients.emplace_back();
+  }
+  const size_t last = model_.size() - 1;
+  for (size_t i = 0; i < last && !window.abandoned; ++i) forward_layer(window, i);
+  for (size_t i = last + 1; i-- > 0 && !window.abandoned;) backward_layer(window, i);
+  return !window.abandoned;
+}
+
+void Executor::forward_layer(Window& window, size_t layer) {
+  auto& run = window.runs[layer];
+  run.weights = store_.weights(layer, /*gradients=*/true);
+  for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
+    const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
+    at::AutoGradMode graph(!options_.recompute);
+    const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], pass);
+    if (!options_.recompute) run.outputs.push_back(output);
+    window.runs[layer + 1].inputs.push_back(as_leaf(output));
+    window.abandoned = !window.tick();
+  }
+  if (options_.recompute) run.weights = {};
+}
+
+// The last layer has no forward pass of its own: its output is needed here alone.
+void Executor::backward_layer(Window& window, size_t layer) {
+  auto& run = window.runs[layer];
+  const bool last = layer + 1 == model_.size();
+  if (run.outputs.empty()) run.weights = store_.weights(layer, /*gradients=*/true);
+  for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
+    Tensor output;
+    if (run.outputs.empty()) {
+      const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
+      output = model_[layer]->forward(run.weights, run.inputs[m], pass);
+    } else {
+      output = std::exchange(run.outputs[m], Tensor());
+    }
+    if (last) {
+      window.loss += window.shares[m] * output.item<double>();
+      window.gradients[m] = at::scalar_tensor(window.shares[m], output.options());
+    }
+    window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);
+    run.inputs[m] = Tensor();
+    window.abandoned = !window.tick();
+    if (last) window.abandoned = window.abandoned || !window.tick();
+  }
+  run = {};
+}
+
+std::vector<double> Executor::evaluate(std::span<const MicroBatch> batches) {
+  at::NoGradGuard no_grad;
+  std::vector<Tensor> x;
+  for (const MicroBatch& batch : batches) x.push_back(batch.input);
+  for (size_t i = 0; i < model_.size(); ++i) {
+    const Weights weights = store_.weights(i, /*gradients=*/false);
+    for (size_t m = 0; m < batches.size(); ++m) {
+      x[m] = model_[i]->forward(weights, x[m], Pass{batches[m]});
+    }
+  }
+  std::vector<double> losses;
+  for (const Tensor& loss : x) losses.push_back(loss.item<double>());
+  return losses;
+}
+
+Tensor Executor::infer(const MicroBatch& batch, std::span<ops::KVCache> caches) {
+  at::NoGradGuard no_grad;
+  Tensor x = batch.input;
+  int64_t position = 0;
+  for (const ops::KVCache& cache : caches) position = std::max(position, cache.length());
+  for (size_t i = 0; i < model_.size(); ++i) {
+    Pass pass{batch};
+    pass.cache = caches.empty() ? nullptr : &caches[i];
+    pass.position = position;
+    x = model_[i]->forward(store_.weights(i, /*gradients=*/false), x, pass);
+  }
+  return x;
+}
+
+// Repeats the step's forward pass, looking at every output.
+std::string Executor::first_nonfinite_layer(std::span<const MicroBatch> batches, uint64_t key) {
+  at::NoGradGuard no_grad;
+  std::vector<Tensor> x;
+  for (const MicroBatch& batch : batches) x.push_back(batch.input);
+  for (size_t i = 0; i < model_.size(); ++i) {
+    const Weights weights = store_.weights(i, /*gradients=*/false);
+    for (size_t m = 0; m < batches.size(); ++m) {
+      x[m] = model_[i]->forward(weights, x[m], Pass{batches[m], /*training=*/true, mix(key, m)});
+      if (!at::isfinite(x[m]).all().item<bool>()) return model_[i]->spec().name;
+    }
+  }
+  return "none: it did not happen again";
+}
+
+}  // namespace gigagpt::engine

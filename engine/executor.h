@@ -1,0 +1,63 @@
+// Runs a model layer by layer: layer outer, micro-batch inner, so that each layer's weights are
+// asked for once a pass however many micro-batches there are.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "engine/layer.h"
+#include "engine/store.h"
+
+namespace gigagpt::engine {
+
+struct ExecutorOptions {
+  int64_t window = 0;      // micro-batches that pass a layer before the next; 0: all of them
+  bool recompute = false;  // keep only each layer's input and run it again in the backward pass
+};
+
+// A loss or gradient that is infinite or not a number.
+class NonFinite : public Error {
+ public:
+  using Error::Error;
+};
+
+// Told the done share of the step (0 to 1) after each layer and micro-batch; false abandons it.
+using Progress = std::function<bool(double)>;
+
+class Executor {
+ public:
+  // Both must outlive the executor.
+  Executor(const Model& model, Store& store, ExecutorOptions options);
+
+  // Forward and backward over all micro-batches: returns the mean loss over all input rows and
+  // leaves its gradient in the store, or nothing if `progress` said so. Gradients are added in
+  // micro-batch order, so the bits do not depend on the options. Throws NonFinite for a loss that
+  // is not, naming the first layer whose output is not.
+  std::optional<double> train_step(std::span<const MicroBatch> batches, uint64_t key,
+                                   const Progress& progress);
+
+  // The loss of each micro-batch, without gradients or dropout.
+  std::vector<double> evaluate(std::span<const MicroBatch> batches);
+
+  // The last layer's output for one batch without target, e.g. logits. With caches (one per
+  // layer), the batch continues the positions they hold.
+  at::Tensor infer(const MicroBatch& batch, std::span<ops::KVCache> caches);
+
+ private:
+  struct Window;
+  std::string first_nonfinite_layer(std::span<const MicroBatch> batches, uint64_t key);
+  bool run_window(Window& window);
+  void forward_layer(Window& window, size_t layer);
+  void backward_layer(Window& window, size_t layer);
+
+  const Model& model_;
+  Store& store_;
+  ExecutorOptions options_;
+};
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,112 @@
+#include "formats/hf_gpt2.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+
+namespace gigagpt::formats {
+namespace {
+
+using nlohmann::json;
+
+// Throws unless the key is absent or has the one value this program computes.
+void require(const json& root, const std::string& where, const char* key, const json& wanted) {
+  if (!root.contains(key) || root[key].is_null() || root[key] == wanted) return;
+  fail("{}: {} is {}, but only {} is supported", where, key, root[key].dump(), wanted.dump());
+}
+
+HfGpt2Config parse_config(const json& root, const std::string& where) {
+  require(root, where, "model_type", "gpt2");
+  require(root, where, "activation_function", "gelu");
+  require(root, where, "layer_norm_epsilon", 1e-5);
+  require(root, where, "scale_attn_weights", true);
+  require(root, where, "scale_attn_by_inverse_layer_idx", false);
+  require(root, where, "tie_word_embeddings", true);
+  HfGpt2Config config;
+  config.n_layer = root.at("n_layer");
+  config.n_head = root.at("n_head");
+  config.n_embd = root.at("n_embd");
+  config.n_positions = root.at("n_positions");
+  config.vocab_size = root.at("vocab_size");
+  config.dropout = root.value("attn_pdrop", 0.0);
+  config.initializer_range = root.value("initializer_range", 0.02);
+  config.bias = root.value("gigagpt_bias", true);
+  require(root, where, "n_inner", 4 * config.n_embd);
+  for (const int64_t extent :
+       {config.n_layer, config.n_head, config.n_embd, config.n_positions, config.vocab_size}) {
+    if (extent < 1) fail("{}: {} is not a size", where, extent);
+  }
+  if (config.n_embd % config.n_head != 0) fail("{}: n_head does not divide n_embd", where);
+  return config;
+}
+
+}  // namespace
+
+HfGpt2Config read_hf_config(const Path& directory) {
+  const Path path = directory / "config.json";
+  try {
+    return parse_config(json::parse(read_text(path)), path.string());
+  } catch (const json::exception& error) {
+    fail("{}: {}", path.string(), error.what());
+  }
+}
+
+void write_hf_config(const Path& directory, const HfGpt2Config& config) {
+  const nlohmann::ordered_json root = {{"architectures", {"GPT2LMHeadModel"}},
+                                       {"model_type", "gpt2"},
+                                       {"activation_function", "gelu"},
+                                       {"n_layer", config.n_layer},
+                                       {"n_head", config.n_head},
+                                       {"n_embd", config.n_embd},
+                                       {"n_inner", 4 * config.n_embd},
+                                       {"n_positions", config.n_positions},
+                                       {"n_ctx", config.n_positions},
+                                       {"vocab_size", config.vocab_size},
+                                       {"layer_norm_epsilon", 1e-5},
+                                       {"initializer_range", config.initializer_range},
+                                       {"embd_pdrop", config.dropout},
+                                       {"attn_pdrop", config.dropout},
+                                       {"resid_pdrop", config.dropout},
+                                       {"scale_attn_weights", true},
+                                       {"tie_word_embeddings", true},
+                                       {"torch_dtype", "float32"},
+                                       {"bos_token_id", nullptr},
+                                       {"eos_token_id", nullptr},
+                                       {"gigagpt_bias", config.bias}};
+  write_text_atomically(directory / "config.json", root.dump(2) + "\n");
+}
+
+std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config) {
+  const int64_t width = config.n_embd;
+  std::vector<StoredTensor> tensors;
+  const auto add = [&](std::string name, std::vector<int64_t> shape, std::string parameter) {
+    tensors.push_back({"transformer." + name, std::move(shape), std::move(parameter)});
+  };
+  const auto layer_norm = [&](const std::string& name, const std::string& parameter) {
+    add(name + ".weight", {width}, parameter + ".weight");
+    add(name + ".bias", {width}, parameter + ".bias");
+  };
+  const auto conv1d = [&](const std::string& name, int64_t in, int64_t out,
+                          const std::string& parameter) {
+    add(name + ".weight", {in, out}, parameter + ".weight");
+    tensors.back().transposed = true;
+    add(name + ".bias", {out}, config.bias ? parameter + ".bias" : "");
+  };
+  add("wte.weight", {config.vocab_size, width}, "wte.weight");
+  add("wpe.weight", {config.n_positions, width}, "wpe.weight");
+  for (int64_t i = 0; i < config.n_layer; ++i) {
+    const std::string theirs = fmt::format("h.{}.", i);
+    const std::string ours = fmt::format("decoder.{}.", i);
+    layer_norm(theirs + "ln_1", ours + "ln_1");
+    conv1d(theirs + "attn.c_attn", width, 3 * width, ours + "attn.proj_qkv");
+    conv1d(theirs + "attn.c_proj", width, width, ours + "attn.proj_output");
+    layer_norm(theirs + "ln_2", ours + "ln_2");
+    conv1d(theirs + "mlp.c_fc", width, 4 * width, ours + "ffn.fc");
+    conv1d(theirs + "mlp.c_proj", 4 * width, width, ours + "ffn.proj");
+  }
+  layer_norm("ln_f", "ln_f");
+  return tensors;
+}
+
+}  // namespace gigagpt::formats

@@ -1,0 +1,76 @@
+#include "formats/run_files.h"
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/error.h"
+
+namespace gigagpt::formats {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json to_json(const TextPairs& pairs) {
+  ordered_json object = ordered_json::object();
+  for (const auto& [key, value] : pairs) object[key] = value;
+  return object;
+}
+
+TextPairs from_json(const ordered_json& object) {
+  TextPairs pairs;
+  for (const auto& [key, value] : object.items()) pairs.emplace_back(key, value.get<std::string>());
+  return pairs;
+}
+
+std::string lines_to_keep(const Path& path, int64_t completed_steps) {
+  if (completed_steps == 0 || !std::filesystem::exists(path)) return "";
+  std::istringstream lines(read_text(path));
+  std::string kept;
+  for (std::string line; std::getline(lines, line);) {
+    const auto row = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (row.is_discarded() || !row.is_object() || !row.contains("step")) continue;
+    if (row["step"].is_number() && row["step"].get<int64_t>() <= completed_steps) {
+      kept += line + "\n";
+    }
+  }
+  return kept;
+}
+
+}  // namespace
+
+void write_trainer_state(const Path& directory, const TrainerState& state) {
+  const ordered_json root = {{"global_step", state.step},
+                             {"tokens", state.tokens},
+                             {"config", to_json(state.config)},
+                             {"manifest", to_json(state.manifest)}};
+  write_text_atomically(directory / "trainer_state.json", root.dump(2) + "\n");
+}
+
+TrainerState read_trainer_state(const Path& directory) {
+  const Path path = directory / "trainer_state.json";
+  try {
+    const auto root = ordered_json::parse(read_text(path));
+    return {root.at("global_step"), root.at("tokens"), from_json(root.at("config")),
+            from_json(root.at("manifest"))};
+  } catch (const ordered_json::exception& error) {
+    fail("{}: {}", path.string(), error.what());
+  }
+}
+
+MetricsLog::MetricsLog(const Path& path, int64_t completed_steps)
+    : file_([&] {
+        write_text_atomically(path, lines_to_keep(path, completed_steps));
+        return File::open_append(path);
+      }()) {}
+
+void MetricsLog::write(const StepMetrics& m) {
+  ordered_json row = {{"step", m.step},    {"tokens", m.tokens},
+                      {"loss", m.loss},    {"grad_norm", m.grad_norm},
+                      {"lr", m.lr},        {"tokens_per_s", m.tokens_per_s},
+                      {"mfu", m.mfu},      {"step_ms", m.step_ms},
+                      {"rss_gb", m.rss_gb}};
+  if (m.val_loss) row["val_loss"] = *m.val_loss;
+  file_.write(row.dump() + "\n");
+}
+
+}  // namespace gigagpt::formats

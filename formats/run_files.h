@@ -1,0 +1,53 @@
+// What a run writes beside its weights: trainer_state.json in a checkpoint, metrics.jsonl in
+// out_dir.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/file.h"
+
+namespace gigagpt::formats {
+
+using TextPairs = std::vector<std::pair<std::string, std::string>>;
+
+// trainer_state.json: how far the run is, its resolved configuration, and a manifest of what
+// computed it (version, CPU, threads, precision).
+struct TrainerState {
+  int64_t step = 0;  // steps completed
+  int64_t tokens = 0;
+  TextPairs config;
+  TextPairs manifest;
+};
+void write_trainer_state(const Path& directory, const TrainerState& state);
+TrainerState read_trainer_state(const Path& directory);  // throws Error
+
+// What is known when a step is done: a line of metrics.jsonl, with these names as keys.
+struct StepMetrics {
+  int64_t step = 0;    // steps completed
+  int64_t tokens = 0;  // since the start of the run
+  double loss = 0;
+  double grad_norm = 0;  // before clipping
+  double lr = 0;
+  double tokens_per_s = 0;
+  double mfu = 0;  // share of the GEMM rate measured at the start
+  double step_ms = 0;
+  double rss_gb = 0;  // peak
+  std::optional<double> val_loss = {};
+};
+
+// metrics.jsonl: one JSON object a step. Continuing a run first drops the lines of steps that will
+// be run again, and a line that a crash cut short.
+class MetricsLog {
+ public:
+  MetricsLog(const Path& path, int64_t completed_steps);
+  void write(const StepMetrics& metrics);
+
+ private:
+  File file_;
+};
+
+}  // namespace gigagpt::formats

@@ -1,0 +1,75 @@
+// The safetensors format: 8 bytes of header length, a JSON header naming dtype, shape and place of
+// each tensor, then the tensors' bytes. https://github.com/huggingface/safetensors
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+
+namespace gigagpt::formats {
+
+struct TensorInfo {
+  std::string name;
+  std::string dtype;  // "F32", "BF16", "F16", "F64", "I64", ...
+  std::vector<int64_t> shape;
+
+  int64_t count() const;
+  uint64_t size_bytes() const;
+  bool operator==(const TensorInfo&) const = default;
+};
+
+// Bytes of one element; 0 for a dtype this program does not know.
+size_t dtype_size_bytes(std::string_view dtype);
+
+using Metadata = std::map<std::string, std::string>;
+
+// Writes one file tensor by tensor, in the order of the list, without holding more than the caller
+// passes in. Throws Error when a tensor's bytes do not add up.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const Path& path, std::vector<TensorInfo> tensors, const Metadata& metadata);
+  void write(std::span<const std::byte> bytes);  // the next bytes of the current tensor
+  void finish();                                 // checks that everything was written, syncs
+
+ private:
+  File file_;
+  uint64_t expected_bytes_ = 0;
+  uint64_t written_bytes_ = 0;
+};
+
+// A file opened for reading. The header is checked as a whole on opening: lengths, dtypes, shapes
+// and offsets must agree with each other and with the file's size. Values are read on demand.
+class SafetensorsReader {
+ public:
+  explicit SafetensorsReader(const Path& path);
+
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  const Metadata& metadata() const { return metadata_; }
+  bool contains(const std::string& name) const { return index_.contains(name); }
+  const TensorInfo& info(const std::string& name) const;            // throws Error naming the file
+  std::span<const std::byte> bytes(const std::string& name) const;  // valid while the reader lives
+  // Converts F32, F16, BF16 or F64 to float; `values` must have exactly the tensor's size.
+  void read_floats(const std::string& name, std::span<float> values) const;
+  const Path& path() const { return file_.path(); }
+
+ private:
+  void add_tensor(TensorInfo info, uint64_t begin, uint64_t end, uint64_t data_bytes);
+
+  struct Entry {
+    size_t tensor;
+    uint64_t begin;
+    uint64_t end;
+  };
+
+  MappedFile file_;
+  uint64_t data_start_ = 0;
+  std::vector<TensorInfo> tensors_;
+  std::map<std::string, Entry> index_;
+  Metadata metadata_;
+};
+
+}  // namespace gigagpt::formats

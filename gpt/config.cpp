@@ -1,0 +1,117 @@
+#include "gpt/config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "base/error.h"
+
+namespace gigagpt {
+
+std::vector<Option> GPTConfig::options() {
+  return {
+      {"max_position_embeddings", &max_position_embeddings, "longest sequence", at_least(1)},
+      {"vocab_size", &vocab_size, "number of token ids (V)", at_least(1)},
+      {"depth", &depth, "number of transformer blocks (L)", at_least(1)},
+      {"heads", &heads, "attention heads (H)", at_least(1)},
+      {"width", &width, "width of the residual stream (C)", at_least(1)},
+      {"dropout", &dropout, "dropout on embeddings, attention and FFN output", between(0, 0.99)},
+      {"bias", &bias, "biases on the linear layers"},
+      {"init_std", &init_std, "deviation of the initial weights", above(0)},
+      {"residual_init_std", &residual_init_std, "of proj_output, ffn.proj; null: init_std/sqrt(2L)",
+       above(0)},
+      {"out_dir", &out_dir, "where checkpoints and metrics.jsonl go"},
+      {"dataset", &dataset, "folder with train.bin and val.bin, or its name under data/"},
+      {"batch_size", &batch_size, "sequences per step", at_least(1)},
+      {"sequence_length", &sequence_length, "tokens per sequence (T)", at_least(1)},
+      {"num_steps", &num_steps, "steps of the whole run", at_least(1)},
+      {"checkpoint_steps", &checkpoint_steps, "steps between checkpoints; 0: no limit",
+       at_least(0)},
+      {"learning_rate", &learning_rate, "peak learning rate", at_least(0)},
+      {"warmup_steps", &warmup_steps, "steps of linear warm-up from 0", at_least(0)},
+      {"decay_steps", &decay_steps, "of decay to a tenth; null: all after warm-up", at_least(1)},
+      {"weight_decay", &weight_decay, "decoupled weight decay of matrices", at_least(0)},
+      {"max_gradient_norm", &max_gradient_norm, "clip the global gradient norm to this", above(0)},
+      {"adam_epsilon", &adam_epsilon, "AdamW's epsilon", above(0)},
+      {"checkpoint_path", &checkpoint_path,
+       "checkpoint to continue from; latest: out_dir's newest"},
+      {"seed", &seed, "of weights, data order and dropout", at_least(0)},
+      {"num_systems", &num_systems, "machines (or MPI ranks) to train on", at_least(1)},
+      {"precision", &precision, "of matrix products; auto: bf16 where the CPU multiplies it",
+       one_of({"auto", "bf16", "fp32"})},
+      {"micro_batch_size", &micro_batch_size, "sequences at once; null: within 4096 tokens",
+       at_least(1)},
+      {"eval_steps", &eval_steps, "evaluate every so many steps; 0: never", at_least(0)},
+      {"eval_batches", &eval_batches, "batches of val.bin per evaluation; 0: all", at_least(0)},
+      {"checkpoint_minutes", &checkpoint_minutes, "the same in minutes; 0: no limit", at_least(0)},
+      {"keep_checkpoints", &keep_checkpoints, "newest checkpoints to keep; 0: all", at_least(0)},
+      {"lr_decay", &lr_decay, "shape of the decay", one_of({"cosine", "linear"})},
+      {"optimizer", &optimizer, "update rule", one_of({"adamw", "sgd"})},
+      {"beta1", &beta1, "AdamW's decay of the first moment; SGD's momentum", between(0, 0.99999)},
+      {"beta2", &beta2, "AdamW's decay of the second moment", between(0, 0.99999)},
+      {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
+  };
+}
+
+void GPTConfig::check() const {
+  if (width % heads != 0) fail("heads: {} does not divide width {}", heads, width);
+  if (sequence_length > max_position_embeddings) {
+    fail("sequence_length: {} is above max_position_embeddings {}", sequence_length,
+         max_position_embeddings);
+  }
+  if (micro_batch() > batch_size) {
+    fail("micro_batch_size: {} is above batch_size {}", micro_batch(), batch_size);
+  }
+}
+
+double GPTConfig::learning_rate_at(int64_t step) const {
+  if (step < warmup_steps) return learning_rate * double(step) / double(warmup_steps);
+  const int64_t decay = decay_steps.value_or(std::max<int64_t>(num_steps - warmup_steps, 1));
+  const double t = std::min(1.0, double(step - warmup_steps) / double(decay));
+  const double left = lr_decay == "cosine" ? 0.5 * (1 + std::cos(std::numbers::pi * t)) : 1 - t;
+  return learning_rate * (0.1 + 0.9 * left);
+}
+
+int64_t GPTConfig::micro_batch() const {
+  if (micro_batch_size) return *micro_batch_size;
+  int64_t size = std::clamp<int64_t>(4096 / sequence_length, 1, batch_size);
+  while (batch_size % size != 0) --size;
+  return size;
+}
+
+std::vector<engine::LayerSpec> GPTConfig::layers() const {
+  const int64_t C = width;
+  const double std = init_std;
+  const double residual_std = residual_init_std.value_or(std / std::sqrt(2.0 * double(depth)));
+  const auto linear = [&](std::vector<engine::ParamSpec>& params, const std::string& name,
+                          int64_t in, int64_t out, double weight_std) {
+    params.push_back({name + ".weight", {out, in}, 0, weight_std});
+    if (bias) params.push_back({name + ".bias", {out}});
+  };
+  std::vector<engine::LayerSpec> layers;
+  layers.push_back({"embedding",
+                    "",
+                    {{"wte.weight", {vocab_size, C}, 0, std},
+                     {"wpe.weight", {max_position_embeddings, C}, 0, std}}});
+  for (int64_t i = 0; i < depth; ++i) {
+    std::vector<engine::ParamSpec> block = {{"ln_1.weight", {C}, 1}, {"ln_1.bias", {C}}};
+    linear(block, "attn.proj_qkv", C, 3 * C, std);
+    linear(block, "attn.proj_output", C, C, residual_std);
+    block.insert(block.end(), {{"ln_2.weight", {C}, 1}, {"ln_2.bias", {C}}});
+    linear(block, "ffn.fc", C, 4 * C, std);
+    linear(block, "ffn.proj", 4 * C, C, residual_std);
+    const std::string name = fmt::format("decoder.{}", i);
+    layers.push_back({name, name + ".", std::move(block)});
+  }
+  layers.push_back({"head", "", {{"ln_f.weight", {C}, 1}, {"ln_f.bias", {C}}}, {"wte.weight"}});
+  return layers;
+}
+
+double GPTConfig::train_flops_per_token() const {
+  const double C = double(width);
+  const double matrices = 12 * C * C * double(depth) + double(vocab_size) * C;
+  const double attended = (double(sequence_length) + 1) / 2;  // mean over a causal sequence
+  return 3 * (2 * matrices + 4 * C * attended * double(depth));
+}
+
+}  // namespace gigagpt

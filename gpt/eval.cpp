@@ -1,0 +1,28 @@
+#include "gpt/eval.h"
+
+#include <algorithm>
+
+namespace gigagpt {
+
+std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& data,
+                                   const GPTConfig& config, int64_t max_batches,
+                                   const std::function<bool(double)>& progress) {
+  int64_t sequences = data.eval_sequences();
+  if (max_batches > 0) sequences = std::min(sequences, max_batches * config.batch_size);
+  EvalResult result;
+  double sum = 0;
+  for (int64_t first = 0; first < sequences; first += config.batch_size) {
+    const int64_t count = std::min(config.batch_size, sequences - first);
+    const auto batches = data.eval_batch(first, count);
+    const auto losses = executor.evaluate(batches);
+    for (size_t m = 0; m < batches.size(); ++m) {
+      sum += losses[m] * double(batches[m].target.numel());
+      result.tokens += batches[m].target.numel();
+    }
+    if (!progress(double(first + count) / double(sequences))) return std::nullopt;
+  }
+  result.loss = sum / double(result.tokens);
+  return result;
+}
+
+}  // namespace gigagpt

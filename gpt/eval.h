@@ -1,0 +1,23 @@
+// Evaluation: the mean loss over a data set.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "engine/executor.h"
+#include "gpt/data.h"
+
+namespace gigagpt {
+
+struct EvalResult {
+  double loss = 0;  // mean over tokens, in nats; perplexity is its exponential
+  int64_t tokens = 0;
+};
+
+// Over the first `max_batches` batches of `data` (0: all of it, the incomplete last chunk
+// included). `progress` is told the done share; false ends it without a result.
+std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& data,
+                                   const GPTConfig& config, int64_t max_batches,
+                                   const std::function<bool(double)>& progress);
+
+}  // namespace gigagpt

@@ -1,0 +1,119 @@
+#include "gpt/model.h"
+
+#include <ATen/ATen.h>
+
+#include "base/random.h"
+#include "ops/ops.h"
+
+namespace gigagpt {
+namespace {
+
+using at::Tensor;
+using engine::Pass;
+using engine::Weights;
+
+enum Site : uint64_t { kOutput, kAttention };  // places of dropout within a layer
+
+// A layer with dropout; its weights go by the names in GPTConfig::layers().
+class GPTLayer : public engine::Layer {
+ public:
+  GPTLayer(engine::LayerSpec spec, double dropout) : Layer(std::move(spec)), dropout_(dropout) {}
+
+ protected:
+  double dropout(const Pass& pass) const { return pass.training ? dropout_ : 0.0; }
+  uint64_t key(const Pass& pass, Site site) const {
+    return mix(mix(pass.key, hash_name(spec().name)), site);
+  }
+
+ private:
+  double dropout_;
+};
+
+class Embedding : public GPTLayer {
+ public:
+  explicit Embedding(const GPTConfig& c) : GPTLayer(c.layers().front(), c.dropout) {}
+
+  Tensor forward(const Weights& w, const Tensor& tokens, const Pass& pass) const override {
+    const Tensor x = ops::embedding(tokens, w["wte.weight"], w["wpe.weight"], pass.position);
+    return ops::dropout(x, dropout(pass), key(pass, kOutput));  // B T C
+  }
+};
+
+class Block : public GPTLayer {
+ public:
+  Block(const GPTConfig& c, int64_t i)
+      : GPTLayer(c.layers()[size_t(i) + 1], c.dropout), heads_(c.heads) {}
+
+  Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
+    const Tensor y = x + attention(w, ops::layer_norm(x, w.affine("ln_1")), pass);  // B T C
+    return y + ffn(w, ops::layer_norm(y, w.affine("ln_2")), pass);                  // B T C
+  }
+
+ private:
+  Tensor attention(const Weights& w, const Tensor& x, const Pass& pass) const {
+    const auto qkv = ops::linear(x, w.affine("attn.proj_qkv")).chunk(3, -1);  // B T C each
+    ops::KVCache::View past{qkv[1], qkv[2]};  // B T C; with a cache B (earlier + T) C
+    if (pass.cache != nullptr) past = pass.cache->append(qkv[1], qkv[2]);
+    const Tensor y = ops::attention(qkv[0], past.k, past.v, heads_, pass.batch.mask, dropout(pass),
+                                    key(pass, kAttention));           // B T C
+    return ops::linear(y, w.affine("attn.proj_output"), at::kFloat);  // B T C
+  }
+
+  Tensor ffn(const Weights& w, const Tensor& x, const Pass& pass) const {
+    const Tensor h = ops::gelu(ops::linear(x, w.affine("ffn.fc")));     // B T 4C
+    const Tensor y = ops::linear(h, w.affine("ffn.proj"), at::kFloat);  // B T C
+    return ops::dropout(y, dropout(pass), key(pass, kOutput));
+  }
+
+  int64_t heads_;
+};
+
+class Head : public GPTLayer {
+ public:
+  explicit Head(const GPTConfig& c) : GPTLayer(c.layers().back(), 0.0) {}
+
+  Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
+    const Tensor h = ops::layer_norm(x, w.affine("ln_f"));              // B T C
+    const Tensor logits = ops::linear(h, w.affine("wte"), at::kFloat);  // B T V: tied lm_head
+    const Tensor& labels = pass.batch.target;                           // B T
+    if (!labels.defined()) return logits;
+    return ops::cross_entropy(logits.flatten(0, 1), labels.flatten());
+  }
+};
+
+}  // namespace
+
+engine::Model make_model(const GPTConfig& config) {
+  engine::Model model;
+  model.push_back(std::make_unique<Embedding>(config));
+  for (int64_t i = 0; i < config.depth; ++i) model.push_back(std::make_unique<Block>(config, i));
+  model.push_back(std::make_unique<Head>(config));
+  return model;
+}
+
+GPT::GPT(const GPTConfig& config, bool training)
+    : model(make_model(config)),
+      store(config.layers(), engine::choose_precision(config.precision), training),
+      executor(model, store, {}),
+      layout(formats::hf_gpt2_tensors(hf_config(config))) {}
+
+GPTConfig config_of_checkpoint(const Path& checkpoint) {
+  const formats::HfGpt2Config hf = formats::read_hf_config(checkpoint);
+  GPTConfig config;
+  config.depth = hf.n_layer;
+  config.heads = hf.n_head;
+  config.width = hf.n_embd;
+  config.max_position_embeddings = config.sequence_length = hf.n_positions;
+  config.vocab_size = hf.vocab_size;
+  config.dropout = hf.dropout;
+  config.init_std = hf.initializer_range;
+  config.bias = hf.bias;
+  return config;
+}
+
+formats::HfGpt2Config hf_config(const GPTConfig& c) {
+  return {c.depth,      c.heads,   c.width,    c.max_position_embeddings,
+          c.vocab_size, c.dropout, c.init_std, c.bias};
+}
+
+}  // namespace gigagpt

@@ -1,0 +1,30 @@
+// The model: GPT-2 with pre-layer-norm (Radford et al. 2019), as an embedding, blocks and a head.
+#pragma once
+
+#include <vector>
+
+#include "engine/checkpoint.h"
+#include "engine/executor.h"
+#include "engine/store.h"
+#include "gpt/config.h"
+
+namespace gigagpt {
+
+// The layers in order. The first takes tokens [B, T]; the last returns the mean loss over the
+// targets [B, T] or, without targets, logits [B, T, V].
+engine::Model make_model(const GPTConfig& config);
+
+// The model, its state, what runs it, and how it lies in a checkpoint.
+struct GPT {
+  GPT(const GPTConfig& config, bool training);
+  engine::Model model;
+  engine::Store store;
+  engine::Executor executor;
+  std::vector<engine::StoredTensor> layout;
+};
+
+// The model part of a config from a checkpoint's config.json, and back.
+GPTConfig config_of_checkpoint(const Path& checkpoint);
+formats::HfGpt2Config hf_config(const GPTConfig& config);
+
+}  // namespace gigagpt

@@ -1,0 +1,41 @@
+#include "gpt/sample.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "base/random.h"
+
+namespace gigagpt {
+
+Sampler::Sampler(const Path& checkpoint, const GPTConfig& config)
+    : gpt_(config, /*training=*/false),
+      tokenizer_(formats::Tokenizer::load(checkpoint)),
+      context_(size_t(config.max_position_embeddings)),
+      caches_(gpt_.model.size(), ops::KVCache(config.max_position_embeddings)) {
+  engine::load_weights(checkpoint, gpt_.store, gpt_.layout);
+}
+
+void Sampler::generate(const std::string& prompt, const SampleOptions& options,
+                       const std::function<bool(const std::string&)>& on_text) {
+  std::vector<int32_t> tokens = tokenizer_.encode(prompt);
+  if (tokens.empty()) tokens = {std::max(0, tokenizer_.token_of(U'\n'))};
+  size_t start = tokens.size() > context_ ? tokens.size() - context_ : 0;  // of the context
+  size_t computed = start;                                                 // tokens in the caches
+  for (ops::KVCache& cache : caches_) cache.clear();
+  while (int64_t(tokens.size()) < options.max_length) {
+    if (tokens.size() - start > context_) {  // full: go on with its last half
+      computed = start = tokens.size() - std::max<size_t>(context_ / 2, 1);
+      for (ops::KVCache& cache : caches_) cache.clear();
+    }
+    const std::vector<int64_t> fresh(tokens.begin() + int64_t(computed), tokens.end());
+    const at::Tensor logits = gpt_.executor.infer({at::tensor(fresh).unsqueeze(0)}, caches_)[0][-1];
+    computed = tokens.size();
+    const int64_t known = std::min(tokenizer_.vocab_size(), logits.numel());
+    const std::span<float> row(logits.data_ptr<float>(), size_t(known));
+    tokens.push_back(ops::sample(row, tokens, options.rule, mix(options.seed, tokens.size())));
+    if (!on_text(tokenizer_.decode(tokens.back()))) break;
+  }
+}
+
+}  // namespace gigagpt

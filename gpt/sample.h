@@ -1,0 +1,39 @@
+// Text from a trained model.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "formats/tokenizer.h"
+#include "gpt/model.h"
+#include "ops/sampling.h"
+
+namespace gigagpt {
+
+struct SampleOptions {
+  ops::SamplingRule rule;
+  int64_t max_length = 500;  // tokens, those of the prompt included
+  uint64_t seed = 0;
+};
+
+class Sampler {
+ public:
+  // From any checkpoint directory with a tokenizer; `config` is config_of_checkpoint's.
+  Sampler(const Path& checkpoint, const GPTConfig& config);
+
+  // Continues `prompt`, telling each new piece of text as it comes; false ends it. An empty prompt
+  // starts from a new line. Throws Error for characters the model does not know.
+  void generate(const std::string& prompt, const SampleOptions& options,
+                const std::function<bool(const std::string&)>& on_text);
+
+  const formats::Tokenizer& tokenizer() const { return tokenizer_; }
+
+ private:
+  GPT gpt_;
+  formats::Tokenizer tokenizer_;
+  size_t context_;                    // longest
+  std::vector<ops::KVCache> caches_;  // one per layer
+};
+
+}  // namespace gigagpt

@@ -1,0 +1,34 @@
+// Parameter updates and gradient norms over plain arrays, threaded, one pass each.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace gigagpt::ops {
+
+// One parameter's arrays, all of one length. exp_avg_sq is empty for SGD.
+struct ParamState {
+  std::span<float> value;  // fp32 master weights
+  std::span<float> grad;
+  std::span<float> exp_avg;     // first moment, or SGD's momentum
+  std::span<float> exp_avg_sq;  // second moment
+};
+
+struct UpdateRule {
+  bool sgd = false;  // else AdamW
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;  // the caller sets 0 for parameters that do not decay
+};
+
+// AdamW (Loshchilov and Hutter 2019): w -= lr decay w; m = b1 m + (1 - b1) g;
+// v = b2 v + (1 - b2) g^2; w -= lr m' / (sqrt(v') + eps) with m' = m / (1 - b1^t), v' likewise.
+// SGD: w -= lr decay w; m = b1 m + g; w -= lr m. g is grad * grad_scale; `step` is t, from 1.
+void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
+            int64_t step);
+
+// Sum of squares in double; the order of additions depends on the length alone.
+double sum_of_squares(std::span<const float> values);
+
+}  // namespace gigagpt::ops
