@@ -7,7 +7,6 @@
 
 #include "base/error.h"
 #include "engine/manifest.h"
-#include "formats/safetensors.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -89,11 +88,7 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
   formats::write_trainer_state(pending.path(), state);
   write_rest(pending.path());
   pending.commit();
-  auto steps = checkpoint_steps(out_dir);
-  // Later steps than this one can only be left from a run that was wound back: they go first.
-  std::sort(steps.begin(), steps.end(), [&](int64_t a, int64_t b) {
-    return std::pair(a <= step, a) < std::pair(b <= step, b);
-  });
+  const auto steps = checkpoint_steps(out_dir);
   for (size_t i = 0; keep > 0 && i + size_t(keep) < steps.size(); ++i) {
     std::filesystem::remove_all(checkpoint_directory(out_dir, steps[i]));
   }
@@ -101,23 +96,34 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
 }
 
 std::optional<Path> resume_point(const Path& out_dir, const std::optional<std::string>& wanted) {
-  if (wanted && *wanted != "latest") return Path(*wanted);
   const auto steps = checkpoint_steps(out_dir);
-  if (steps.empty()) return std::nullopt;
-  if (!wanted) {
+  if (steps.empty()) {
+    return wanted && *wanted != "latest" ? std::optional<Path>(*wanted) : std::nullopt;
+  }
+  const Path newest = checkpoint_directory(out_dir, steps.back());
+  std::error_code missing;
+  const bool goes_on =
+      wanted && (*wanted == "latest" || std::filesystem::equivalent(*wanted, newest, missing));
+  if (!goes_on) {
     fail(
         "out_dir: {} already holds a run up to step {}; continue it with --checkpoint_path latest, "
         "or choose another out_dir",
         out_dir.string(), steps.back());
   }
-  return checkpoint_directory(out_dir, steps.back());
+  return newest;
 }
 
-int64_t resume(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors) {
+int64_t resume(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
+               int64_t step_tokens) {
   load_weights(checkpoint, store, tensors);
   if (!std::filesystem::exists(checkpoint / "trainer_state.json")) return 0;
   load_optimizer(checkpoint, store);
-  return formats::read_trainer_state(checkpoint).step;
+  const int64_t tokens = formats::read_trainer_state(checkpoint).tokens;
+  if (tokens % step_tokens != 0) {
+    fail("batch_size: the {} tokens that {} has seen are no whole number of steps of {} tokens",
+         tokens, checkpoint.string(), step_tokens);
+  }
+  return tokens / step_tokens;
 }
 
 void load_weights(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors) {

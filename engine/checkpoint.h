@@ -9,8 +9,8 @@
 
 #include "base/file.h"
 #include "engine/store.h"
-#include "formats/hf_gpt2.h"
 #include "formats/run_files.h"
+#include "formats/safetensors.h"
 
 namespace gigagpt::engine {
 
@@ -25,13 +25,16 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
                      const std::vector<StoredTensor>& tensors,
                      const std::function<void(const Path&)>& write_rest, int64_t keep);
 
-// Which checkpoint a run continues from: `wanted` as a path, the newest in out_dir for "latest"
-// (none if there is none). Throws Error when nothing is wanted but out_dir already holds a run.
+// Which checkpoint a run continues from: `wanted` as a path, or for "latest" the newest in out_dir
+// (none if there is none). Throws Error if out_dir already holds a run that this would overwrite or
+// branch off, rather than mixing two.
 std::optional<Path> resume_point(const Path& out_dir, const std::optional<std::string>& wanted);
 
-// Reads everything a run needs to go on; returns the steps completed. A directory with weights only
-// starts a new run from them at step 0.
-int64_t resume(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors);
+// Reads everything a run needs to go on; returns the steps completed. These are counted by tokens,
+// so a run may go on with another batch size: Error if the tokens seen are no whole number of steps
+// of `step_tokens`. A directory with weights only starts a new run from them at step 0.
+int64_t resume(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
+               int64_t step_tokens);
 
 // Read a checkpoint's weights, or its optimizer moments, into the store. Throw Error naming the
 // file and tensor when it is damaged or belongs to another model.

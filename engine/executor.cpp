@@ -20,7 +20,7 @@ struct Executor::Window {
   std::vector<double> shares;  // of the step's loss, per micro-batch
   std::function<bool()> tick;  // after each layer and micro-batch; false: abandon
   bool abandoned = false;
-  double loss = 0;
+  double* loss = nullptr;  // of the step; micro-batches add their shares in order
 
   struct LayerRun {
     Weights weights;              // the leaves that the kept outputs' graphs end in
@@ -80,8 +80,8 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
       window.shares.push_back(double(window.batches[m].input.size(0)) / rows);
     }
     window.tick = [&] { return !progress || progress(++visited / visits); };
+    window.loss = &loss;
     if (!run_window(window)) return std::nullopt;
-    loss += window.loss;
   }
   if (!std::isfinite(loss)) {
     throw NonFinite("the loss is not finite, first in layer " +
@@ -131,7 +131,7 @@ void Executor::backward_layer(Window& window, size_t layer) {
       output = std::exchange(run.outputs[m], Tensor());
     }
     if (last) {
-      window.loss += window.shares[m] * output.item<double>();
+      *window.loss += window.shares[m] * output.item<double>();
       window.gradients[m] = at::scalar_tensor(window.shares[m], output.options());
     }
     window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "formats/safetensors.h"
 
 namespace gigagpt::formats {
 
@@ -26,14 +27,6 @@ struct HfGpt2Config {
 // (another type, activation, epsilon, or attention scaling), saying which key is in the way.
 HfGpt2Config read_hf_config(const Path& directory);
 void write_hf_config(const Path& directory, const HfGpt2Config& config);
-
-// One tensor of model.safetensors and the parameter of ours that it holds.
-struct StoredTensor {
-  std::string name;
-  std::vector<int64_t> shape;  // in the file
-  std::string parameter;       // ours; "" if the file's tensor is all zeros
-  bool transposed = false;     // the file holds [in, out], the parameter is [out, in]
-};
 
 // All tensors of the model in layer order. lm_head is tied to wte and not stored.
 std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config);

@@ -25,6 +25,14 @@ struct TensorInfo {
 // Bytes of one element; 0 for a dtype this program does not know.
 size_t dtype_size_bytes(std::string_view dtype);
 
+// A tensor of a checkpoint in another layout than ours, and the parameter of ours that it holds.
+struct StoredTensor {
+  std::string name;
+  std::vector<int64_t> shape;  // in the file
+  std::string parameter;       // ours; "" if the file's tensor is all zeros
+  bool transposed = false;     // the file holds [in, out], the parameter is [out, in]
+};
+
 using Metadata = std::map<std::string, std::string>;
 
 // Writes one file tensor by tensor, in the order of the list, without holding more than the caller

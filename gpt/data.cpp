@@ -31,15 +31,9 @@ std::vector<engine::MicroBatch> TokenData::eval_batch(int64_t first, int64_t cou
   std::iota(chunks.begin(), chunks.end(), first);
   auto batches = gather(chunks);
   const int64_t rest = file_.size() - 1 - chunks_ * config_.sequence_length;
-  if (rest > 0 && first + count > chunks_) {
-    const std::vector<int64_t> last = {chunks_};
-    batches.push_back(gather(last, rest));
-  }
+  const bool reaches_rest = rest > 0 && first + count > chunks_;
+  if (reaches_rest) batches.push_back(gather(std::vector<int64_t>{chunks_}, rest));
   return batches;
-}
-
-int64_t TokenData::eval_sequences() const {
-  return (file_.size() - 1 + config_.sequence_length - 1) / config_.sequence_length;
 }
 
 std::vector<engine::MicroBatch> TokenData::gather(std::span<const int64_t> chunks) const {

@@ -24,7 +24,9 @@ class TokenData {
 
   // Sequences [first, first + count) in file order for evaluation; the last one may be shorter.
   std::vector<engine::MicroBatch> eval_batch(int64_t first, int64_t count) const;
-  int64_t eval_sequences() const;
+  int64_t eval_sequences() const {
+    return (file_.size() + config_.sequence_length - 2) / config_.sequence_length;
+  }
 
  private:
   std::vector<engine::MicroBatch> gather(std::span<const int64_t> chunks) const;

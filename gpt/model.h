@@ -6,6 +6,7 @@
 #include "engine/checkpoint.h"
 #include "engine/executor.h"
 #include "engine/store.h"
+#include "formats/hf_gpt2.h"
 #include "gpt/config.h"
 
 namespace gigagpt {

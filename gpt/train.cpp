@@ -42,7 +42,7 @@ class Training {
     const auto from = engine::resume_point(config_.out_dir, config_.checkpoint_path);
     std::filesystem::create_directories(config_.out_dir);
     if (from) {
-      step_ = engine::resume(*from, gpt_.store, gpt_.layout);
+      step_ = engine::resume(*from, gpt_.store, gpt_.layout, step_tokens());
       if (*from == engine::checkpoint_directory(config_.out_dir, step_)) saved_step_ = step_;
       events_.note(fmt::format("continuing from {} at step {}", from->string(), step_));
     } else {

@@ -11,8 +11,8 @@ bool has_native_bf16();
 
 // c = a b (+ bias on every row). a [..., M, K], b [..., K, N], c [..., M, N], bias [N] fp32 or
 // undefined; two to four dimensions, equal batch dimensions, any strides (transposed views are
-// free). a and b are both fp32 or both bf16, c is either; sums are kept in fp32. Deterministic for
-// a fixed thread count. Call from one thread at a time.
+// free). a and b are both fp32 or both bf16, c is fp32 or of their type; sums are kept in fp32.
+// Deterministic for a fixed thread count. Call from one thread at a time.
 void gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
           const at::Tensor& bias = {});
 

@@ -15,13 +15,15 @@ using torch::autograd::variable_list;
 
 struct Linear : torch::autograd::Function<Linear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
-                        const Tensor& bias, const Gradients& grads, at::ScalarType out) {
+                        const c10::optional<Tensor>& bias, const Gradients& grads,
+                        at::ScalarType out) {
     const Tensor rows = x.reshape({-1, x.size(-1)}).to(weight.scalar_type());  // R K
     Tensor y = at::empty({rows.size(0), weight.size(0)}, out);                 // R N
-    gemm(rows, weight.t(), y, bias);
+    gemm(rows, weight.t(), y, bias.value_or(Tensor()));
     ctx->save_for_backward({rows, weight});
     ctx->saved_data["x_dtype"] = static_cast<int64_t>(x.scalar_type());
     ctx->saved_data["x_sizes"] = x.sizes();
+    ctx->saved_data["has_bias"] = bias.has_value();
     save(ctx, grads);
     auto sizes = x.sizes().vec();
     sizes.back() = weight.size(0);
@@ -43,7 +45,7 @@ struct Linear : torch::autograd::Function<Linear> {
     }
     Tensor dweight = at::empty(weight.sizes(), at::kFloat);  // N K
     gemm(dy.t(), rows, dweight);
-    if (ctx->needs_input_grad(2)) dbias = dy_any.sum({0}, false, at::kFloat);
+    if (ctx->saved_data["has_bias"].toBool()) dbias = dy_any.sum({0}, false, at::kFloat);
     return {dx, deliver(ctx, 0, dweight), deliver(ctx, 1, dbias), Tensor(), Tensor()};
   }
 };
@@ -73,7 +75,8 @@ struct Matmul : torch::autograd::Function<Matmul> {
 }  // namespace
 
 Tensor linear(const Tensor& x, const Affine& w, c10::optional<at::ScalarType> out) {
-  return Linear::apply(x, w.weight.value, w.bias.value, Gradients{{w.weight.grad, w.bias.grad}},
+  const auto bias = w.bias.defined() ? c10::optional<Tensor>(w.bias.value) : c10::nullopt;
+  return Linear::apply(x, w.weight.value, bias, Gradients{{w.weight.grad, w.bias.grad}},
                        out.value_or(w.weight.value.scalar_type()));
 }
 
