@@ -13,10 +13,10 @@ namespace {
 template <class Number>
 Number parse_number(const Option& option, std::string_view text, const char* kind) {
   Number value{};
-  const char* begin = text.data() + (text.starts_with('+') ? 1 : 0);
+  const char* begin = text.data() + (text.starts_with('+') && !text.starts_with("+-") ? 1 : 0);
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(begin, end, value);
-  if (error == std::errc::result_out_of_range) fail("{}: {} is too large", option.name, text);
+  if (error == std::errc::result_out_of_range) fail("{}: {} is out of range", option.name, text);
   if (error != std::errc{} || stop != end) fail("{}: '{}' is not {}", option.name, text, kind);
   return value;
 }

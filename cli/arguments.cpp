@@ -11,9 +11,8 @@ namespace {
 
 using Flags = std::map<std::string, std::string>;  // values of flags by name, as typed
 
-constexpr const char* kTrainHelp = R"(Train a GPT.
-
-CONFIG is a YAML file of the keys below; --key value overrides a key. Progress is a line every
+constexpr const char* kTrainHelp =
+    R"(CONFIG is a YAML file of the config keys above; --key value overrides one. Progress is a line every
 --log_steps steps; metrics.jsonl in out_dir has them all. Ctrl-C finishes the step (or drops one
 that would take over a minute), saves and exits; --checkpoint_path latest continues as if nothing
 had happened.
@@ -21,46 +20,49 @@ had happened.
 Examples:
   gigagpt train configs/quickstart.yaml
   gigagpt train configs/111m.yaml --dataset data/openwebtext --dry_run
-  gigagpt train configs/111m.yaml --dataset data/openwebtext --checkpoint_path latest)";
+  gigagpt train configs/111m.yaml --dataset data/openwebtext --checkpoint_path latest
+)";
 
-constexpr const char* kEvalHelp = R"(Report the mean loss and perplexity over all of val.bin.
-
-The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
+constexpr const char* kEvalHelp =
+    R"(Reports the mean loss and perplexity over all of val.bin. The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
 
 Examples:
   gigagpt eval --checkpoint_path out/quickstart
-  gigagpt eval --checkpoint_path out/quickstart/checkpoint_1000 --dataset data/other)";
+  gigagpt eval --checkpoint_path out/quickstart/checkpoint_1000 --dataset data/other
+)";
 
-constexpr const char* kSampleHelp = R"(Continue a prompt with a trained model.
-
-Without --prompt it asks for prompts until an empty line. A checkpoint directory is all it needs;
+constexpr const char* kSampleHelp =
+    R"(Without --prompt it asks for prompts until an empty line. A checkpoint directory is all it needs;
 given a run's out_dir it takes the newest checkpoint there.
 
 Examples:
   gigagpt sample --checkpoint_path out/quickstart
-  gigagpt sample --checkpoint_path out/quickstart --prompt "In the beginning" --num_samples 3)";
+  gigagpt sample --checkpoint_path out/quickstart --prompt "In the beginning" --num_samples 3
+)";
 
-constexpr const char* kPrepareHelp = R"(Turn text into a data set.
-
-Writes train.bin, val.bin, meta.json and tokenizer.json to --out. The files are read in order as one
+constexpr const char* kPrepareHelp =
+    R"(Writes train.bin, val.bin, meta.json and tokenizer.json to --out. The files are read in order as one
 text; its last part becomes the validation set.
 
 Example:
-  gigagpt prepare --input book1.txt --input book2.txt --out data/books --tokenizer char)";
+  gigagpt prepare --input book1.txt --input book2.txt --out data/books --tokenizer char
+)";
 
-std::string help_with_rule(const Option& option) {
-  const auto& choices = option.rule.choices;
-  if (choices.empty()) return option.help;
-  return fmt::format("{} ({})", option.help, fmt::join(choices, ", "));
+// The option's help with what it may be and what it is unless given.
+std::string full_help(const Option& option) {
+  std::string help = option.help;
+  if (!option.rule.choices.empty())
+    help += fmt::format(": {}", fmt::join(option.rule.choices, ", "));
+  const std::string initial = option_text(option);
+  return initial.empty() ? help : fmt::format("{} [{}]", help, initial);
 }
 
-void add_flags(CLI::App& app, const std::vector<Option>& options, Flags& flags) {
+void add_flags(CLI::App& app, const std::vector<Option>& options, const char* group, Flags& flags) {
   for (const Option& option : options) {
     const auto store = [&flags, name = option.name](const std::string& v) { flags[name] = v; };
-    const std::string initial = option_text(option);
-    app.add_option_function<std::string>("--" + option.name, store, help_with_rule(option))
+    app.add_option_function<std::string>("--" + option.name, store, full_help(option))
         ->type_name("")
-        ->default_str(initial.empty() ? "" : "[" + initial + "]");
+        ->group(group);
   }
 }
 
@@ -89,32 +91,40 @@ void set_flags(const std::vector<Option>& options, const Flags& flags) {
 // The sub-commands and where their flags land; must outlive the parse.
 struct Parser {
   CLI::App app{"gigaGPT: train GPT models on the machine you have", "gigagpt"};
-  CLI::App* prepare = app.add_subcommand("prepare", kPrepareHelp);
-  CLI::App* train = app.add_subcommand("train", kTrainHelp);
-  CLI::App* eval = app.add_subcommand("eval", kEvalHelp);
-  CLI::App* sample = app.add_subcommand("sample", kSampleHelp);
+  CLI::App* prepare = add_command("prepare", "Turn text into a data set", kPrepareHelp);
+  CLI::App* train = add_command("train", "Train a GPT", kTrainHelp);
+  CLI::App* eval = add_command("eval", "Report the loss on validation data", kEvalHelp);
+  CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
   std::string config_file;
   Flags flags;
 
+  CLI::App* add_command(const char* name, const char* what, const char* help) {
+    CLI::App* command = app.add_subcommand(name, what);
+    command->footer(help);
+    return command;
+  }
+
   explicit Parser(Arguments& arguments) {
+    app.footer("gigagpt COMMAND --help tells more. Start with ./quickstart, or with `prepare`.\n");
+    app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
     for (CLI::App* command : {prepare, train, eval, sample}) command->allow_extras();
     prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
         ->type_name("");
-    add_flags(*prepare, arguments.prepare.options(), flags);
-    add_flags(*sample, arguments.sample.options(), flags);
-    train->add_option("config", config_file, "YAML file with the keys below")->type_name("");
+    add_flags(*prepare, arguments.prepare.options(), "Options", flags);
+    add_flags(*sample, arguments.sample.options(), "Options", flags);
+    train->add_option("config", config_file, "YAML file of config keys")->type_name("");
     train->add_flag("--dry_run", arguments.dry_run,
                     "print the configuration and parameter count, then stop");
-    train->add_option("--log_steps", arguments.log_steps, "print a line every so many steps")
-        ->check(CLI::PositiveNumber)
-        ->type_name("")
-        ->capture_default_str();
-    eval->add_option("config", config_file, "YAML file, if not that of the checkpoint")
+    train->add_option("--log_steps", arguments.log_steps, "print a line every so many steps [1]")
+        ->check(CLI::PositiveNumber.name(""))
         ->type_name("");
+    eval->add_option("config", config_file, "YAML file of config keys to change")->type_name("");
     GPTConfig defaults;
-    for (CLI::App* command : {train, eval}) add_flags(*command, defaults.options(), flags);
+    for (CLI::App* command : {train, eval}) {
+      add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
+    }
   }
 };
 
@@ -173,6 +183,8 @@ Arguments parse_arguments(int argc, char** argv) {
     parser.app.parse(argc, argv);
   } catch (const CLI::Success& help) {
     std::exit(parser.app.exit(help));
+  } catch (const CLI::ArgumentMismatch& error) {
+    fail("a value is missing: {}", error.what());
   } catch (const CLI::ParseError& error) {
     fail("{}", error.what());
   }
@@ -201,7 +213,8 @@ void apply_settings(const std::vector<Setting>& settings, GPTConfig& config) {
     try {
       set_option(find_option(options, setting.key), setting.value);
     } catch (const Error& error) {
-      fail("{}: {}", setting.origin, error.what());
+      const bool flag = setting.origin == "--" + setting.key;  // the message begins with the key
+      fail("{}{}{}", flag ? "--" : setting.origin, flag ? "" : ": ", error.what());
     }
   }
 }

@@ -122,6 +122,7 @@ void run_eval(const Arguments& arguments) {
     }
     apply_settings(kept, config);
   }
+  config.eval_batches = 0;  // all of it, whatever was enough while training
   apply_settings(arguments.settings, config);
   config.check();
   set_threads(config.threads);
@@ -197,6 +198,9 @@ int main(int argc, char** argv) {
   try {
     gigagpt::cli::run(argc, argv);
     return 0;
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "gigagpt: internal error: %s\n", error.what());
+    return 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "gigagpt: %s\n", error.what());
     return 1;

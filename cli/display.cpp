@@ -10,7 +10,8 @@
 namespace gigagpt::cli {
 
 std::string duration_text(double seconds) {
-  const auto s = static_cast<int64_t>(std::llround(std::clamp(seconds, 0.0, 1e15)));
+  if (!(seconds > 0)) return "0s";  // not a number, too
+  const auto s = static_cast<int64_t>(std::llround(std::min(seconds, 1e15)));
   if (s < 60) return fmt::format("{}s", s);
   if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
   if (s < 86400) return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);

@@ -51,42 +51,55 @@ const std::vector<std::string> kNestedIgnored = {"trainer.init.backend",
 struct Leaf {
   std::string path;
   std::string value;
-  int line;
+  std::string origin;  // file:line
 };
 
-void flatten(const YAML::Node& node, const std::string& path, std::vector<Leaf>& leaves) {
+constexpr int kMaxDepth = 16;  // the layout has 8; an alias of itself has no end
+
+void flatten(const YAML::Node& node, const std::string& path, const std::string& file, int depth,
+             std::vector<Leaf>& leaves) {
+  const std::string origin = fmt::format("{}:{}", file, node.Mark().line + 1);
   const auto below = [&](const std::string& key) { return path.empty() ? key : path + "." + key; };
+  if (depth > kMaxDepth) fail("{}: {} is nested too deeply", origin, path);
   if (node.IsMap()) {
-    for (const auto& item : node) flatten(item.second, below(item.first.Scalar()), leaves);
+    std::set<std::string> seen;
+    for (const auto& item : node) {
+      const std::string place = fmt::format("{}:{}", file, item.first.Mark().line + 1);
+      if (!item.first.IsScalar()) fail("{}: a key must be a name", place);
+      const std::string key = item.first.Scalar();
+      if (!seen.insert(key).second) fail("{}: key '{}' comes twice", place, below(key));
+      flatten(item.second, below(key), file, depth + 1, leaves);
+    }
   } else if (node.IsSequence()) {
-    for (size_t i = 0; i < node.size(); ++i) flatten(node[i], below(std::to_string(i)), leaves);
+    for (size_t i = 0; i < node.size(); ++i) {
+      flatten(node[i], below(std::to_string(i)), file, depth + 1, leaves);
+    }
   } else {
-    leaves.push_back({path, node.IsNull() ? "null" : node.Scalar(), node.Mark().line + 1});
+    leaves.push_back({path, node.IsNull() ? "null" : node.Scalar(), origin});
   }
 }
 
 std::vector<Setting> read_nested(const YAML::Node& root, const std::string& file,
                                  std::set<std::string>& ignored) {
   std::vector<Leaf> leaves;
-  flatten(root, "", leaves);
+  flatten(root, "", file, 0, leaves);
   std::vector<Setting> settings;
   for (Leaf& leaf : leaves) {
     constexpr std::string_view kModel = "trainer.init.model.";
-    const std::string origin = fmt::format("{}:{}", file, leaf.line);
     if (leaf.path.starts_with(kModel)) {
-      settings.push_back({leaf.path.substr(kModel.size()), leaf.value, origin});
+      settings.push_back({leaf.path.substr(kModel.size()), leaf.value, leaf.origin});
     } else if (const auto known = kNestedKeys.find(leaf.path); known != kNestedKeys.end()) {
       // "num_steps - total_iters" is what leaving decay_steps out means.
       if (leaf.value.starts_with("num_steps")) continue;
       if (known->second == "dataset" && leaf.value.ends_with(".bin")) {
         leaf.value = Path(leaf.value).parent_path().string();
       }
-      settings.push_back({known->second, leaf.value, origin});
+      settings.push_back({known->second, leaf.value, leaf.origin});
     } else if (std::any_of(kNestedIgnored.begin(), kNestedIgnored.end(),
                            [&](const auto& prefix) { return leaf.path.starts_with(prefix); })) {
       ignored.insert(leaf.path.substr(leaf.path.rfind('.') + 1));
     } else {
-      fail("{}: unknown key '{}'", origin, leaf.path);
+      fail("{}: unknown key '{}'", leaf.origin, leaf.path);
     }
   }
   return settings;

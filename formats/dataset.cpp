@@ -1,9 +1,8 @@
 #include "formats/dataset.h"
 
 #include <cstring>
-#include <nlohmann/json.hpp>
 
-#include "base/error.h"
+#include "formats/json.h"
 
 namespace gigagpt::formats {
 
@@ -13,7 +12,7 @@ DatasetMeta read_dataset_meta(const Path& directory) {
   DatasetMeta meta;
   try {
     const auto root = nlohmann::json::parse(read_text(path));
-    meta.vocab_size = root.at("vocab_size").get<int64_t>();
+    meta.vocab_size = whole_number(root, "vocab_size", 1, int64_t{1} << 32, path.string());
     const auto dtype = root.at("dtype").get<std::string>();
     if (dtype != "uint16" && dtype != "uint32") {
       fail("{}: dtype '{}' is neither uint16 nor uint32", path.string(), dtype);
@@ -22,7 +21,7 @@ DatasetMeta read_dataset_meta(const Path& directory) {
   } catch (const nlohmann::json::exception& error) {
     fail("{}: {}", path.string(), error.what());
   }
-  if (meta.vocab_size < 1 || (meta.token_bytes == 2 && meta.vocab_size > 65536)) {
+  if (meta.token_bytes == 2 && meta.vocab_size > 65536) {
     fail("{}: a vocabulary of {} does not fit its dtype", path.string(), meta.vocab_size);
   }
   return meta;

@@ -1,9 +1,8 @@
 #include "formats/hf_gpt2.h"
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
-#include "base/error.h"
+#include "formats/json.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -23,20 +22,18 @@ HfGpt2Config parse_config(const json& root, const std::string& where) {
   require(root, where, "scale_attn_weights", true);
   require(root, where, "scale_attn_by_inverse_layer_idx", false);
   require(root, where, "tie_word_embeddings", true);
+  // Products of two sizes and a few small factors stay far from overflow.
+  const auto size = [&](const char* key) { return whole_number(root, key, 1, 1 << 24, where); };
   HfGpt2Config config;
-  config.n_layer = root.at("n_layer");
-  config.n_head = root.at("n_head");
-  config.n_embd = root.at("n_embd");
-  config.n_positions = root.at("n_positions");
-  config.vocab_size = root.at("vocab_size");
+  config.n_layer = size("n_layer");
+  config.n_head = size("n_head");
+  config.n_embd = size("n_embd");
+  config.n_positions = size("n_positions");
+  config.vocab_size = size("vocab_size");
   config.dropout = root.value("attn_pdrop", 0.0);
   config.initializer_range = root.value("initializer_range", 0.02);
   config.bias = root.value("gigagpt_bias", true);
   require(root, where, "n_inner", 4 * config.n_embd);
-  for (const int64_t extent :
-       {config.n_layer, config.n_head, config.n_embd, config.n_positions, config.vocab_size}) {
-    if (extent < 1) fail("{}: {} is not a size", where, extent);
-  }
   if (config.n_embd % config.n_head != 0) fail("{}: n_head does not divide n_embd", where);
   return config;
 }

@@ -1,9 +1,8 @@
 #include "formats/run_files.h"
 
-#include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "base/error.h"
+#include "formats/json.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -16,7 +15,8 @@ ordered_json to_json(const TextPairs& pairs) {
   return object;
 }
 
-TextPairs from_json(const ordered_json& object) {
+TextPairs from_json(const ordered_json& object, const std::string& where) {
+  if (!object.is_object()) fail("{}: config and manifest must be objects", where);
   TextPairs pairs;
   for (const auto& [key, value] : object.items()) pairs.emplace_back(key, value.get<std::string>());
   return pairs;
@@ -43,15 +43,18 @@ void write_trainer_state(const Path& directory, const TrainerState& state) {
                              {"tokens", state.tokens},
                              {"config", to_json(state.config)},
                              {"manifest", to_json(state.manifest)}};
-  write_text_atomically(directory / "trainer_state.json", root.dump(2) + "\n");
+  write_text_atomically(directory / "trainer_state.json", to_text(root, 2) + "\n");
 }
 
 TrainerState read_trainer_state(const Path& directory) {
   const Path path = directory / "trainer_state.json";
   try {
     const auto root = ordered_json::parse(read_text(path));
-    return {root.at("global_step"), root.at("tokens"), from_json(root.at("config")),
-            from_json(root.at("manifest"))};
+    const int64_t most = int64_t{1} << 60;
+    return {whole_number(root, "global_step", 0, most, path.string()),
+            whole_number(root, "tokens", 0, most, path.string()),
+            from_json(root.at("config"), path.string()),
+            from_json(root.at("manifest"), path.string())};
   } catch (const ordered_json::exception& error) {
     fail("{}: {}", path.string(), error.what());
   }

@@ -36,6 +36,47 @@ void convert(std::span<const std::byte> from, std::span<float> to, Convert to_fl
   }
 }
 
+json parse_header(std::string_view text, const std::string& where) {
+  // The callback sees keys in order, so a name that comes twice does not pass unnoticed.
+  size_t names = 0;
+  json header = json::parse(text, [&](int depth, auto event, const json&) {
+    if (depth == 1 && event == json::parse_event_t::key) ++names;
+    return true;
+  });
+  if (!header.is_object()) fail("{}: its header is not a JSON object", where);
+  if (names != header.size()) fail("{}: a tensor's name comes twice in the header", where);
+  return header;
+}
+
+std::vector<uint64_t> naturals(const json& list, const std::string& where) {
+  if (!list.is_array()) fail("{}: {} is not a list", where, list.dump());
+  std::vector<uint64_t> values;
+  for (const json& value : list) {
+    // 2^62 is far above any size, and its sums and signed form do not overflow.
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62) {
+      fail("{}: {} is not a size or place", where, value.dump());
+    }
+    values.push_back(value);
+  }
+  return values;
+}
+
+void check_tensor(const TensorInfo& info, uint64_t begin, uint64_t end, const std::string& where) {
+  const uint64_t element_bytes = dtype_size_bytes(info.dtype);
+  if (element_bytes == 0) fail("{} has unknown dtype {}", where, info.dtype);
+  if (begin > end) fail("{} ends at byte {}, before it begins at {}", where, end, begin);
+  uint64_t size_bytes = element_bytes;
+  bool overflows = false;
+  for (const int64_t extent : info.shape) {
+    overflows |= __builtin_mul_overflow(size_bytes, static_cast<uint64_t>(extent), &size_bytes);
+  }
+  const bool empty = std::find(info.shape.begin(), info.shape.end(), 0) != info.shape.end();
+  if (empty ? begin != end : overflows || size_bytes != end - begin) {
+    fail("{}: shape [{}] does not match its {} bytes", where, fmt::join(info.shape, ", "),
+         end - begin);
+  }
+}
+
 }  // namespace
 
 int64_t TensorInfo::count() const {
@@ -88,82 +129,57 @@ void SafetensorsWriter::finish() {
 SafetensorsReader::SafetensorsReader(const Path& path) : file_(path) {
   const auto bytes = file_.bytes();
   uint64_t header_bytes = 0;
-  if (bytes.size() < 8)
+  if (bytes.size() < 8) {
     fail("{}: {} bytes are too few for a safetensors file", path.string(), bytes.size());
+  }
   std::memcpy(&header_bytes, bytes.data(), 8);
   if (header_bytes > std::min<uint64_t>(kMaxHeaderBytes, bytes.size() - 8)) {
     fail("{}: its header of {} bytes does not fit the file; not safetensors, or truncated",
          path.string(), header_bytes);
   }
   data_start_ = 8 + header_bytes;
-  const uint64_t data_bytes = bytes.size() - data_start_;
-  const char* text = reinterpret_cast<const char*>(bytes.data() + 8);
   try {
-    // The callback sees keys in order, so a name that comes twice does not pass unnoticed.
-    std::vector<std::string> names;
-    const auto header =
-        json::parse(text, text + header_bytes, [&](int depth, auto event, json& key) {
-          if (depth == 1 && event == json::parse_event_t::key) names.push_back(key);
-          return true;
-        });
-    if (!header.is_object() || names.size() != header.size()) {
-      fail("{}: a tensor's name comes twice in the header", path.string());
-    }
+    const char* text = reinterpret_cast<const char*>(bytes.data() + 8);
+    const json header = parse_header({text, header_bytes}, path.string());
     for (const auto& [name, value] : header.items()) {
       if (name == "__metadata__") {
         metadata_ = value.get<Metadata>();
         continue;
       }
-      const auto offsets = value.at("data_offsets").get<std::array<uint64_t, 2>>();
-      add_tensor({name, value.at("dtype"), value.at("shape")}, offsets[0], offsets[1], data_bytes);
+      const std::string where = path.string() + ": tensor " + name;
+      const auto offsets = naturals(value.at("data_offsets"), where);
+      const auto shape = naturals(value.at("shape"), where);
+      if (offsets.size() != 2) fail("{} needs two data_offsets", where);
+      const TensorInfo info{name, value.at("dtype"), {shape.begin(), shape.end()}};
+      check_tensor(info, offsets[0], offsets[1], where);
+      index_[name] = {tensors_.size(), offsets[0], offsets[1]};
+      tensors_.push_back(info);
     }
   } catch (const json::exception& error) {
     fail("{}: bad safetensors header: {}", path.string(), error.what());
   }
-  std::sort(tensors_.begin(), tensors_.end(),
-            [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
-  uint64_t previous_end = 0;
+  check_places(bytes.size() - data_start_);
+}
+
+// Every byte of the data belongs to just one tensor, as the format demands.
+void SafetensorsReader::check_places(uint64_t data_bytes) const {
   std::vector<Entry> by_place;
-  for (size_t i = 0; i < tensors_.size(); ++i) {
-    Entry& entry = index_.at(tensors_[i].name);
-    entry.tensor = i;
-    by_place.push_back(entry);
-  }
+  for (const auto& [_, entry] : index_) by_place.push_back(entry);
   std::sort(by_place.begin(), by_place.end(), [](const Entry& a, const Entry& b) {
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
+  uint64_t end = 0;
   for (const Entry& entry : by_place) {
-    if (entry.begin < previous_end) {
-      fail("{}: tensor {} overlaps another", path.string(), tensors_[entry.tensor].name);
-    }
-    previous_end = entry.end;
+    const std::string where = path().string() + ": tensor " + tensors_[entry.tensor].name;
+    if (entry.begin < end) fail("{} overlaps another", where);
+    if (entry.begin > end)
+      fail("{} begins at byte {} of the data, not {}", where, entry.begin, end);
+    end = entry.end;
   }
-}
-
-void SafetensorsReader::add_tensor(TensorInfo info, uint64_t begin, uint64_t end,
-                                   uint64_t data_bytes) {
-  const std::string where = path().string() + ": tensor " + info.name;
-  const size_t element_bytes = dtype_size_bytes(info.dtype);
-  if (element_bytes == 0) fail("{} has unknown dtype {}", where, info.dtype);
-  if (begin > end || end > data_bytes) {
-    fail("{} lies at bytes {}..{} of {}: the file is truncated or damaged", where, begin, end,
-         data_bytes);
+  if (end != data_bytes) {
+    fail("{}: {} bytes of data where its tensors need {}; it is {}", path().string(), data_bytes,
+         end, end > data_bytes ? "truncated" : "damaged");
   }
-  uint64_t left = (end - begin) / element_bytes;
-  bool matches = (end - begin) % element_bytes == 0;
-  uint64_t count = 1;
-  for (const int64_t extent : info.shape) {
-    // Dividing instead of multiplying first: a hostile shape must not overflow.
-    if (extent < 0 || (extent > 0 && count > left / static_cast<uint64_t>(extent))) matches = false;
-    if (!matches) break;
-    count *= static_cast<uint64_t>(extent);
-  }
-  if (!matches || count != left) {
-    fail("{}: shape [{}] does not match its {} bytes", where, fmt::join(info.shape, ", "),
-         end - begin);
-  }
-  index_[info.name] = {0, begin, end};
-  tensors_.push_back(std::move(info));
 }
 
 const TensorInfo& SafetensorsReader::info(const std::string& name) const {

@@ -65,13 +65,12 @@ class SafetensorsReader {
   const Path& path() const { return file_.path(); }
 
  private:
-  void add_tensor(TensorInfo info, uint64_t begin, uint64_t end, uint64_t data_bytes);
-
   struct Entry {
     size_t tensor;
     uint64_t begin;
     uint64_t end;
   };
+  void check_places(uint64_t data_bytes) const;
 
   MappedFile file_;
   uint64_t data_start_ = 0;

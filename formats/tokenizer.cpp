@@ -1,8 +1,6 @@
 #include "formats/tokenizer.h"
 
-#include <nlohmann/json.hpp>
-
-#include "base/error.h"
+#include "formats/json.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -29,14 +27,16 @@ std::vector<char32_t> parse_alphabet(const json& root, const std::string& where)
     fail("{}: only character-level tokenizers are supported by this version", where);
   }
   const json& vocab = model.at("vocab");
+  if (!vocab.is_object()) fail("{}: vocab is not an object", where);
   std::vector<char32_t> alphabet(vocab.size());
   std::vector<bool> seen(vocab.size());
-  for (const auto& [text, id_value] : vocab.items()) {
-    const auto id = id_value.get<uint64_t>();
+  const auto last = static_cast<int64_t>(alphabet.size()) - 1;
+  for (const auto& [text, _] : vocab.items()) {
+    const auto id = static_cast<size_t>(whole_number(vocab, text, 0, last, where));
     size_t position = 0;
     const char32_t character = next_code_point(text, position, where);
     if (position != text.size()) fail("{}: token '{}' is not one character", where, text);
-    if (id >= alphabet.size() || seen[id]) fail("{}: token id {} is out of order", where, id);
+    if (seen[id]) fail("{}: token id {} comes twice", where, id);
     alphabet[id] = character;
     seen[id] = true;
   }

@@ -9,12 +9,14 @@
 namespace gigagpt {
 
 std::vector<Option> GPTConfig::options() {
+  // Sizes end where their products would come near to overflowing.
   return {
-      {"max_position_embeddings", &max_position_embeddings, "longest sequence", at_least(1)},
-      {"vocab_size", &vocab_size, "number of token ids (V)", at_least(1)},
-      {"depth", &depth, "number of transformer blocks (L)", at_least(1)},
-      {"heads", &heads, "attention heads (H)", at_least(1)},
-      {"width", &width, "width of the residual stream (C)", at_least(1)},
+      {"max_position_embeddings", &max_position_embeddings, "longest sequence",
+       between(1, 1 << 24)},
+      {"vocab_size", &vocab_size, "number of token ids (V)", between(1, 1 << 24)},
+      {"depth", &depth, "number of transformer blocks (L)", between(1, 1 << 24)},
+      {"heads", &heads, "attention heads (H)", between(1, 1 << 24)},
+      {"width", &width, "width of the residual stream (C)", between(1, 1 << 24)},
       {"dropout", &dropout, "dropout on embeddings, attention and FFN output", between(0, 0.99)},
       {"bias", &bias, "biases on the linear layers"},
       {"init_std", &init_std, "deviation of the initial weights", above(0)},

@@ -1,0 +1,219 @@
+// The two programs as a user runs them.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <regex>
+#include <thread>
+
+#include "base/error.h"
+#include "base/testing.h"
+
+extern char** environ;
+
+namespace gigagpt {
+namespace {
+
+const std::string kProgram = std::string(GIGAGPT_BINARY_DIR) + "/gigagpt";
+const std::string kSource = GIGAGPT_SOURCE_DIR;
+
+struct Outcome {
+  int status;
+  std::string text;  // standard output and error
+};
+
+Outcome shell(const std::string& command) {
+  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
+  Outcome outcome{-1, ""};
+  char block[4096];
+  while (const size_t got = std::fread(block, 1, sizeof(block), pipe))
+    outcome.text.append(block, got);
+  outcome.status = WEXITSTATUS(::pclose(pipe));
+  return outcome;
+}
+
+// A run in the background that can be sent signals.
+class Background {
+ public:
+  Background(std::vector<std::string> arguments, const Path& log) {
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 2, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    EXPECT_EQ(::posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+  }
+  // Sends the signal once `file` holds at least `lines` lines; returns the wait status.
+  int signal_at(int signal, const Path& file, int lines) {
+    int status = 0;
+    while (count_lines(file) < lines && ::waitpid(pid_, &status, WNOHANG) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    ::kill(pid_, signal);
+    ::waitpid(pid_, &status, 0);
+    return status;
+  }
+
+ private:
+  static int count_lines(const Path& path) {
+    std::ifstream file(path);
+    int lines = 0;
+    for (std::string line; std::getline(file, line);) ++lines;
+    return lines;
+  }
+  pid_t pid_ = -1;
+};
+
+class Programs : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = std::make_unique<TemporaryDirectory>();
+    const std::string text = (folder_->path() / "kjv.txt").string();
+    ASSERT_EQ(shell("bible -f gen1:1-rev22:21 | sed 's/^[^ ]* //' > " + text).status, 0);
+    const Outcome prepared =
+        shell(kProgram + " prepare --input " + text + " --out " + data() + " --tokenizer char");
+    ASSERT_EQ(prepared.status, 0) << prepared.text;
+    EXPECT_NE(prepared.text.find("set vocab_size: 63"), std::string::npos) << prepared.text;
+  }
+  static void TearDownTestSuite() { folder_.reset(); }
+
+  static std::string data() { return (folder_->path() / "data").string(); }
+  static std::string path(const std::string& name) { return (folder_->path() / name).string(); }
+
+  // The quick start's config, on this data.
+  static std::vector<std::string> train(const std::string& out, std::vector<std::string> more) {
+    std::vector<std::string> arguments = {
+        kProgram,    "train",          kSource + "/configs/quickstart.yaml",
+        "--dataset", data(),           "--out_dir",
+        path(out),   "--warmup_steps", "10"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  static Outcome run_train(const std::string& out, std::vector<std::string> more) {
+    return shell(fmt::format("{}", fmt::join(train(out, std::move(more)), " ")));
+  }
+
+  static std::unique_ptr<TemporaryDirectory> folder_;
+};
+std::unique_ptr<TemporaryDirectory> Programs::folder_;
+
+// The whole way. An untrained model has a loss of log(63) = 4.14; on this split the frequencies of
+// letters give 3.02, those of pairs of letters 2.32. Below that it has learned more than pairs.
+TEST_F(Programs, TrainEvaluateAndSample) {
+  const Outcome trained = run_train("way", {"--num_steps", "300", "--log_steps", "50"});
+  ASSERT_EQ(trained.status, 0) << trained.text;
+  EXPECT_NE(trained.text.find("step 300/300  loss "), std::string::npos) << trained.text;
+  const Outcome evaluated = shell(kProgram + " eval --checkpoint_path " + path("way"));
+  ASSERT_EQ(evaluated.status, 0) << evaluated.text;
+  std::smatch match;
+  const std::regex line("loss ([0-9.]+), perplexity [0-9.]+ over 413784 tokens");
+  ASSERT_TRUE(std::regex_search(evaluated.text, match, line)) << evaluated.text;
+  EXPECT_LT(std::stod(match[1]), 2.32);
+  const std::string sample = kProgram + " sample --checkpoint_path " + path("way") +
+                             " --prompt 'And God ' --max_length 60";
+  const Outcome text = shell(sample);
+  ASSERT_EQ(text.status, 0) << text.text;
+  EXPECT_TRUE(text.text.starts_with("And God ")) << text.text;
+  EXPECT_EQ(text.text.size(), 61U) << "60 characters and the end of the line";
+  EXPECT_EQ(shell(sample).text, text.text) << "same seed, same text";
+  const Outcome asked = shell("printf 'In the\\n\\n' | " + kProgram + " sample --checkpoint_path " +
+                              path("way") + " --max_length 20");
+  EXPECT_NE(asked.text.find("Enter a prompt (RETURN to exit): In the"), std::string::npos);
+}
+
+TEST_F(Programs, StopSignalsSaveAndTheRunGoesOnBitForBit) {
+  const std::vector<std::string> steps = {"--num_steps", "40", "--eval_steps", "0"};
+  ASSERT_EQ(run_train("whole", steps).status, 0);
+  int completed = 10;
+  for (const int signal : {SIGINT, SIGTERM}) {
+    auto more = steps;
+    more.insert(more.end(), {"--checkpoint_path", "latest"});
+    const Path metrics = path("stopped") + "/metrics.jsonl";
+    Background run(train("stopped", more), path("log"));
+    const int status = run.signal_at(signal, metrics, completed);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    EXPECT_NE(read_text(path("log")).find("--checkpoint_path latest continues"), std::string::npos);
+    completed += 10;
+  }
+  ASSERT_EQ(run_train("stopped",
+                      {"--num_steps", "40", "--eval_steps", "0", "--checkpoint_path", "latest"})
+                .status,
+            0);
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
+    EXPECT_TRUE(read_text(path("whole") + "/checkpoint_40/" + file) ==
+                read_text(path("stopped") + "/checkpoint_40/" + file))
+        << file;
+  }
+}
+
+// Killed at any moment while it saves all the time: what is there is complete and goes on.
+TEST_F(Programs, KilledRunsLeaveOnlyWholeCheckpoints) {
+  const std::vector<std::string> more = {
+      "--num_steps",        "200", "--eval_steps",      "0",
+      "--checkpoint_steps", "1",   "--checkpoint_path", "latest"};
+  for (int round = 1; round <= 6; ++round) {
+    Background run(train("killed", more), path("log"));
+    const int status = run.signal_at(SIGKILL, path("killed") + "/metrics.jsonl", 5 * round);
+    EXPECT_TRUE(WIFSIGNALED(status));
+    const Outcome text = shell(kProgram + " sample --checkpoint_path " + path("killed") +
+                               " --prompt a --max_length 3");
+    EXPECT_EQ(text.status, 0) << text.text;
+  }
+}
+
+TEST_F(Programs, ErrorsAreOneLineAndExitWithOne) {
+  const std::string config = kSource + "/configs/quickstart.yaml ";
+  for (const auto& [command, message] : std::vector<std::pair<std::string, std::string>>{
+           {"", "a command is needed"},
+           {"trian", "did you mean 'train'?"},
+           {"train " + config + "--widht 3", "did you mean '--width'?"},
+           {"train " + config + "--width 3.5", "--width: '3.5' is not a whole number"},
+           {"train " + config + "--num_steps", "--num_steps"},
+           {"train " + config + "--num_systems 2", "more than the one system"},
+           {"train /no/such.yaml", "/no/such.yaml"},
+           {"train " + config + "--dataset /no/such --out_dir " + path("x"), "no folder /no/such"},
+           {"eval --checkpoint_path /no/such", "there is no checkpoint in /no/such"},
+           {"sample --checkpoint_path /no/such", "there is no checkpoint in /no/such"},
+           {"prepare --input /no/such --out " + path("y"), "/no/such"}}) {
+    const Outcome outcome = shell(kProgram + " " + command);
+    EXPECT_EQ(outcome.status, 1) << command;
+    EXPECT_TRUE(outcome.text.starts_with("gigagpt: ")) << outcome.text;
+    EXPECT_NE(outcome.text.find(message), std::string::npos) << outcome.text;
+    EXPECT_EQ(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 1) << outcome.text;
+  }
+  EXPECT_FALSE(std::filesystem::exists(path("x")) || std::filesystem::exists(path("y")));
+}
+
+TEST_F(Programs, DryRunPrintsAConfigThatReadsBack) {
+  const std::string first = path("first.yaml"), second = path("second.yaml");
+  const std::string run = kProgram + " train ";
+  ASSERT_EQ(shell(run + kSource + "/configs/175b.yaml --dry_run > " + first).status, 0);
+  ASSERT_EQ(shell(run + first + " --dry_run > " + second).status, 0);
+  EXPECT_EQ(read_text(first), read_text(second));
+  EXPECT_NE(read_text(first).find("# parameters: 174604259328"), std::string::npos);
+}
+
+TEST_F(Programs, EveryCommandHasHelp) {
+  for (const char* command : {"prepare", "train", "eval", "sample"}) {
+    const Outcome help = shell(kProgram + " " + command + " --help");
+    EXPECT_EQ(help.status, 0);
+    EXPECT_NE(help.text.find("Example"), std::string::npos) << command;
+  }
+}
+
+TEST_F(Programs, FrontProgramDoesNotLoadLibTorch) {
+  const Outcome libraries = shell("ldd " + kProgram);
+  EXPECT_NE(libraries.text.find("libc.so"), std::string::npos);
+  EXPECT_EQ(libraries.text.find("torch"), std::string::npos) << libraries.text;
+}
+
+}  // namespace
+}  // namespace gigagpt

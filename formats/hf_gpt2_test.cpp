@@ -1,0 +1,196 @@
+// The Hugging Face layout of a GPT-2: config.json and the list of tensors.
+#include "formats/hf_gpt2.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/testing.h"
+
+namespace gigagpt::formats {
+namespace {
+
+using nlohmann::json;
+
+const HfGpt2Config kSmall = {
+    .n_layer = 2, .n_head = 3, .n_embd = 12, .n_positions = 16, .vocab_size = 63};
+
+json small_json() {
+  return {{"model_type", "gpt2"}, {"activation_function", "gelu"},
+          {"n_layer", 2},         {"n_head", 3},
+          {"n_embd", 12},         {"n_positions", 16},
+          {"vocab_size", 63}};
+}
+
+HfGpt2Config read_json(const TemporaryDirectory& directory, const std::string& text) {
+  directory.write("config.json", text);
+  return read_hf_config(directory.path());
+}
+
+TEST(HfConfig, WrittenReadsBack) {
+  const TemporaryDirectory directory;
+  HfGpt2Config config = kSmall;
+  config.dropout = 0.1;
+  config.initializer_range = 0.005;
+  config.bias = false;
+  write_hf_config(directory.path(), config);
+  const HfGpt2Config read = read_hf_config(directory.path());
+  EXPECT_EQ(read.n_layer, 2);
+  EXPECT_EQ(read.n_head, 3);
+  EXPECT_EQ(read.n_embd, 12);
+  EXPECT_EQ(read.n_positions, 16);
+  EXPECT_EQ(read.vocab_size, 63);
+  EXPECT_EQ(read.dropout, 0.1);
+  EXPECT_EQ(read.initializer_range, 0.005);
+  EXPECT_FALSE(read.bias);
+}
+
+TEST(HfConfig, WritesWhatTransformersNeeds) {
+  const TemporaryDirectory directory;
+  write_hf_config(directory.path(), kSmall);
+  const auto root = json::parse(read_text(directory / "config.json"));
+  EXPECT_EQ(root.at("architectures"), json::array({"GPT2LMHeadModel"}));
+  EXPECT_EQ(root.at("model_type"), "gpt2");
+  EXPECT_EQ(root.at("activation_function"), "gelu");  // the exact one, by erf
+  EXPECT_EQ(root.at("layer_norm_epsilon"), 1e-5);
+  EXPECT_EQ(root.at("n_inner"), 48);
+  EXPECT_EQ(root.at("tie_word_embeddings"), true);
+}
+
+TEST(HfConfig, TakesDefaultsForWhatIsMissingOrNull) {
+  const TemporaryDirectory directory;
+  json root = small_json();
+  root["n_inner"] = nullptr;
+  root["scale_attn_weights"] = nullptr;
+  const HfGpt2Config config = read_json(directory, root.dump());
+  EXPECT_EQ(config.dropout, 0.0);
+  EXPECT_EQ(config.initializer_range, 0.02);
+  EXPECT_TRUE(config.bias);
+}
+
+TEST(HfConfig, ModelsOfAnotherKindAreRefusedByKey) {
+  const TemporaryDirectory directory;
+  const std::vector<std::pair<std::string, json>> others = {
+      {"model_type", "llama"},
+      {"activation_function", "gelu_new"},
+      {"layer_norm_epsilon", 1e-6},
+      {"scale_attn_weights", false},
+      {"tie_word_embeddings", false},
+      {"scale_attn_by_inverse_layer_idx", true},
+      {"n_inner", 24}};
+  for (const auto& [key, value] : others) {
+    json root = small_json();
+    root[key] = value;
+    EXPECT_ERROR(read_json(directory, root.dump()), key + " is " + value.dump());
+  }
+}
+
+TEST(HfConfig, BadValuesAreRefused) {
+  const TemporaryDirectory directory;
+  const std::string file = (directory / "config.json").string();
+  const std::vector<json> not_sizes = {nullptr,        "12", true, json::array(),
+                                       json::object(), 0,    -12,  12.5};
+  for (const char* key : {"n_layer", "n_head", "n_embd", "n_positions", "vocab_size"}) {
+    for (const json& value : not_sizes) {
+      json root = small_json();
+      root[key] = value;
+      EXPECT_ERROR(read_json(directory, root.dump()), file) << key << " " << value;
+    }
+    json root = small_json();
+    root.erase(key);
+    EXPECT_ERROR(read_json(directory, root.dump()), key);
+  }
+  json root = small_json();
+  root["n_head"] = 5;
+  EXPECT_ERROR(read_json(directory, root.dump()), "n_head does not divide n_embd");
+  for (const char* key : {"attn_pdrop", "initializer_range", "gigagpt_bias"}) {
+    json bad = small_json();
+    bad[key] = "text";
+    EXPECT_ERROR(read_json(directory, bad.dump()), file) << key;
+  }
+}
+
+TEST(HfConfig, BadFileIsRefused) {
+  const TemporaryDirectory directory;
+  const std::string file = (directory / "config.json").string();
+  EXPECT_ERROR(read_hf_config(directory.path()), "cannot open " + file);
+  for (const char* text : {"", "{", "[]", "null", "1", "\"gpt2\"", "{}", "\xFF"}) {
+    EXPECT_ERROR(read_json(directory, text), file) << text;
+  }
+}
+
+TEST(HfConfig, WidthWhoseFourfoldOverflowsIsRefused) {
+  const TemporaryDirectory directory;
+  json root = small_json();
+  root["n_head"] = 1;
+  root["n_embd"] = INT64_MAX;
+  EXPECT_ERROR(read_json(directory, root.dump()), "n_embd");
+}
+
+TEST(HfConfig, DamagedFilesNeverCrash) {
+  const TemporaryDirectory directory;
+  write_hf_config(directory.path(), kSmall);
+  const std::string whole = read_text(directory / "config.json");
+  std::mt19937_64 random(8);
+  for (int i = 0; i < 3000; ++i) {
+    const std::string text = damaged(whole, random);
+    ASSERT_TRUE(returns_or_throws_error([&] { read_json(directory, text); })) << text;
+  }
+}
+
+TEST(HfTensors, AreThoseOfGpt2) {
+  const auto tensors = hf_gpt2_tensors({12, 12, 768, 1024, 50257});
+  ASSERT_EQ(tensors.size(), 2U + 12 * 12 + 2);
+  int64_t total = 0;
+  std::set<std::string> names;
+  for (const StoredTensor& tensor : tensors) {
+    int64_t count = 1;
+    for (const int64_t extent : tensor.shape) count *= extent;
+    total += count;
+    names.insert(tensor.name);
+  }
+  EXPECT_EQ(names.size(), tensors.size());
+  EXPECT_EQ(total, 124439808);  // what Hugging Face reports for "gpt2"
+  const auto shape_of = [&](const std::string& name) {
+    for (const StoredTensor& tensor : tensors) {
+      if (tensor.name == "transformer." + name) return tensor.shape;
+    }
+    return std::vector<int64_t>{};
+  };
+  using Shape = std::vector<int64_t>;
+  EXPECT_EQ(shape_of("wte.weight"), (Shape{50257, 768}));
+  EXPECT_EQ(shape_of("wpe.weight"), (Shape{1024, 768}));
+  EXPECT_EQ(shape_of("h.0.ln_1.weight"), Shape{768});
+  EXPECT_EQ(shape_of("h.0.attn.c_attn.weight"), (Shape{768, 2304}));
+  EXPECT_EQ(shape_of("h.0.attn.c_attn.bias"), Shape{2304});
+  EXPECT_EQ(shape_of("h.5.attn.c_proj.weight"), (Shape{768, 768}));
+  EXPECT_EQ(shape_of("h.11.mlp.c_fc.weight"), (Shape{768, 3072}));
+  EXPECT_EQ(shape_of("h.11.mlp.c_proj.weight"), (Shape{3072, 768}));
+  EXPECT_EQ(shape_of("h.11.mlp.c_proj.bias"), Shape{768});
+  EXPECT_EQ(shape_of("ln_f.bias"), Shape{768});
+}
+
+TEST(HfTensors, OnlyTheWeightsOfLinearLayersAreTransposed) {
+  for (const StoredTensor& tensor : hf_gpt2_tensors(kSmall)) {
+    const bool linear = tensor.name.find(".c_") != std::string::npos && tensor.shape.size() == 2;
+    EXPECT_EQ(tensor.transposed, linear) << tensor.name;
+  }
+}
+
+TEST(HfTensors, WithoutBiasTheFileHoldsZerosThatBelongToNoParameter) {
+  HfGpt2Config config = kSmall;
+  config.bias = false;
+  size_t zeros = 0;
+  for (const StoredTensor& tensor : hf_gpt2_tensors(config)) {
+    if (!tensor.parameter.empty()) continue;
+    ++zeros;
+    EXPECT_NE(tensor.name.find(".c_"), std::string::npos) << tensor.name;
+    EXPECT_TRUE(tensor.name.ends_with(".bias")) << tensor.name;
+  }
+  EXPECT_EQ(zeros, 4U * 2);
+  for (const StoredTensor& tensor : hf_gpt2_tensors(kSmall)) EXPECT_NE(tensor.parameter, "");
+}
+
+}  // namespace
+}  // namespace gigagpt::formats

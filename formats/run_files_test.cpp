@@ -1,0 +1,224 @@
+// The files of a run: trainer_state.json and metrics.jsonl.
+#include "formats/run_files.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/testing.h"
+
+namespace gigagpt::formats {
+namespace {
+
+using nlohmann::json;
+
+const TrainerState kState = {
+    .step = 1500,
+    .tokens = int64_t{1} << 40,
+    .config = {{"width", "128"}, {"dataset", "a \"b\"\n\xC3\xA9"}, {"bias", "true"}},
+    .manifest = {{"version", "0.1.0"}, {"cpu", ""}}};
+
+TEST(TrainerState, WrittenReadsBackInOrder) {
+  const TemporaryDirectory directory;
+  write_trainer_state(directory.path(), kState);
+  const TrainerState read = read_trainer_state(directory.path());
+  EXPECT_EQ(read.step, kState.step);
+  EXPECT_EQ(read.tokens, kState.tokens);
+  EXPECT_EQ(read.config, kState.config);
+  EXPECT_EQ(read.manifest, kState.manifest);
+}
+
+TEST(TrainerState, HasTheKeyThatOtherTrainersUse) {
+  const TemporaryDirectory directory;
+  write_trainer_state(directory.path(), kState);
+  const auto root = json::parse(read_text(directory / "trainer_state.json"));
+  EXPECT_EQ(root.at("global_step"), 1500);
+  EXPECT_EQ(root.at("config").at("width"), "128");
+}
+
+// A Linux path may be any bytes, and paths are part of the configuration.
+TEST(TrainerState, TextThatIsNotUtf8IsNoReasonToLoseACheckpoint) {
+  const TemporaryDirectory directory;
+  EXPECT_TRUE(returns_or_throws_error([&] {
+    write_trainer_state(directory.path(), {1, 2, {{"out_dir", "out/\xFF"}}, {}});
+  }));
+}
+
+TEST(TrainerState, BadFileIsRefused) {
+  const TemporaryDirectory directory;
+  const std::string file = (directory / "trainer_state.json").string();
+  EXPECT_ERROR(read_trainer_state(directory.path()), "cannot open " + file);
+  for (const char* text :
+       {"",
+        "{",
+        "[]",
+        "null",
+        "7",
+        "\"text\"",
+        "{}",
+        R"({"tokens": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": {}})",
+        R"({"global_step": "1", "tokens": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": null, "tokens": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": -1, "tokens": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": 1.5, "tokens": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": 1, "tokens": [], "config": {}, "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": {"width": 128}, "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": {"width": null}, "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": {}, "manifest": {"a": {}}})",
+        R"({"global_step": 1, "tokens": 1, "config": "width", "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": ["width"], "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": null, "manifest": {}})"}) {
+    directory.write("trainer_state.json", text);
+    EXPECT_ERROR(read_trainer_state(directory.path()), file) << text;
+  }
+}
+
+TEST(TrainerState, DamagedFilesNeverCrash) {
+  const TemporaryDirectory directory;
+  write_trainer_state(directory.path(), kState);
+  const std::string whole = read_text(directory / "trainer_state.json");
+  std::mt19937_64 random(9);
+  for (int i = 0; i < 3000; ++i) {
+    const std::string text = damaged(whole, random);
+    directory.write("trainer_state.json", text);
+    ASSERT_TRUE(returns_or_throws_error([&] { read_trainer_state(directory.path()); })) << text;
+  }
+}
+
+StepMetrics metrics_of(int64_t step) {
+  return {.step = step, .tokens = 100 * step, .loss = 4.5, .lr = 1e-3, .mfu = 0.5};
+}
+
+std::vector<json> rows_of(const Path& path) {
+  std::vector<json> rows;
+  std::istringstream lines(read_text(path));
+  for (std::string line; std::getline(lines, line);) rows.push_back(json::parse(line));
+  return rows;
+}
+
+std::vector<int64_t> steps_of(const Path& path) {
+  std::vector<int64_t> steps;
+  for (const json& row : rows_of(path)) steps.push_back(row.at("step"));
+  return steps;
+}
+
+TEST(MetricsLog, WritesOneObjectPerStep) {
+  const TemporaryDirectory directory;
+  StepMetrics metrics = {.step = 1,
+                         .tokens = 2,
+                         .loss = 3.5,
+                         .grad_norm = 4.25,
+                         .lr = 6e-4,
+                         .tokens_per_s = 7,
+                         .mfu = 0.125,
+                         .step_ms = 9,
+                         .rss_gb = 10};
+  {
+    MetricsLog log(directory / "metrics.jsonl", 0);
+    log.write(metrics);
+    metrics.step = 2;
+    metrics.val_loss = 11.5;
+    log.write(metrics);
+  }
+  const auto rows = rows_of(directory / "metrics.jsonl");
+  ASSERT_EQ(rows.size(), 2U);
+  json expected = {{"step", 1},         {"tokens", 2},    {"loss", 3.5},
+                   {"grad_norm", 4.25}, {"lr", 6e-4},     {"tokens_per_s", 7.0},
+                   {"mfu", 0.125},      {"step_ms", 9.0}, {"rss_gb", 10.0}};
+  EXPECT_EQ(rows[0], expected);
+  expected["step"] = 2;
+  expected["val_loss"] = 11.5;
+  EXPECT_EQ(rows[1], expected);
+}
+
+TEST(MetricsLog, LossThatIsNotANumberStaysValidJson) {
+  const TemporaryDirectory directory;
+  StepMetrics metrics = metrics_of(1);
+  metrics.loss = std::nan("");
+  metrics.grad_norm = INFINITY;
+  MetricsLog(directory / "m", 0).write(metrics);
+  EXPECT_EQ(steps_of(directory / "m"), std::vector<int64_t>{1});
+}
+
+TEST(MetricsLog, ContinuingDropsLaterStepsAndKeepsTheEarlierBytes) {
+  const TemporaryDirectory directory;
+  const Path path = directory / "metrics.jsonl";
+  {
+    MetricsLog log(path, 0);
+    for (int64_t step = 1; step <= 3; ++step) log.write(metrics_of(step));
+  }
+  const std::string three = read_text(path);
+  {
+    MetricsLog log(path, 3);
+    for (int64_t step = 4; step <= 6; ++step) log.write(metrics_of(step));
+  }
+  EXPECT_EQ(steps_of(path), (std::vector<int64_t>{1, 2, 3, 4, 5, 6}));
+  MetricsLog log(path, 3);
+  EXPECT_EQ(read_text(path), three);
+  log.write(metrics_of(4));
+  EXPECT_EQ(steps_of(path), (std::vector<int64_t>{1, 2, 3, 4}));
+}
+
+TEST(MetricsLog, ContinuingDropsALineThatACrashCutShort) {
+  const TemporaryDirectory directory;
+  const Path path = directory / "metrics.jsonl";
+  {
+    MetricsLog log(path, 0);
+    for (int64_t step = 1; step <= 3; ++step) log.write(metrics_of(step));
+  }
+  const std::string whole = read_text(path);
+  const size_t second = whole.find('\n') + 1;
+  for (size_t size = second; size < whole.size(); ++size) {
+    directory.write("metrics.jsonl", whole.substr(0, size));
+    MetricsLog log(path, 3);
+    const auto steps = steps_of(path);  // throws for a line that is not JSON
+    // A line that lacks only its newline is whole.
+    const auto lines = std::count(whole.begin(), whole.begin() + static_cast<long>(size) + 1, '\n');
+    ASSERT_EQ(static_cast<std::ptrdiff_t>(steps.size()), lines) << size;
+  }
+}
+
+TEST(MetricsLog, StartingAfreshForgetsAnOldRun) {
+  const TemporaryDirectory directory;
+  directory.write("m", R"({"step": 1})"
+                       "\n");
+  MetricsLog(directory / "m", 0).write(metrics_of(9));
+  EXPECT_EQ(steps_of(directory / "m"), std::vector<int64_t>{9});
+}
+
+TEST(MetricsLog, ForeignLinesAreDropped) {
+  const TemporaryDirectory directory;
+  directory.write("m",
+                  "\n[]\n5\nnull\n{}\n{\"step\": \"1\"}\n{\"step\": null}\n{\"step\": 2}\n\xFF\n");
+  MetricsLog(directory / "m", 5);
+  EXPECT_EQ(steps_of(directory / "m"), std::vector<int64_t>{2});
+}
+
+TEST(MetricsLog, ErrorNamesTheFile) {
+  const TemporaryDirectory directory;
+  EXPECT_ERROR(MetricsLog(directory / "no" / "m", 0), (directory / "no" / "m").string());
+}
+
+TEST(MetricsLog, DamagedFilesNeverCrash) {
+  const TemporaryDirectory directory;
+  const Path path = directory / "m";
+  {
+    MetricsLog log(path, 0);
+    for (int64_t step = 1; step <= 3; ++step) log.write(metrics_of(step));
+  }
+  const std::string whole = read_text(path);
+  std::mt19937_64 random(10);
+  for (int i = 0; i < 1000; ++i) {
+    directory.write("m", damaged(whole, random));
+    ASSERT_TRUE(returns_or_throws_error([&] { MetricsLog(path, 2); }));
+    for (const json& row : rows_of(path)) ASSERT_LE(row.at("step").get<double>(), 2);
+  }
+}
+
+}  // namespace
+}  // namespace gigagpt::formats
