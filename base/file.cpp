@@ -111,13 +111,17 @@ std::string read_text(const Path& path) {
 void write_text_atomically(const Path& path, std::string_view text) {
   Path temporary = path;
   temporary += ".tmp";
-  {
+  try {
     File file = File::create(temporary);
     file.write(text);
     file.sync();
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) {
-    fail_errno("cannot rename " + temporary.string());
+    if (::rename(temporary.c_str(), path.c_str()) != 0) {
+      fail_errno("cannot rename " + temporary.string());
+    }
+  } catch (const Error&) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw;
   }
   sync_directory(path.has_parent_path() ? path.parent_path() : Path("."));
 }
@@ -130,7 +134,8 @@ void sync_directory(const Path& directory) {
   if (result != 0) fail_errno("cannot sync directory " + directory.string());
 }
 
-PendingDirectory::PendingDirectory(Path target) : target_(std::move(target)) {
+PendingDirectory::PendingDirectory(const Path& target) : target_(target.lexically_normal()) {
+  if (!target_.has_filename()) target_ = target_.parent_path();  // "x/" is "x"
   temporary_ = target_;
   temporary_ += ".tmp";
   std::error_code error;

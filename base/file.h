@@ -63,7 +63,7 @@ void sync_directory(const Path& directory);
 // Without commit the temporary directory is removed.
 class PendingDirectory {
  public:
-  explicit PendingDirectory(Path target);  // makes `target`.tmp, removing an old one
+  explicit PendingDirectory(const Path& target);  // makes `target`.tmp, removing an old one
   ~PendingDirectory();
   PendingDirectory(const PendingDirectory&) = delete;
   PendingDirectory& operator=(const PendingDirectory&) = delete;

@@ -39,6 +39,10 @@ void check_range(const Option& option, double value) {
   if (value > rule.max) fail("{}: {} must be at most {}", option.name, value, rule.max);
 }
 
+bool is_null(std::string_view text) {
+  return text.empty() || text == "null" || text == "~" || text == "None";
+}
+
 void parse(const Option& option, std::string_view text, bool* field) {
   *field = parse_bool(option, text);
 }
@@ -60,12 +64,13 @@ void parse(const Option& option, std::string_view text, std::string* field) {
   if (!choices.empty() && std::find(choices.begin(), choices.end(), text) == choices.end()) {
     fail("{}: '{}' is not one of {}", option.name, text, fmt::join(choices, ", "));
   }
+  if (is_null(text)) fail("{}: a value is needed", option.name);
   *field = text;
 }
 
 template <class T>
 void parse(const Option& option, std::string_view text, std::optional<T>* field) {
-  if (text.empty() || text == "null" || text == "~" || text == "None") {
+  if (is_null(text)) {
     field->reset();
     return;
   }

@@ -61,6 +61,7 @@ void add_flags(CLI::App& app, const std::vector<Option>& options, const char* gr
   for (const Option& option : options) {
     const auto store = [&flags, name = option.name](const std::string& v) { flags[name] = v; };
     app.add_option_function<std::string>("--" + option.name, store, full_help(option))
+        ->take_last()
         ->type_name("")
         ->group(group);
   }
@@ -190,6 +191,9 @@ Arguments parse_arguments(int argc, char** argv) {
   }
   set_flags(arguments.prepare.options(), *parser.prepare ? parser.flags : Flags());
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
+  // Any text is a prompt, the empty one and "null" too.
+  const auto prompt = parser.flags.find("prompt");
+  if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;
   check_parsed(parser, arguments);
   using Command = Arguments::Command;
   arguments.command = *parser.prepare ? Command::kPrepare

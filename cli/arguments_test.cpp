@@ -161,17 +161,19 @@ TEST(Arguments, BadValuesNameTheFlag) {
   EXPECT_ERROR(parse({"train", file, "--width"}), "--width");
 }
 
-TEST(Arguments, FlagGivenTwiceIsNotCalledMissing) {
+TEST(Arguments, LastOfAFlagGivenTwiceCounts) {
   const TemporaryDirectory directory;
-  const std::string file = directory.write("c.yaml", "");
-  try {
-    parse({"train", file, "--width", "5", "--width", "6"});
-    ADD_FAILURE() << "no error";
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    EXPECT_NE(message.find("--width"), std::string::npos) << message;
-    EXPECT_EQ(message.find("missing"), std::string::npos) << message;
+  const std::string file = directory.write("c.yaml", "width: 4\n");
+  GPTConfig config;
+  apply_settings(parse({"train", file, "--width", "5", "--width", "6"}).settings, config);
+  EXPECT_EQ(config.width, 6);
+}
+
+TEST(Arguments, AnyTextIsAPrompt) {
+  for (const char* text : {"", "null", "~", "two words"}) {
+    EXPECT_EQ(parse({"sample", "--checkpoint_path", "x", "--prompt", text}).sample.prompt, text);
   }
+  EXPECT_FALSE(parse({"sample", "--checkpoint_path", "x"}).sample.prompt.has_value());
 }
 
 TEST(ArgumentsDeathTest, HelpAndVersionExitWithSuccess) {

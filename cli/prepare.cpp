@@ -78,9 +78,7 @@ std::vector<char32_t> collect_alphabet(const PrepareArguments& arguments, int64_
 }  // namespace
 
 void prepare(const PrepareArguments& arguments) {
-  // "x/" and "x" must have the same parent and temporary name.
-  Path out = Path(arguments.out).lexically_normal();
-  if (!out.has_filename()) out = out.parent_path();
+  const Path out = arguments.out;
   refuse_foreign_folder(out);
   int64_t characters = 0;
   const formats::Tokenizer tokenizer(collect_alphabet(arguments, characters));

@@ -148,8 +148,8 @@ std::vector<Setting> read_yaml(const Path& path, std::vector<std::string>& notes
   const auto settings = root["trainer"] ? read_nested(root, path.string(), ignored)
                                         : read_flat(root, path.string(), ignored);
   if (!ignored.empty()) {
-    notes.push_back(
-        fmt::format("ignoring keys for Cerebras clusters: {}", fmt::join(ignored, ", ")));
+    notes.push_back(fmt::format("{}: ignoring keys that mean nothing here: {}", path.string(),
+                                fmt::join(ignored, ", ")));
   }
   return settings;
 }

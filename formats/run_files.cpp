@@ -29,7 +29,7 @@ std::string lines_to_keep(const Path& path, int64_t completed_steps) {
   for (std::string line; std::getline(lines, line);) {
     const auto row = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (row.is_discarded() || !row.is_object() || !row.contains("step")) continue;
-    if (row["step"].is_number() && row["step"].get<int64_t>() <= completed_steps) {
+    if (row["step"].is_number_integer() && row["step"].get<int64_t>() <= completed_steps) {
       kept += line + "\n";
     }
   }

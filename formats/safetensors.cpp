@@ -80,6 +80,8 @@ void check_tensor(const TensorInfo& info, uint64_t begin, uint64_t end, const st
 }  // namespace
 
 int64_t TensorInfo::count() const {
+  // A zero first: the others alone may overflow, as the format allows.
+  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return 0;
   int64_t product = 1;
   for (const int64_t extent : shape) product *= extent;
   return product;

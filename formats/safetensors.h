@@ -36,7 +36,7 @@ struct StoredTensor {
 using Metadata = std::map<std::string, std::string>;
 
 // Writes one file tensor by tensor, in the order of the list, without holding more than the caller
-// passes in. Throws Error when a tensor's bytes do not add up.
+// passes in. The bytes must add up to the list's; that is asserted.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const Path& path, std::vector<TensorInfo> tensors, const Metadata& metadata);
