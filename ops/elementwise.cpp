@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "base/random.h"
+#include "ops/dropout.h"
 #include "ops/gradient.h"
 #include "ops/ops.h"
 
@@ -33,49 +34,48 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
   }
 };
 
-// y = x * kept / (1 - p), in fp32 and rounded to the dtype of x.
 template <class T>
-void drop(const Tensor& x, const Tensor& y, double p, uint64_t key) {
+void drop_elements(const Tensor& x, const Tensor& y, double p, uint64_t key, int64_t first) {
   const auto threshold = static_cast<uint32_t>(p * 0x1p32);
   const float scale = static_cast<float>(1.0 / (1.0 - p));
   const T* from = x.data_ptr<T>();
   T* to = y.data_ptr<T>();
-  const int64_t count = x.numel();
-  at::parallel_for(0, (count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
-    for (int64_t four = begin; four < end; ++four) {
+  const int64_t end = first + x.numel();
+  at::parallel_for(first / 4, (end + 3) / 4, 4096, [&](int64_t begin_four, int64_t end_four) {
+    for (int64_t four = begin_four; four < end_four; ++four) {
       const auto bits = philox(key, static_cast<uint64_t>(four));
-      for (int64_t i = 4 * four; i < std::min(count, 4 * four + 4); ++i) {
+      for (int64_t i = std::max(first, 4 * four); i < std::min(end, 4 * four + 4); ++i) {
         const bool kept = bits[size_t(i % 4)] >= threshold;
-        to[i] = static_cast<T>(kept ? static_cast<float>(from[i]) * scale : 0.0F);
+        to[i - first] = static_cast<T>(kept ? static_cast<float>(from[i - first]) * scale : 0.0F);
       }
     }
   });
-}
-
-Tensor dropped(const Tensor& x_any, double p, uint64_t key) {
-  const Tensor x = x_any.contiguous();
-  Tensor y = at::empty_like(x);
-  if (x.scalar_type() == at::kFloat)
-    drop<float>(x, y, p, key);
-  else
-    drop<at::BFloat16>(x, y, p, key);
-  return y;
 }
 
 struct Dropout : torch::autograd::Function<Dropout> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, double p, uint64_t key) {
     ctx->saved_data["p"] = p;
     ctx->saved_data["key"] = static_cast<int64_t>(key);
-    return dropped(x, p, key);
+    return drop(x, p, key);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
     const auto key = static_cast<uint64_t>(ctx->saved_data["key"].toInt());
-    return {dropped(outputs[0], ctx->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
+    return {drop(outputs[0], ctx->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
   }
 };
 
 }  // namespace
+
+Tensor drop(const Tensor& x_any, double p, uint64_t key, int64_t first) {
+  const Tensor x = x_any.contiguous();
+  Tensor y = at::empty_like(x);
+  if (x.scalar_type() == at::kFloat)
+    drop_elements<float>(x, y, p, key, first);
+  else
+    drop_elements<at::BFloat16>(x, y, p, key, first);
+  return y;
+}
 
 Tensor layer_norm(const Tensor& x, const Affine& w, double eps) {
   return LayerNorm::apply(x, w.weight.value, w.bias.value, Gradients{{w.weight.grad, w.bias.grad}},

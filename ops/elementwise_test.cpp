@@ -1,6 +1,7 @@
 // Embedding, layer norm, GELU, dropout and the loss against double precision.
 #include <torch/csrc/autograd/autograd.h>
 
+#include "ops/dropout.h"
 #include "ops/ops.h"
 #include "ops/testing.h"
 
@@ -103,6 +104,15 @@ TEST(Dropout, IsAFunctionOfTheKey) {
   expect_same_bits(ops::dropout(x, 0.5, 7), ops::dropout(x, 0.5, 7));
   EXPECT_FALSE(at::equal(ops::dropout(x, 0.5, 7), ops::dropout(x, 0.5, 8)));
   expect_same_bits(ops::dropout(x, 0.0, 7), x);
+}
+
+TEST(Dropout, PartDropsWhatTheWholeWould) {
+  const Tensor x = at::randn({1001});
+  const Tensor whole = drop(x, 0.5, 3);
+  for (const int64_t first : {0, 1, 4, 7, 998}) {
+    expect_same_bits(drop(x.narrow(0, first, 1001 - first), 0.5, 3, first),
+                     whole.narrow(0, first, 1001 - first));
+  }
 }
 
 TEST(Dropout, GradientPassesWhereValuesDid) {
