@@ -134,10 +134,32 @@ void sync_directory(const Path& directory) {
   if (result != 0) fail_errno("cannot sync directory " + directory.string());
 }
 
+namespace {
+constexpr std::string_view kPartial = ".gigagpt-partial";
+}
+
+Path partial_path(const Path& directory) {
+  return directory.parent_path() / fmt::format(".{}{}", directory.filename().string(), kPartial);
+}
+
+void remove_directory(const Path& directory) {
+  std::error_code error;
+  const Path partial = partial_path(directory);
+  fs::remove_all(partial, error);
+  fs::rename(directory, partial, error);
+  if (!error) fs::remove_all(partial, error);
+}
+
+void remove_partial_directories(const Path& parent) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
+    if (entry.path().native().ends_with(kPartial)) fs::remove_all(entry.path(), ignored);
+  }
+}
+
 PendingDirectory::PendingDirectory(const Path& target) : target_(target.lexically_normal()) {
   if (!target_.has_filename()) target_ = target_.parent_path();  // "x/" is "x"
-  temporary_ = target_;
-  temporary_ += ".tmp";
+  temporary_ = partial_path(target_);
   std::error_code error;
   fs::remove_all(temporary_, error);
   fs::create_directories(temporary_, error);

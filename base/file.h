@@ -59,11 +59,20 @@ void write_text_atomically(const Path& path, std::string_view text);
 // Makes a rename inside `directory` durable.
 void sync_directory(const Path& directory);
 
+// Where a directory is while it is made or taken away: .<name>.gigagpt-partial beside it.
+Path partial_path(const Path& directory);
+
+// Takes a directory away so that it is never seen half empty. Errors leave it, or its partial path.
+void remove_directory(const Path& directory);
+
+// Removes what killed processes left of partial directories inside `parent`.
+void remove_partial_directories(const Path& parent);
+
 // A directory that appears under its name complete or not at all: fill `path()`, then commit().
-// Without commit the temporary directory is removed.
+// Without commit what was made is removed.
 class PendingDirectory {
  public:
-  explicit PendingDirectory(const Path& target);  // makes `target`.tmp, removing an old one
+  explicit PendingDirectory(const Path& target);  // makes partial_path(target), removing an old one
   ~PendingDirectory();
   PendingDirectory(const PendingDirectory&) = delete;
   PendingDirectory& operator=(const PendingDirectory&) = delete;

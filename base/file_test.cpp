@@ -148,17 +148,37 @@ TEST(PendingDirectory, CommitReplacesAnExistingDirectoryAsAWhole) {
 
 TEST(PendingDirectory, StartsWithoutTheLeftoverOfACrash) {
   const TemporaryDirectory directory;
-  directory.write("target.tmp/half", "torn");
+  directory.write(".target.gigagpt-partial/half", "torn");
   PendingDirectory pending(directory / "target");
   EXPECT_TRUE(fs::is_empty(pending.path()));
   pending.commit();
   EXPECT_EQ(names_in(directory.path()), std::set<std::string>{"target"});
 }
 
+TEST(PendingDirectory, LeavesOtherFilesBesideItAlone) {
+  const TemporaryDirectory directory;
+  directory.write("target.tmp/precious", "x");
+  PendingDirectory pending(directory / "target/");
+  pending.commit();
+  EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"target", "target.tmp"}));
+}
+
+TEST(RemoveDirectory, TakesItAndLeftoversAway) {
+  const TemporaryDirectory directory;
+  directory.write("a/x", "1");
+  directory.write(".b.gigagpt-partial/x", "1");
+  directory.write("c/x", "1");
+  remove_directory(directory / "a");
+  EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{".b.gigagpt-partial", "c"}));
+  remove_partial_directories(directory.path());
+  EXPECT_EQ(names_in(directory.path()), std::set<std::string>{"c"});
+  remove_directory(directory / "nothing");  // no error
+}
+
 TEST(PendingDirectory, ErrorNamesWhatIsInTheWay) {
   const TemporaryDirectory directory;
   const Path file = directory.write("file", "");
-  EXPECT_ERROR(PendingDirectory(file / "target"), (file / "target.tmp").string());
+  EXPECT_ERROR(PendingDirectory(file / "target"), (file / ".target.gigagpt-partial").string());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 #include <thread>
 
 namespace gigagpt {
@@ -28,6 +29,21 @@ double peak_rss_gb() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) * 1024 / 1e9;
+}
+
+double available_memory_gb() {
+  double available_gb = std::numeric_limits<double>::infinity();
+  std::ifstream info("/proc/meminfo");
+  for (std::string key, unit; info >> key;) {
+    double value_kb = 0;
+    info >> value_kb;
+    std::getline(info, unit);
+    if (key == "MemAvailable:") available_gb = value_kb * 1024 / 1e9;
+  }
+  double limit_bytes = 0, used_bytes = 0;
+  const bool limited = std::ifstream("/sys/fs/cgroup/memory.max") >> limit_bytes &&
+                       std::ifstream("/sys/fs/cgroup/memory.current") >> used_bytes;
+  return limited ? std::min(available_gb, (limit_bytes - used_bytes) / 1e9) : available_gb;
 }
 
 }  // namespace gigagpt

@@ -19,6 +19,8 @@ class Stopwatch {
 
 std::string cpu_name();  // as /proc/cpuinfo has it
 int core_count();        // CPUs this process may run on
-double peak_rss_gb();    // the most memory this process has held, in 1e9 bytes
+// What a process may still take, in 1e9 bytes: of the machine's memory, and of its control group's.
+double available_memory_gb();
+double peak_rss_gb();  // the most memory this process has held, in 1e9 bytes
 
 }  // namespace gigagpt

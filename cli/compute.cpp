@@ -28,13 +28,11 @@ void set_threads(int64_t wanted) {
   at::set_num_threads(wanted > 0 ? int(wanted) : core_count());
 }
 
-// A run's out_dir stands for its newest checkpoint.
-Path checkpoint_at(const std::string& given, const std::string& out_dir) {
-  const Path folder = given == "latest" ? Path(out_dir) : Path(given);
-  if (std::filesystem::exists(folder / "config.json")) return folder;
-  const auto steps = engine::checkpoint_steps(folder);
-  if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", folder.string());
-  return engine::checkpoint_directory(folder, steps.back());
+engine::Progress follow(Display& display, const char* what) {
+  return [&display, what](double share) {
+    display.share(what, share);
+    return true;
+  };
 }
 
 // Follows a training run on the terminal.
@@ -50,9 +48,17 @@ class TrainDisplay {
               display_.share("evaluation", share);
               return !stop_requested();
             },
-            [this] { return stop_requested(); },
-            [this](const std::string& text) { display_.line(text); }};
+            [this](double share) {
+              display_.share("weights", share);
+              return true;
+            },
+            [] { return stop_requested(); },
+            [this](const std::string& text) {
+              if (!text.empty()) display_.line(text);
+            }};
   }
+
+  bool stepped() const { return first_step_ >= 0; }
 
  private:
   void step_done(const formats::StepMetrics& metrics) {
@@ -71,20 +77,23 @@ class TrainDisplay {
     else
       display_.live(text);
     done_ = metrics.step;
-    in_step_ = {};
-    display_.restart_share();
   }
 
   bool step_share(double share) {
+    if (share == 0) in_step_ = {};
     display_.share(fmt::format("step {}", done_ + 1), share);
     if (!stop_requested()) return true;
-    const double to_go_s = in_step_.seconds() * (1 - share) / share;
-    if (!told_) {
-      told_ = true;
-      display_.line(to_go_s > kPatience_s ? "stopping: dropping this step"
-                                          : "stopping after this step");
+    if (!stop_decided_) {
+      stop_decided_ = true;
+      const double to_go_s = share > 0 ? in_step_.seconds() * (1 - share) / share : 0;
+      dropping_ = to_go_s > kPatience_s;
+      display_.line(dropping_ ? "stopping: dropping this step" : "stopping after this step");
+      since_stop_ = {};
+    } else if (!dropping_ && since_stop_.seconds() > kPatience_s) {
+      dropping_ = true;
+      display_.line("stopping: this step takes too long, dropping it");
     }
-    return to_go_s <= kPatience_s;
+    return !dropping_;
   }
 
   Display display_;
@@ -92,9 +101,11 @@ class TrainDisplay {
   int64_t log_steps_;
   int64_t first_step_ = -1;
   int64_t done_ = 0;
-  bool told_ = false;
+  bool stop_decided_ = false;
+  bool dropping_ = false;
   Stopwatch since_first_;
   Stopwatch in_step_;
+  Stopwatch since_stop_;
 };
 
 void run_train(const Arguments& arguments) {
@@ -107,13 +118,16 @@ void run_train(const Arguments& arguments) {
   train(config, display.events());
   if (stop_requested()) {
     fmt::print(stderr, "stopped; the same command with --checkpoint_path latest continues\n");
+  } else if (!display.stepped()) {
+    fmt::print(stderr, "nothing to do: {} has all {} steps\n", config.out_dir, config.num_steps);
   }
 }
 
 void run_eval(const Arguments& arguments) {
   GPTConfig asked;
   apply_settings(arguments.settings, asked);
-  const Path checkpoint = checkpoint_at(*asked.checkpoint_path, asked.out_dir);
+  const bool latest = asked.checkpoint_path == "latest";
+  const Path checkpoint = engine::find_checkpoint(latest ? asked.out_dir : *asked.checkpoint_path);
   GPTConfig config = config_of_checkpoint(checkpoint);
   if (std::filesystem::exists(checkpoint / "trainer_state.json")) {
     std::vector<Setting> kept;
@@ -128,26 +142,30 @@ void run_eval(const Arguments& arguments) {
   set_threads(config.threads);
   const TokenData data(config, "val");
   GPT gpt(config, /*training=*/false);
-  engine::load_weights(checkpoint, gpt.store, gpt.layout);
   Display display;
-  const auto progress = [&](double share) {
-    display.share("evaluation", share);
-    return true;
-  };
-  const auto result = evaluate(gpt.executor, data, config, config.eval_batches, progress);
+  engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false,
+                          follow(display, "loading"));
+  const auto result =
+      evaluate(gpt.executor, data, config, config.eval_batches, follow(display, "evaluation"));
   fmt::print("{}: loss {:.4f}, perplexity {:.2f} over {} tokens of {}\n", checkpoint.string(),
              result->loss, std::exp(result->loss), result->tokens, config.dataset);
 }
 
 void run_sample(const SampleArguments& arguments) {
   set_threads(arguments.threads);
-  const Path checkpoint = checkpoint_at(arguments.checkpoint_path, "out");
+  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
   GPTConfig config = config_of_checkpoint(checkpoint);
   config.precision = arguments.precision;
-  Sampler sampler(checkpoint, config);
+  Display display;
+  Sampler sampler(checkpoint, config, follow(display, "loading"));
   const int64_t ngram =
       arguments.no_repeat_ngram_size.value_or(sampler.tokenizer().is_character_level() ? 0 : 3);
   const auto answer = [&](const std::string& prompt) {
+    const size_t prompt_tokens = sampler.tokenizer().encode(prompt).size();
+    if (int64_t(prompt_tokens) >= arguments.max_length) {
+      fail("--max_length: {} leaves no room after the {} tokens of the prompt",
+           arguments.max_length, prompt_tokens);
+    }
     for (int64_t i = 0; i < arguments.num_samples; ++i) {
       fmt::print("{}", prompt);
       const SampleOptions options{{arguments.temperature, arguments.top_k, ngram},

@@ -1,6 +1,7 @@
 #include "cli/display.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,13 +42,21 @@ void Display::line(const std::string& text) {
 
 void Display::live(const std::string& text) {
   if (!terminal_) return;
+  // A line that wraps could not be rewritten.
+  winsize window{};
+  const bool known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+  const std::string shown = known ? text.substr(0, window.ws_col - 1U) : text;
   // Shorter lines are padded over the longer one before; nothing flickers.
-  fmt::print(stderr, "\r{:<{}}", text, live_size_);
+  fmt::print(stderr, "\r{:<{}}", shown, live_size_);
   std::fflush(stderr);
-  live_size_ = text.size();
+  live_size_ = shown.size();
 }
 
 void Display::share(const std::string& what, double share) {
+  if (share <= 0) {
+    since_start_ = {};
+    next_share_s_ = terminal_ ? 2 : 30;
+  }
   const double elapsed_s = since_start_.seconds();
   if (elapsed_s < next_share_s_ || share <= 0) return;
   const double to_go_s = elapsed_s * (1 - share) / share;
@@ -58,11 +67,6 @@ void Display::share(const std::string& what, double share) {
   else
     line(text);
   next_share_s_ = elapsed_s + (terminal_ ? 0.2 : 30);
-}
-
-void Display::restart_share() {
-  since_start_ = {};
-  next_share_s_ = terminal_ ? 2 : 30;
 }
 
 void Display::clear() {

@@ -22,9 +22,9 @@ class Display {
   ~Display();                          // clears what is left of the live line
   void line(const std::string& text);  // stays
   void live(const std::string& text);  // replaced by the next; terminals only
-  // "what 37 %, 12s to go" once it has taken two seconds; in a log, a line every half minute.
+  // "what 37 %, 12s to go" once it has taken two seconds; in a log, a line every half minute. A
+  // share of 0 begins a new piece of work.
   void share(const std::string& what, double share);
-  void restart_share();  // a new piece of work begins
 
  private:
   void clear();

@@ -5,20 +5,39 @@
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/system.h"
 #include "cli/arguments.h"
 #include "cli/prepare.h"
 
 namespace gigagpt::cli {
 namespace {
 
+// fp32 weights, gradients and two moments; bf16 training keeps a bf16 copy besides.
+double state_gb(const GPTConfig& config) {
+  return double(engine::parameter_count(config.layers())) * 16 / 1e9;
+}
+
 void print_config(GPTConfig& config) {
   for (const Option& option : config.options()) {
     fmt::print("{}: {}\n", option.name, option_text(option));
   }
   const auto layers = config.layers();
+  const double tokens =
+      double(config.num_steps) * double(config.batch_size) * double(config.sequence_length);
   fmt::print("# parameters: {}\n# parameters per block: {}\n# tokens: {:.4g}\n",
-             engine::parameter_count(layers), engine::parameter_count({layers[1]}),
-             double(config.num_steps) * double(config.batch_size) * double(config.sequence_length));
+             engine::parameter_count(layers), engine::parameter_count({layers[1]}), tokens);
+  fmt::print("# memory for weights, gradients and optimizer: at least {:.4g} GB\n",
+             state_gb(config));
+}
+
+// Better than being killed half-way through reserving it.
+void check_memory(const GPTConfig& config) {
+  const double available_gb = available_memory_gb();
+  if (state_gb(config) < available_gb) return;
+  fail(
+      "width, depth: a model of {} parameters needs at least {:.1f} GB for weights, gradients and "
+      "optimizer, which this version keeps in RAM; {:.1f} GB are free",
+      engine::parameter_count(config.layers()), state_gb(config), available_gb);
 }
 
 int run(int argc, char** argv) {
@@ -41,6 +60,7 @@ int run(int argc, char** argv) {
       fail("num_systems: {} is more than the one system this version trains on",
            config.num_systems);
     }
+    check_memory(config);
   }
   const Path compute =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "gigagpt-compute";

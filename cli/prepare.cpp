@@ -17,6 +17,7 @@ void for_each_character(const std::vector<std::string>& inputs, const char* what
   uint64_t total_bytes = 0, done_bytes = 0;
   for (const std::string& input : inputs) total_bytes += File::open_read(input).size_bytes();
   Display display;
+  display.share(what, 0);
   for (const std::string& input : inputs) {
     if (std::filesystem::is_directory(input)) fail("--input: {} is a directory", input);
     const MappedFile file{Path(input)};

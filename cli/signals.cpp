@@ -1,15 +1,16 @@
 #include "cli/signals.h"
 
 #include <csignal>
-#include <initializer_list>
 
 namespace gigagpt::cli {
 namespace {
 
 volatile std::sig_atomic_t requested = 0;
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP};
 
 void on_signal(int) {
   requested = 1;
+  for (const int signal : kSignals) std::signal(signal, SIG_DFL);
 }
 
 }  // namespace
@@ -17,8 +18,8 @@ void on_signal(int) {
 void catch_stop_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
-  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
-  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+  action.sa_flags = SA_RESTART;
+  for (const int signal : kSignals) sigaction(signal, &action, nullptr);
 }
 
 bool stop_requested() {

@@ -23,23 +23,32 @@ using formats::StoredTensor;
 // path.
 Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& store,
                      const std::vector<StoredTensor>& tensors,
-                     const std::function<void(const Path&)>& write_rest, int64_t keep);
+                     const std::function<void(const Path&)>& write_rest, int64_t keep,
+                     const Progress& progress);
 
-// Which checkpoint a run continues from: `wanted` as a path, or for "latest" the newest in out_dir
-// (none if there is none). Throws Error if out_dir already holds a run that this would overwrite or
-// branch off, rather than mixing two.
-std::optional<Path> resume_point(const Path& out_dir, const std::optional<std::string>& wanted);
+// Where a run goes on from.
+struct ResumePoint {
+  Path checkpoint;
+  int64_t step = 0;  // steps completed
+  bool in_out_dir = false;
+};
 
-// Reads everything a run needs to go on; returns the steps completed. These are counted by tokens,
-// so a run may go on with another batch size: Error if the tokens seen are no whole number of steps
-// of `step_tokens`. A directory with weights only starts a new run from them at step 0.
-int64_t resume(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
-               int64_t step_tokens);
+// `wanted` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
+// nothing if there is none, or nothing is wanted. Steps are counted by tokens, so a run may go on
+// elsewhere with another batch size, as long as the tokens seen are whole steps of `step_tokens`; a
+// checkpoint with weights only is at step 0. Throws Error if out_dir already holds a run that would
+// be overwritten or branched off. Reads no weights.
+std::optional<ResumePoint> find_resume_point(const Path& out_dir,
+                                             const std::optional<std::string>& wanted,
+                                             int64_t step_tokens);
 
-// Read a checkpoint's weights, or its optimizer moments, into the store. Throw Error naming the
-// file and tensor when it is damaged or belongs to another model.
-void load_weights(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors);
-void load_optimizer(const Path& checkpoint, Store& store);
+// The checkpoint that a path given by a user means: itself, or the newest in a run's out_dir.
+Path find_checkpoint(const Path& given);
+
+// Reads a checkpoint's weights, and with `optimizer` its moments if it has them, into the store.
+// Throws Error naming the file and tensor when it is damaged or belongs to another model.
+void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
+                     bool optimizer, const Progress& progress);
 
 // The steps of the complete checkpoints in out_dir, ascending; empty if there is no out_dir.
 std::vector<int64_t> checkpoint_steps(const Path& out_dir);

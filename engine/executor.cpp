@@ -16,9 +16,9 @@ using at::Tensor;
 // What lives from the forward to the backward pass of one window.
 struct Executor::Window {
   std::span<const MicroBatch> batches;
-  std::vector<uint64_t> keys;  // per micro-batch
-  std::vector<double> shares;  // of the step's loss, per micro-batch
-  std::function<bool()> tick;  // after each layer and micro-batch; false: abandon
+  std::vector<uint64_t> keys;     // per micro-batch
+  std::vector<double> shares;     // of the step's loss, per micro-batch
+  std::function<bool(int)> tick;  // after each layer and micro-batch, by its work; false: abandon
   bool abandoned = false;
   double* loss = nullptr;  // of the step; micro-batches add their shares in order
 
@@ -69,8 +69,11 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
   for (const MicroBatch& batch : batches) rows += double(batch.input.size(0));
   const size_t window_size =
       options_.window > 0 ? std::min(size_t(options_.window), batches.size()) : batches.size();
-  const double visits = double(batches.size() * model_.size() * 2);
-  double visited = 0;
+  // A backward pass is worth two forward passes; running a layer again is one more.
+  const int all_work = int(model_.size() * batches.size()) * (options_.recompute ? 4 : 3);
+  int work_done = 0;
+  const auto tell = [&] { return !progress || progress(double(work_done) / double(all_work)); };
+  if (!tell()) return std::nullopt;
   double loss = 0;
   for (size_t first = 0; first < batches.size(); first += window_size) {
     Window window;
@@ -79,7 +82,10 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
       window.keys.push_back(mix(key, first + m));
       window.shares.push_back(double(window.batches[m].input.size(0)) / rows);
     }
-    window.tick = [&] { return !progress || progress(++visited / visits); };
+    window.tick = [&](int work) {
+      work_done += work;
+      return tell();
+    };
     window.loss = &loss;
     if (!run_window(window)) return std::nullopt;
   }
@@ -112,7 +118,7 @@ void Executor::forward_layer(Window& window, size_t layer) {
     const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], pass);
     if (!options_.recompute) run.outputs.push_back(output);
     window.runs[layer + 1].inputs.push_back(as_leaf(output));
-    window.abandoned = !window.tick();
+    window.abandoned = !window.tick(1);
   }
   if (options_.recompute) run.weights = {};
 }
@@ -136,20 +142,23 @@ void Executor::backward_layer(Window& window, size_t layer) {
     }
     window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);
     run.inputs[m] = Tensor();
-    window.abandoned = !window.tick();
-    if (last) window.abandoned = window.abandoned || !window.tick();
+    window.abandoned = !window.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
   }
   run = {};
 }
 
-std::vector<double> Executor::evaluate(std::span<const MicroBatch> batches) {
+std::vector<double> Executor::evaluate(std::span<const MicroBatch> batches,
+                                       const Progress& progress) {
   at::NoGradGuard no_grad;
+  const double visits = double(model_.size() * batches.size());
+  double visited = 0;
   std::vector<Tensor> x;
   for (const MicroBatch& batch : batches) x.push_back(batch.input);
   for (size_t i = 0; i < model_.size(); ++i) {
     const Weights weights = store_.weights(i, /*gradients=*/false);
     for (size_t m = 0; m < batches.size(); ++m) {
       x[m] = model_[i]->forward(weights, x[m], Pass{batches[m]});
+      if (progress && !progress(++visited / visits)) return {};
     }
   }
   std::vector<double> losses;

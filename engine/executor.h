@@ -16,7 +16,9 @@
 namespace gigagpt::engine {
 
 struct ExecutorOptions {
-  int64_t window = 0;      // micro-batches that pass a layer before the next; 0: all of them
+  // Micro-batches that pass a layer before the next; 0: all of them. What they keep for the
+  // backward pass is in memory together, so with weights at hand one at a time is best.
+  int64_t window = 1;
   bool recompute = false;  // keep only each layer's input and run it again in the backward pass
 };
 
@@ -25,9 +27,6 @@ class NonFinite : public Error {
  public:
   using Error::Error;
 };
-
-// Told the done share of the step (0 to 1) after each layer and micro-batch; false abandons it.
-using Progress = std::function<bool(double)>;
 
 class Executor {
  public:
@@ -41,8 +40,8 @@ class Executor {
   std::optional<double> train_step(std::span<const MicroBatch> batches, uint64_t key,
                                    const Progress& progress);
 
-  // The loss of each micro-batch, without gradients or dropout.
-  std::vector<double> evaluate(std::span<const MicroBatch> batches);
+  // The loss of each micro-batch, without gradients or dropout; empty if `progress` said so.
+  std::vector<double> evaluate(std::span<const MicroBatch> batches, const Progress& progress);
 
   // The last layer's output for one batch without target, e.g. logits. With caches (one per
   // layer), the batch continues the positions they hold.

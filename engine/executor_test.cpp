@@ -39,7 +39,7 @@ class ExecutorModes : public testing::TestWithParam<Mode> {};
 TEST_P(ExecutorModes, EqualsTheOracleForSeveralSteps) {
   const Model model = make_autoencoder(6, 5, 3);
   Store store(specs_of(model), Precision::kFp32, /*training=*/true);
-  store.initialise(7);
+  store.initialise(7, {});
   Executor executor(model, store, {GetParam().window, GetParam().recompute});
   for (int64_t step = 0; step < 4; ++step) {
     const auto batches = make_batches(step);
@@ -66,7 +66,7 @@ INSTANTIATE_TEST_SUITE_P(All, ExecutorModes,
 TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   const Model model = make_autoencoder(6, 5, 1);
   Store store(specs_of(model), Precision::kFp32, /*training=*/true);
-  store.initialise(3);
+  store.initialise(3, {});
   Executor executor(model, store, {});
   auto values = copy_values(store);
   executor.train_step(make_batches(0), 1, {});
@@ -91,7 +91,7 @@ TEST(Executor, BitsDoNotDependOnTheMode) {
   const auto train = [](ExecutorOptions options) {
     const Model model = make_autoencoder(6, 5, 3);
     Store store(specs_of(model), Precision::kBf16, /*training=*/true);
-    store.initialise(7);
+    store.initialise(7, {});
     Executor executor(model, store, options);
     for (int64_t step = 0; step < 3; ++step) {
       executor.train_step(make_batches(step), uint64_t(step), {});
@@ -134,7 +134,7 @@ TEST(Executor, RunsEachLayerAsOftenAsItShould) {
   Executor(model, store, {2, true}).train_step(batches, 1, {});
   EXPECT_EQ(calls, (std::vector<int>{10, 10, 10, 5})) << "the last layer needs no second run";
   calls.assign(4, 0);
-  Executor(model, store, {}).evaluate(batches);
+  Executor(model, store, {}).evaluate(batches, {});
   EXPECT_EQ(calls, (std::vector<int>{5, 5, 5, 5}));
 }
 
@@ -148,6 +148,7 @@ TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
     return true;
   });
   EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
+  EXPECT_EQ(shares.front(), 0.0);
   EXPECT_DOUBLE_EQ(shares.back(), 1.0);
   int told = 0;
   EXPECT_FALSE(executor.train_step(make_batches(0), 1, [&](double) { return ++told < 3; }));
@@ -157,19 +158,20 @@ TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
 TEST(Executor, EvaluationHasNoNoiseAndNoGradients) {
   const Model model = make_autoencoder(6, 5, 2);
   Store store(specs_of(model), Precision::kFp32, /*training=*/false);
-  store.initialise(1);
+  store.initialise(1, {});
   Executor executor(model, store, {});
   const auto batches = make_batches(0);
-  const auto losses = executor.evaluate(batches);
+  const auto losses = executor.evaluate(batches, {});
   EXPECT_EQ(losses.size(), batches.size());
-  EXPECT_EQ(losses, executor.evaluate(batches));
-  EXPECT_EQ(losses[1], executor.evaluate({&batches[1], 1})[0]);
+  EXPECT_EQ(losses, executor.evaluate(batches, {}));
+  EXPECT_TRUE(executor.evaluate(batches, [](double share) { return share < 0.5; }).empty());
+  EXPECT_EQ(losses[1], executor.evaluate({&batches[1], 1}, {})[0]);
 }
 
 TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   const Model model = make_autoencoder(6, 5, 3);
   Store store(specs_of(model), Precision::kFp32, /*training=*/true);
-  store.initialise(1);
+  store.initialise(1, {});
   store.values(Kept::kMaster, "gates.1.scale")[2] = std::numeric_limits<float>::infinity();
   try {
     Executor(model, store, {}).train_step(make_batches(0), 1, {});
@@ -182,7 +184,7 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
 TEST(Update, RefusesGradientsThatAreNotFiniteBeforeChangingAnything) {
   const Model model = make_autoencoder(6, 5, 3);
   Store store(specs_of(model), Precision::kFp32, /*training=*/true);
-  store.initialise(1);
+  store.initialise(1, {});
   const auto before = copy_values(store);
   store.gradient("tied.bias")[0] = std::nanf("");
   EXPECT_THROW(apply_gradients(store, {}, 0.1, 1.0, 1), NonFinite);

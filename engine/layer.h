@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -67,6 +68,9 @@ class Layer {
  private:
   LayerSpec spec_;
 };
+
+// Told the done share of some work, from 0 as it begins to 1; false abandons it where it can be.
+using Progress = std::function<bool(double)>;
 
 using Model = std::vector<std::unique_ptr<Layer>>;
 

@@ -60,7 +60,8 @@ Store::Store(std::vector<LayerSpec> layers, Precision precision, bool training)
   }
 }
 
-void Store::initialise(uint64_t seed) {
+void Store::initialise(uint64_t seed, const Progress& progress) {
+  if (progress) progress(0);
   for (size_t i = 0; i < layers_.size(); ++i) {
     for (size_t p = 0; p < layers_[i].spec.params.size(); ++p) {
       const ParamSpec& spec = layers_[i].spec.params[p];
@@ -73,6 +74,7 @@ void Store::initialise(uint64_t seed) {
       });
     }
     refresh_compute_weights(i);
+    if (progress) progress(double(i + 1) / double(layers_.size()));
   }
 }
 

@@ -37,7 +37,7 @@ class Store {
   Precision precision() const { return precision_; }
 
   // Draws every parameter from its initial distribution: a function of (seed, full name) alone.
-  void initialise(uint64_t seed);
+  void initialise(uint64_t seed, const Progress& progress);
 
   // The layer's parameters for one visit. With `gradients`, values ask autograd for gradients and
   // the ops' are added to the layer's accumulators; a shared parameter has one of its own per use.

@@ -37,9 +37,9 @@ Path find_dataset(const std::string& dataset) {
   for (const Path& candidate : {Path(dataset), Path("data") / dataset}) {
     if (std::filesystem::is_directory(candidate)) return candidate;
   }
-  fail(
-      "dataset: no folder {} or data/{}; make one with `gigagpt prepare`, or give --dataset a path",
-      dataset, dataset);
+  const bool name_only = dataset.find('/') == std::string::npos;
+  fail("dataset: no folder {}{}; make one with `gigagpt prepare`, or give --dataset a path",
+       dataset, name_only ? " or data/" + dataset : "");
 }
 
 TokenFile::TokenFile(const Path& path, const DatasetMeta& meta)
@@ -74,7 +74,9 @@ TokenFile open_split(const std::string& dataset, const std::string& split, int64
                      int64_t min_tokens) {
   const Path folder = find_dataset(dataset);
   const DatasetMeta meta = read_dataset_meta(folder);
-  if (meta.vocab_size > vocab_size) {
+  // Without meta.json the vocabulary is a guess: then a token that is too large is found as it
+  // comes.
+  if (meta.vocab_size > vocab_size && std::filesystem::exists(folder / "meta.json")) {
     fail("vocab_size: {} is below the {} tokens of {}; set vocab_size: {}", vocab_size,
          meta.vocab_size, folder.string(), meta.vocab_size);
   }

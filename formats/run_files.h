@@ -45,6 +45,7 @@ class MetricsLog {
  public:
   MetricsLog(const Path& path, int64_t completed_steps);
   void write(const StepMetrics& metrics);
+  void sync() { file_.sync(); }  // before a checkpoint that counts on the lines so far
 
  private:
   File file_;

@@ -120,9 +120,13 @@ void Tokenizer::save(const Path& directory) const {
   write_text_atomically(directory / "tokenizer.json", root.dump(1) + "\n");
 }
 
-void Tokenizer::copy(const Path& from, const Path& to) {
-  const Path path = from / "tokenizer.json";
-  if (std::filesystem::exists(path)) write_text_atomically(to / "tokenizer.json", read_text(path));
+std::string Tokenizer::read(const Path& directory) {
+  const Path path = directory / "tokenizer.json";
+  return std::filesystem::exists(path) ? read_text(path) : "";
+}
+
+void Tokenizer::write(const Path& directory, const std::string& text) {
+  if (!text.empty()) write_text_atomically(directory / "tokenizer.json", text);
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {

@@ -25,8 +25,9 @@ class Tokenizer {
   explicit Tokenizer(std::vector<char32_t> alphabet);
   static Tokenizer load(const Path& directory);  // reads directory/tokenizer.json
   void save(const Path& directory) const;
-  // Copies the tokenizer of one directory into another; nothing if there is none.
-  static void copy(const Path& from, const Path& to);
+  // A directory's tokenizer as it is on disk ("" if it has none), and back.
+  static std::string read(const Path& directory);
+  static void write(const Path& directory, const std::string& text);
 
   int64_t vocab_size() const { return static_cast<int64_t>(alphabet_.size()); }
   // Throws Error naming the first character that is not in the vocabulary.

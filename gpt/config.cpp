@@ -9,14 +9,14 @@
 namespace gigagpt {
 
 std::vector<Option> GPTConfig::options() {
-  // Sizes end where their products would come near to overflowing.
+  // Sizes end before their products overflow: 12 L C C and V C stay below 2^58.
   return {
       {"max_position_embeddings", &max_position_embeddings, "longest sequence",
        between(1, 1 << 24)},
       {"vocab_size", &vocab_size, "number of token ids (V)", between(1, 1 << 24)},
-      {"depth", &depth, "number of transformer blocks (L)", between(1, 1 << 24)},
-      {"heads", &heads, "attention heads (H)", between(1, 1 << 24)},
-      {"width", &width, "width of the residual stream (C)", between(1, 1 << 24)},
+      {"depth", &depth, "number of transformer blocks (L)", between(1, 1 << 18)},
+      {"heads", &heads, "attention heads (H)", between(1, 1 << 18)},
+      {"width", &width, "width of the residual stream (C)", between(1, 1 << 18)},
       {"dropout", &dropout, "dropout on embeddings, attention and FFN output", between(0, 0.99)},
       {"bias", &bias, "biases on the linear layers"},
       {"init_std", &init_std, "deviation of the initial weights", above(0)},
@@ -24,8 +24,8 @@ std::vector<Option> GPTConfig::options() {
        above(0)},
       {"out_dir", &out_dir, "where checkpoints and metrics.jsonl go"},
       {"dataset", &dataset, "folder with train.bin and val.bin, or its name under data/"},
-      {"batch_size", &batch_size, "sequences per step", at_least(1)},
-      {"sequence_length", &sequence_length, "tokens per sequence (T)", at_least(1)},
+      {"batch_size", &batch_size, "sequences per step", between(1, 1 << 24)},
+      {"sequence_length", &sequence_length, "tokens per sequence (T)", between(1, 1 << 24)},
       {"num_steps", &num_steps, "steps of the whole run", at_least(1)},
       {"checkpoint_steps", &checkpoint_steps, "steps between checkpoints; 0: no limit",
        at_least(0)},
@@ -42,7 +42,7 @@ std::vector<Option> GPTConfig::options() {
       {"precision", &precision, "of matrix products; auto: bf16 where the CPU multiplies it",
        one_of({"auto", "bf16", "fp32"})},
       {"micro_batch_size", &micro_batch_size, "sequences at once; null: within 4096 tokens",
-       at_least(1)},
+       between(1, 1 << 24)},
       {"eval_steps", &eval_steps, "evaluate every so many steps; 0: never", at_least(0)},
       {"eval_batches", &eval_batches, "batches of val.bin per evaluation; 0: all", at_least(0)},
       {"checkpoint_minutes", &checkpoint_minutes, "the same in minutes; 0: no limit", at_least(0)},
@@ -51,11 +51,13 @@ std::vector<Option> GPTConfig::options() {
       {"optimizer", &optimizer, "update rule", one_of({"adamw", "sgd"})},
       {"beta1", &beta1, "AdamW's decay of the first moment; SGD's momentum", between(0, 0.99999)},
       {"beta2", &beta2, "AdamW's decay of the second moment", between(0, 0.99999)},
-      {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
+      {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 16)},
   };
 }
 
 void GPTConfig::check() const {
+  const double tokens = double(num_steps) * double(batch_size) * double(sequence_length);
+  if (tokens > 0x1p60) fail("num_steps: a run of {} tokens is too long to count", tokens);
   if (width % heads != 0) fail("heads: {} does not divide width {}", heads, width);
   if (sequence_length > max_position_embeddings) {
     fail("sequence_length: {} is above max_position_embeddings {}", sequence_length,

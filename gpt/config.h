@@ -14,7 +14,7 @@
 namespace gigagpt {
 
 struct GPTConfig {
-  // The model.
+  // The model; config_of_checkpoint relies on the order.
   int64_t max_position_embeddings = 2048;
   int64_t vocab_size = 50257;
   int64_t depth = 12;
@@ -23,7 +23,7 @@ struct GPTConfig {
   double dropout = 0.0;
   bool bias = true;
   double init_std = 0.02;
-  std::optional<double> residual_init_std;
+  std::optional<double> residual_init_std = {};
 
   // The run.
   std::string out_dir = "out";
@@ -34,17 +34,17 @@ struct GPTConfig {
   int64_t checkpoint_steps = 1000;
   double learning_rate = 6e-4;
   int64_t warmup_steps = 1500;
-  std::optional<int64_t> decay_steps;
+  std::optional<int64_t> decay_steps = {};
   double weight_decay = 0.1;
   double max_gradient_norm = 1.0;
   double adam_epsilon = 1e-8;
-  std::optional<std::string> checkpoint_path;
+  std::optional<std::string> checkpoint_path = {};
   int64_t seed = 0;
   int64_t num_systems = 1;
 
   // Ours.
   std::string precision = "auto";
-  std::optional<int64_t> micro_batch_size;
+  std::optional<int64_t> micro_batch_size = {};
   int64_t eval_steps = 0;
   int64_t eval_batches = 0;
   double checkpoint_minutes = 30;

@@ -9,17 +9,20 @@ std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& 
                                    const std::function<bool(double)>& progress) {
   int64_t sequences = data.eval_sequences();
   if (max_batches > 0) sequences = std::min(sequences, max_batches * config.batch_size);
+  if (!progress(0)) return std::nullopt;
   EvalResult result;
   double sum = 0;
   for (int64_t first = 0; first < sequences; first += config.batch_size) {
     const int64_t count = std::min(config.batch_size, sequences - first);
     const auto batches = data.eval_batch(first, count);
-    const auto losses = executor.evaluate(batches);
+    const auto losses = executor.evaluate(batches, [&](double share) {
+      return progress((double(first) + share * double(count)) / double(sequences));
+    });
+    if (losses.empty()) return std::nullopt;
     for (size_t m = 0; m < batches.size(); ++m) {
       sum += losses[m] * double(batches[m].target.numel());
       result.tokens += batches[m].target.numel();
     }
-    if (!progress(double(first + count) / double(sequences))) return std::nullopt;
   }
   result.loss = sum / double(result.tokens);
   return result;

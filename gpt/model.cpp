@@ -31,7 +31,7 @@ class GPTLayer : public engine::Layer {
 
 class Embedding : public GPTLayer {
  public:
-  explicit Embedding(const GPTConfig& c) : GPTLayer(c.layers().front(), c.dropout) {}
+  Embedding(const GPTConfig& c, engine::LayerSpec spec) : GPTLayer(std::move(spec), c.dropout) {}
 
   Tensor forward(const Weights& w, const Tensor& tokens, const Pass& pass) const override {
     const Tensor x = ops::embedding(tokens, w["wte.weight"], w["wpe.weight"], pass.position);
@@ -41,8 +41,8 @@ class Embedding : public GPTLayer {
 
 class Block : public GPTLayer {
  public:
-  Block(const GPTConfig& c, int64_t i)
-      : GPTLayer(c.layers()[size_t(i) + 1], c.dropout), heads_(c.heads) {}
+  Block(const GPTConfig& c, engine::LayerSpec spec)
+      : GPTLayer(std::move(spec), c.dropout), heads_(c.heads) {}
 
   Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
     const Tensor y = x + attention(w, ops::layer_norm(x, w.affine("ln_1")), pass);  // B T C
@@ -70,9 +70,11 @@ class Block : public GPTLayer {
 
 class Head : public GPTLayer {
  public:
-  explicit Head(const GPTConfig& c) : GPTLayer(c.layers().back(), 0.0) {}
+  explicit Head(engine::LayerSpec spec) : GPTLayer(std::move(spec), 0.0) {}
 
-  Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
+  Tensor forward(const Weights& w, const Tensor& x_all, const Pass& pass) const override {
+    // Sampling needs the last position alone.
+    const Tensor x = pass.cache == nullptr ? x_all : x_all.narrow(1, x_all.size(1) - 1, 1);
     const Tensor h = ops::layer_norm(x, w.affine("ln_f"));              // B T C
     const Tensor logits = ops::linear(h, w.affine("wte"), at::kFloat);  // B T V: tied lm_head
     const Tensor& labels = pass.batch.target;                           // B T
@@ -84,10 +86,13 @@ class Head : public GPTLayer {
 }  // namespace
 
 engine::Model make_model(const GPTConfig& config) {
+  auto specs = config.layers();
   engine::Model model;
-  model.push_back(std::make_unique<Embedding>(config));
-  for (int64_t i = 0; i < config.depth; ++i) model.push_back(std::make_unique<Block>(config, i));
-  model.push_back(std::make_unique<Head>(config));
+  model.push_back(std::make_unique<Embedding>(config, specs.front()));
+  for (size_t i = 1; i + 1 < specs.size(); ++i) {
+    model.push_back(std::make_unique<Block>(config, specs[i]));
+  }
+  model.push_back(std::make_unique<Head>(specs.back()));
   return model;
 }
 
@@ -99,15 +104,9 @@ GPT::GPT(const GPTConfig& config, bool training)
 
 GPTConfig config_of_checkpoint(const Path& checkpoint) {
   const formats::HfGpt2Config hf = formats::read_hf_config(checkpoint);
-  GPTConfig config;
-  config.depth = hf.n_layer;
-  config.heads = hf.n_head;
-  config.width = hf.n_embd;
-  config.max_position_embeddings = config.sequence_length = hf.n_positions;
-  config.vocab_size = hf.vocab_size;
-  config.dropout = hf.dropout;
-  config.init_std = hf.initializer_range;
-  config.bias = hf.bias;
+  GPTConfig config{hf.n_positions, hf.vocab_size, hf.n_layer, hf.n_head,
+                   hf.n_embd,      hf.dropout,    hf.bias,    hf.initializer_range};
+  config.sequence_length = hf.n_positions;
   return config;
 }
 

@@ -12,7 +12,8 @@
 namespace gigagpt {
 
 // The layers in order. The first takes tokens [B, T]; the last returns the mean loss over the
-// targets [B, T] or, without targets, logits [B, T, V].
+// targets [B, T] or, without targets, logits [B, T, V]; with caches those of the last position
+// alone.
 engine::Model make_model(const GPTConfig& config);
 
 // The model, its state, what runs it, and how it lies in a checkpoint.

@@ -209,7 +209,7 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
     config.bias = bias;
     const engine::Model model = make_model(config);
     engine::Store store(config.layers(), engine::Precision::kFp32, /*training=*/true);
-    store.initialise(5);
+    store.initialise(5, {});
     const auto batches = random_batches(config, 4);
     const auto oracle = run_oracle(model, copy_values(store), batches, 77);
     for (const engine::ExecutorOptions options :
@@ -227,7 +227,7 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
 TEST(GPT, MaskReplacesTheCausalOne) {
   const GPTConfig config = tiny_config("");
   GPT gpt(config, /*training=*/false);
-  gpt.store.initialise(5);
+  gpt.store.initialise(5, {});
   const int64_t T = config.sequence_length;
   const Tensor tokens = at::randint(0, config.vocab_size, {1, T}, at::kLong);
   const Tensor causal = at::full({T, T}, -INFINITY).triu(1);
@@ -242,7 +242,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   config.width = 128;
   config.depth = 8;
   GPT gpt(config, /*training=*/false);
-  gpt.store.initialise(3);
+  gpt.store.initialise(3, {});
   const auto deviation = [&](const std::string& name) {
     const auto values = gpt.store.values(engine::Kept::kMaster, name);
     return std::sqrt(ops::sum_of_squares(values) / double(values.size()));
@@ -258,7 +258,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   EXPECT_EQ(deviation("decoder.0.ln_1.weight"), 1.0);
   config.residual_init_std = 0.0025;
   GPT other(config, /*training=*/false);
-  other.store.initialise(3);
+  other.store.initialise(3, {});
   const auto values = other.store.values(engine::Kept::kMaster, "decoder.0.ffn.proj.weight");
   EXPECT_NEAR(std::sqrt(ops::sum_of_squares(values) / double(values.size())), 0.0025,
               near(0.0025, 4 * 128 * 128));

@@ -8,12 +8,12 @@
 
 namespace gigagpt {
 
-Sampler::Sampler(const Path& checkpoint, const GPTConfig& config)
+Sampler::Sampler(const Path& checkpoint, const GPTConfig& config, const engine::Progress& progress)
     : gpt_(config, /*training=*/false),
       tokenizer_(formats::Tokenizer::load(checkpoint)),
       context_(size_t(config.max_position_embeddings)),
       caches_(gpt_.model.size(), ops::KVCache(config.max_position_embeddings)) {
-  engine::load_weights(checkpoint, gpt_.store, gpt_.layout);
+  engine::load_checkpoint(checkpoint, gpt_.store, gpt_.layout, /*optimizer=*/false, progress);
 }
 
 void Sampler::generate(const std::string& prompt, const SampleOptions& options,

@@ -20,7 +20,7 @@ struct SampleOptions {
 class Sampler {
  public:
   // From any checkpoint directory with a tokenizer; `config` is config_of_checkpoint's.
-  Sampler(const Path& checkpoint, const GPTConfig& config);
+  Sampler(const Path& checkpoint, const GPTConfig& config, const engine::Progress& progress);
 
   // Continues `prompt`, telling each new piece of text as it comes; false ends it. An empty prompt
   // starts from a new line. Throws Error for characters the model does not know.

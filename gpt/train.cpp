@@ -2,6 +2,7 @@
 
 #include "base/random.h"
 #include "base/system.h"
+#include "engine/checkpoints.h"
 #include "engine/update.h"
 #include "formats/tokenizer.h"
 #include "gpt/data.h"
@@ -13,46 +14,43 @@ namespace {
 
 class Training {
  public:
+  // Everything that can be wrong with the config or the data shows before memory is taken.
   Training(GPTConfig& config, const TrainEvents& events)
-      : config_(config), events_(events), data_(config, "train"), gpt_(config, /*training=*/true) {
+      : config_(config),
+        events_(events),
+        data_(config, "train"),
+        tokenizer_(formats::Tokenizer::read(formats::find_dataset(config.dataset))),
+        checkpoints_({config.out_dir, config.checkpoint_path, config.checkpoint_steps,
+                      config.checkpoint_minutes, config.keep_checkpoints, step_tokens()}),
+        gpt_(config, /*training=*/true) {
     if (config.eval_steps > 0) val_.emplace(config, "val");
   }
 
   void run() {
-    start();
-    formats::MetricsLog metrics(Path(config_.out_dir) / "metrics.jsonl", step_);
+    events_.note(checkpoints_.origin());
+    step_ =
+        checkpoints_.start(gpt_.store, gpt_.layout, uint64_t(config_.seed), events_.io_progress);
+    metrics_.emplace(Path(config_.out_dir) / "metrics.jsonl", step_);
+    peak_flops_ = engine::measure_peak_flops(gpt_.store.precision());
+    events_.note(fmt::format("computing in {}; large matrix products reach {:.0f} GFLOP/s",
+                             engine::precision_name(gpt_.store.precision()), peak_flops_ / 1e9));
     for (bool stop = false; step_ < config_.num_steps && !stop;) {
       auto report = step();
       if (!report) break;
-      stop = events_.stop_wanted();
       if (val_ && (step_ == config_.num_steps || step_ % config_.eval_steps == 0)) {
         const auto result =
             evaluate(gpt_.executor, *val_, config_, config_.eval_batches, events_.eval_progress);
         if (result) report->val_loss = result->loss;
       }
-      metrics.write(*report);
+      stop = events_.stop_wanted();
+      metrics_->write(*report);
       events_.step_done(*report);
-      if (checkpoint_due()) save();
+      if (checkpoints_.due(step_)) save();
     }
-    if (saved_step_ != step_) save();
+    if (!checkpoints_.holds(step_)) save();
   }
 
  private:
-  void start() {
-    const auto from = engine::resume_point(config_.out_dir, config_.checkpoint_path);
-    std::filesystem::create_directories(config_.out_dir);
-    if (from) {
-      step_ = engine::resume(*from, gpt_.store, gpt_.layout, step_tokens());
-      if (*from == engine::checkpoint_directory(config_.out_dir, step_)) saved_step_ = step_;
-      events_.note(fmt::format("continuing from {} at step {}", from->string(), step_));
-    } else {
-      gpt_.store.initialise(uint64_t(config_.seed));
-    }
-    peak_flops_ = engine::measure_peak_flops(gpt_.store.precision());
-    events_.note(fmt::format("computing in {}; large matrix products reach {:.0f} GFLOP/s",
-                             engine::precision_name(gpt_.store.precision()), peak_flops_ / 1e9));
-  }
-
   // One step; nothing if it was dropped half-way.
   std::optional<formats::StepMetrics> step() try {
     const Stopwatch watch;
@@ -72,28 +70,23 @@ class Training {
     return formats::StepMetrics{step_, step_ * step_tokens(), *loss,        norm, lr, tokens_per_s,
                                 mfu,   seconds * 1e3,         peak_rss_gb()};
   } catch (const engine::NonFinite& error) {
-    const Path last_good = engine::checkpoint_directory(config_.out_dir, saved_step_);
     fail("step {}: {}. Last good checkpoint: {}. Try a lower learning_rate or a longer warm-up",
-         step_ + 1, error.what(), saved_step_ < 0 ? "none" : last_good.string());
-  }
-
-  bool checkpoint_due() const {
-    const bool by_step = config_.checkpoint_steps > 0 && step_ % config_.checkpoint_steps == 0;
-    const double minutes = config_.checkpoint_minutes;
-    return by_step || (minutes > 0 && since_saved_.seconds() > 60 * minutes);
+         step_ + 1, error.what(), checkpoints_.newest());
+  } catch (const Error&) {  // bad data: what was learned so far is good
+    if (!checkpoints_.holds(step_)) save();
+    throw;
   }
 
   void save() {
-    formats::TrainerState state{step_, step_ * step_tokens(), {}, {}};
-    for (const Option& o : config_.options()) state.config.emplace_back(o.name, option_text(o));
+    formats::TextPairs settings;
+    for (const Option& o : config_.options()) settings.emplace_back(o.name, option_text(o));
     const auto write_rest = [&](const Path& directory) {
       formats::write_hf_config(directory, hf_config(config_));
-      formats::Tokenizer::copy(formats::find_dataset(config_.dataset), directory);
+      formats::Tokenizer::write(directory, tokenizer_);
     };
-    const Path path = engine::save_checkpoint(config_.out_dir, state, gpt_.store, gpt_.layout,
-                                              write_rest, config_.keep_checkpoints);
-    saved_step_ = step_;
-    since_saved_ = {};
+    metrics_->sync();
+    const Path path = checkpoints_.save(step_, gpt_.store, gpt_.layout, settings, write_rest,
+                                        events_.io_progress);
     events_.note("saved " + path.string());
   }
 
@@ -103,10 +96,11 @@ class Training {
   const TrainEvents& events_;
   TokenData data_;
   std::optional<TokenData> val_;
+  std::string tokenizer_;  // kept here: the data's folder may go while training
+  engine::Checkpoints checkpoints_;
   GPT gpt_;
-  int64_t step_ = 0;         // steps completed
-  int64_t saved_step_ = -1;  // of the newest checkpoint
-  Stopwatch since_saved_;    // or since the start
+  std::optional<formats::MetricsLog> metrics_;
+  int64_t step_ = 0;  // steps completed
   double peak_flops_ = 0;
 };
 

@@ -12,18 +12,19 @@ namespace gigagpt {
 // How the loop talks to whoever started it.
 struct TrainEvents {
   std::function<void(const formats::StepMetrics&)> step_done;
-  // Told the done share within a step or an evaluation. False drops the step, which ends the run,
-  // or the evaluation.
+  // Told the done share within a step or an evaluation, 0 as it begins. False drops the step, which
+  // ends the run, or the evaluation.
   std::function<bool(double)> step_progress;
   std::function<bool(double)> eval_progress;
-  std::function<bool()> stop_wanted;  // asked after each step; true ends the run
-  std::function<void(const std::string&)> note;
+  std::function<bool(double)> io_progress;       // while initialising, loading or saving
+  std::function<bool()> stop_wanted;             // asked after each step; true ends the run
+  std::function<void(const std::string&)> note;  // empty ones say nothing
 };
 
 // Trains as the config says, from scratch or from config.checkpoint_path, and leaves checkpoints
-// and metrics.jsonl in config.out_dir. However the run ends, its last state is saved, except on a
-// loss or gradient that is not finite: then Error names step and layer, and the last good
-// checkpoint stays.
+// and metrics.jsonl in config.out_dir. Its last state is saved when it is stopped or meets bad data
+// too, but not on a loss or gradient that is not finite: then Error names step and layer, and the
+// last good checkpoint stays.
 void train(GPTConfig config, const TrainEvents& events);
 
 }  // namespace gigagpt

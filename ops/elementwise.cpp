@@ -5,6 +5,7 @@
 
 #include "base/random.h"
 #include "ops/dropout.h"
+#include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/ops.h"
 
@@ -83,7 +84,9 @@ Tensor layer_norm(const Tensor& x, const Affine& w, double eps) {
 }
 
 Tensor gelu(const Tensor& x) {
-  return at::gelu(x);
+  // ATen hands bf16 to oneDNN, which does not take it everywhere.
+  if (x.scalar_type() == at::kFloat || onednn_has_bf16()) return at::gelu(x);
+  return at::gelu(x.to(at::kFloat)).to(x.scalar_type());
 }
 
 Tensor dropout(const Tensor& x, double p, uint64_t key) {

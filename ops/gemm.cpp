@@ -33,9 +33,14 @@ void append_key(std::vector<int64_t>& key, const at::Tensor& t) {
 }
 
 const dnnl::engine& cpu_engine() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  static const dnnl::engine engine = [] {
+    dnnl::set_primitive_cache_capacity(0);  // ours below does
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return engine;
 }
+
+constexpr size_t kMaxPrimitives = 256;
 
 // Making a primitive costs far more than a small product: one of each kind is kept.
 dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
@@ -48,6 +53,8 @@ dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::
     const auto desc = bias.data.ndims == 0
                           ? dnnl::matmul::desc(describe(a), describe(b), describe(c))
                           : dnnl::matmul::desc(describe(a), describe(b), bias, describe(c));
+    // Sampling brings a new shape with every token; code for old ones must not pile up.
+    if (cache.size() >= kMaxPrimitives) cache.clear();
     dnnl::matmul primitive(dnnl::matmul::primitive_desc(desc, cpu_engine()));
     found = cache.emplace(std::move(key), std::move(primitive)).first;
   }
@@ -60,11 +67,15 @@ bool has_native_bf16() {
   return cpu_has(dnnl::cpu_isa::avx512_core_bf16);
 }
 
+bool onednn_has_bf16() {
+  return cpu_has(dnnl::cpu_isa::avx512_core);
+}
+
 void gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, const at::Tensor& bias) {
   GIGAGPT_ASSERT(a.dim() == b.dim() && a.dim() == c.dim() && a.scalar_type() == b.scalar_type());
   GIGAGPT_ASSERT(a.size(-1) == b.size(-2) && a.size(-2) == c.size(-2) && b.size(-1) == c.size(-1));
   if (c.numel() == 0) return;
-  if (a.scalar_type() == at::kBFloat16 && !cpu_has(dnnl::cpu_isa::avx512_core)) {
+  if (a.scalar_type() == at::kBFloat16 && !onednn_has_bf16()) {
     at::Tensor wide = at::empty(c.sizes(), at::kFloat);
     gemm(a.to(at::kFloat), b.to(at::kFloat), wide, bias);
     c.copy_(wide);

@@ -8,6 +8,8 @@ namespace gigagpt::ops {
 
 // True if this CPU multiplies bf16 in hardware (AVX512_BF16 or AMX).
 bool has_native_bf16();
+// True if oneDNN computes in bf16 at all here (AVX-512); elsewhere gemm goes by way of fp32.
+bool onednn_has_bf16();
 
 // c = a b (+ bias on every row). a [..., M, K], b [..., K, N], c [..., M, N], bias [N] fp32 or
 // undefined; two to four dimensions, equal batch dimensions, any strides (transposed views are

@@ -34,7 +34,7 @@ struct Linear : torch::autograd::Function<Linear> {
     const auto saved = ctx->get_saved_variables();
     const Tensor& rows = saved[0];    // R K
     const Tensor& weight = saved[1];  // N K
-    const Tensor dy_any = outputs[0].reshape({-1, weight.size(0)});
+    const Tensor dy_any = outputs[0].contiguous().view({-1, weight.size(0)});
     const Tensor dy = dy_any.to(weight.scalar_type());  // R N
     Tensor dx, dbias;
     if (ctx->needs_input_grad(0)) {

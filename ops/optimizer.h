@@ -6,7 +6,7 @@
 
 namespace gigagpt::ops {
 
-// One parameter's arrays, all of one length. exp_avg_sq is empty for SGD.
+// One parameter's arrays, all of one length. SGD does not touch exp_avg_sq.
 struct ParamState {
   std::span<float> value;  // fp32 master weights
   std::span<float> grad;

@@ -1,0 +1,52 @@
+#include "engine/checkpoints.h"
+
+#include <utility>
+
+#include "base/error.h"
+
+namespace gigagpt::engine {
+
+Checkpoints::Checkpoints(CheckpointRules rules)
+    : rules_(std::move(rules)),
+      from_(find_resume_point(rules_.out_dir, rules_.from, rules_.step_tokens)) {}
+
+std::string Checkpoints::origin() const {
+  if (!from_) return "";
+  return fmt::format("continuing from {} at step {}", from_->checkpoint.string(), from_->step);
+}
+
+int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,
+                           const Progress& progress) {
+  if (from_)
+    load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/true, progress);
+  else
+    store.initialise(seed, progress);
+  std::filesystem::create_directories(rules_.out_dir);
+  if (from_ && from_->in_out_dir) saved_step_ = from_->step;
+  since_saved_ = {};
+  return from_ ? from_->step : 0;
+}
+
+bool Checkpoints::due(int64_t step) const {
+  const bool by_step = rules_.every_steps > 0 && step % rules_.every_steps == 0;
+  return by_step ||
+         (rules_.every_minutes > 0 && since_saved_.seconds() > 60 * rules_.every_minutes);
+}
+
+Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTensor>& layout,
+                       formats::TextPairs config,
+                       const std::function<void(const Path&)>& write_rest,
+                       const Progress& progress) {
+  const formats::TrainerState state{step, step * rules_.step_tokens, std::move(config), {}};
+  const Path path =
+      save_checkpoint(rules_.out_dir, state, store, layout, write_rest, rules_.keep, progress);
+  saved_step_ = step;
+  since_saved_ = {};
+  return path;
+}
+
+std::string Checkpoints::newest() const {
+  return saved_step_ < 0 ? "none" : checkpoint_directory(rules_.out_dir, saved_step_).string();
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,54 @@
+// The checkpoints of one run: where it starts, when and where it saves.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/system.h"
+#include "engine/checkpoint.h"
+
+namespace gigagpt::engine {
+
+struct CheckpointRules {
+  Path out_dir;
+  std::optional<std::string> from;  // as in find_resume_point
+  int64_t every_steps = 0;          // 0: no limit
+  double every_minutes = 0;         // 0: no limit
+  int64_t keep = 0;                 // 0: all
+  int64_t step_tokens = 0;
+};
+
+class Checkpoints {
+ public:
+  // Finds out where the run starts. Throws as find_resume_point does; reads no weights.
+  explicit Checkpoints(CheckpointRules rules);
+
+  // "continuing from ... at step N", or "" for a new run.
+  std::string origin() const;
+
+  // Loads the weights and moments the run goes on from, or draws new ones from `seed`; makes
+  // out_dir. Returns the steps completed.
+  int64_t start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,
+                const Progress& progress);
+
+  // Whether to save after this step.
+  bool due(int64_t step) const;
+  bool holds(int64_t step) const { return saved_step_ == step; }
+
+  // As save_checkpoint.
+  Path save(int64_t step, Store& store, const std::vector<StoredTensor>& layout,
+            formats::TextPairs config, const std::function<void(const Path&)>& write_rest,
+            const Progress& progress);
+
+  std::string newest() const;  // its path, or "none"
+
+ private:
+  CheckpointRules rules_;
+  std::optional<ResumePoint> from_;
+  int64_t saved_step_ = -1;
+  Stopwatch since_saved_;  // or since the start
+};
+
+}  // namespace gigagpt::engine
