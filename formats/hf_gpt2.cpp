@@ -77,7 +77,7 @@ void write_hf_config(const Path& directory, const HfGpt2Config& config) {
 std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config) {
   const int64_t width = config.n_embd;
   std::vector<StoredTensor> tensors;
-  const auto add = [&](std::string name, std::vector<int64_t> shape, std::string parameter) {
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape, std::string parameter) {
     tensors.push_back({"transformer." + name, std::move(shape), std::move(parameter)});
   };
   const auto layer_norm = [&](const std::string& name, const std::string& parameter) {

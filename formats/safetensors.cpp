@@ -99,7 +99,7 @@ size_t dtype_size_bytes(std::string_view dtype) {
   return 0;
 }
 
-SafetensorsWriter::SafetensorsWriter(const Path& path, std::vector<TensorInfo> tensors,
+SafetensorsWriter::SafetensorsWriter(const Path& path, const std::vector<TensorInfo>& tensors,
                                      const Metadata& metadata)
     : file_(File::create(path)) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();

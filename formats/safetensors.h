@@ -39,7 +39,8 @@ using Metadata = std::map<std::string, std::string>;
 // passes in. The bytes must add up to the list's; that is asserted.
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(const Path& path, std::vector<TensorInfo> tensors, const Metadata& metadata);
+  SafetensorsWriter(const Path& path, const std::vector<TensorInfo>& tensors,
+                    const Metadata& metadata);
   void write(std::span<const std::byte> bytes);  // the next bytes of the current tensor
   void finish();                                 // checks that everything was written, syncs
 
