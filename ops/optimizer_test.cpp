@@ -4,7 +4,10 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <mutex>
 #include <random>
+#include <set>
+#include <thread>
 #include <vector>
 
 #include "ops/sampling.h"
@@ -12,6 +15,20 @@
 
 namespace gigagpt::ops {
 namespace {
+
+// Built without OpenMP, at::parallel_for is silently a plain loop.
+TEST(Threads, LoopsRunOnAllOfThem) {
+  const int threads = at::get_num_threads();
+  at::set_num_threads(2);
+  std::mutex mutex;
+  std::set<std::thread::id> seen;
+  at::parallel_for(0, 2, 1, [&](int64_t, int64_t) {
+    const std::lock_guard lock(mutex);
+    seen.insert(std::this_thread::get_id());
+  });
+  at::set_num_threads(threads);
+  EXPECT_EQ(seen.size(), 2U);
+}
 
 std::vector<float> draw(size_t n, unsigned seed) {
   std::mt19937 random(seed);
