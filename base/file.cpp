@@ -123,7 +123,7 @@ void write_text_atomically(const Path& path, std::string_view text) {
     fs::remove(temporary, ignored);
     throw;
   }
-  sync_directory(path.has_parent_path() ? path.parent_path() : Path("."));
+  sync_parent_directory(path);
 }
 
 void sync_directory(const Path& directory) {
@@ -132,6 +132,10 @@ void sync_directory(const Path& directory) {
   const int result = ::fsync(fd);
   ::close(fd);
   if (result != 0) fail_errno("cannot sync directory " + directory.string());
+}
+
+void sync_parent_directory(const Path& path) {
+  sync_directory(path.has_parent_path() ? path.parent_path() : Path("."));
 }
 
 namespace {
@@ -181,7 +185,7 @@ void PendingDirectory::commit() {
     fail_errno("cannot put in place " + target_.string());
   }
   committed_ = true;
-  sync_directory(target_.has_parent_path() ? target_.parent_path() : Path("."));
+  sync_parent_directory(target_);
   std::error_code ignored;
   if (replaces) fs::remove_all(temporary_, ignored);
 }

@@ -56,8 +56,10 @@ std::string read_text(const Path& path);
 // Replaces `path` as a whole: temporary file beside it, sync, rename, sync of the directory.
 void write_text_atomically(const Path& path, std::string_view text);
 
-// Makes a rename inside `directory` durable.
+// Makes what happened to the entries of `directory` durable (its files' content is not its own).
 void sync_directory(const Path& directory);
+// The same for the directory that `path` lies in.
+void sync_parent_directory(const Path& path);
 
 // Where a directory is while it is made or taken away: .<name>.gigagpt-partial beside it.
 Path partial_path(const Path& directory);

@@ -56,9 +56,10 @@ void Display::share(const std::string& what, double share) {
   if (share <= 0) {
     since_start_ = {};
     next_share_s_ = terminal_ ? 2 : 30;
+    return;
   }
   const double elapsed_s = since_start_.seconds();
-  if (elapsed_s < next_share_s_ || share <= 0) return;
+  if (elapsed_s < next_share_s_) return;
   const double to_go_s = elapsed_s * (1 - share) / share;
   const std::string text =
       fmt::format("{} {:.0f} %, {} to go", what, 100 * share, duration_text(to_go_s));

@@ -54,25 +54,35 @@ struct Leaf {
   std::string origin;  // file:line
 };
 
+// Calls visit(key, value, file:line) for each key of a map. Throws Error for a key that is no name
+// or comes twice; `path` is put before it in the message.
+template <class Visit>
+void for_each_key(const YAML::Node& map, const std::string& path, const std::string& file,
+                  Visit visit) {
+  std::set<std::string> seen;
+  for (const auto& item : map) {
+    const std::string origin = fmt::format("{}:{}", file, item.first.Mark().line + 1);
+    if (!item.first.IsScalar()) fail("{}: a key must be a name", origin);
+    const std::string key = item.first.Scalar();
+    if (!seen.insert(key).second) fail("{}: key '{}{}' comes twice", origin, path, key);
+    visit(key, item.second, origin);
+  }
+}
+
 constexpr int kMaxDepth = 16;  // the layout has 8; an alias of itself has no end
 
 void flatten(const YAML::Node& node, const std::string& path, const std::string& file, int depth,
              std::vector<Leaf>& leaves) {
   const std::string origin = fmt::format("{}:{}", file, node.Mark().line + 1);
-  const auto below = [&](const std::string& key) { return path.empty() ? key : path + "." + key; };
+  const std::string prefix = path.empty() ? "" : path + ".";
   if (depth > kMaxDepth) fail("{}: {} is nested too deeply", origin, path);
   if (node.IsMap()) {
-    std::set<std::string> seen;
-    for (const auto& item : node) {
-      const std::string place = fmt::format("{}:{}", file, item.first.Mark().line + 1);
-      if (!item.first.IsScalar()) fail("{}: a key must be a name", place);
-      const std::string key = item.first.Scalar();
-      if (!seen.insert(key).second) fail("{}: key '{}' comes twice", place, below(key));
-      flatten(item.second, below(key), file, depth + 1, leaves);
-    }
+    for_each_key(node, prefix, file, [&](const auto& key, const YAML::Node& value, const auto&) {
+      flatten(value, prefix + key, file, depth + 1, leaves);
+    });
   } else if (node.IsSequence()) {
     for (size_t i = 0; i < node.size(); ++i) {
-      flatten(node[i], below(std::to_string(i)), file, depth + 1, leaves);
+      flatten(node[i], prefix + std::to_string(i), file, depth + 1, leaves);
     }
   } else {
     leaves.push_back({path, node.IsNull() ? "null" : node.Scalar(), origin});
@@ -108,28 +118,24 @@ std::vector<Setting> read_nested(const YAML::Node& root, const std::string& file
 std::vector<Setting> read_flat(const YAML::Node& root, const std::string& file,
                                std::set<std::string>& ignored) {
   std::vector<Setting> settings;
-  std::set<std::string> seen;
-  for (const auto& item : root) {
-    const std::string origin = fmt::format("{}:{}", file, item.first.Mark().line + 1);
-    if (!item.first.IsScalar()) fail("{}: a key must be a name", origin);
-    const std::string key = item.first.Scalar();
-    if (!seen.insert(key).second) fail("{}: key '{}' comes twice", origin, key);
-    if (is_cerebras_only(key)) {
-      ignored.insert(key);
-      continue;
-    }
-    if (!item.second.IsScalar() && !item.second.IsNull()) {
-      GPTConfig config;
-      const auto options = config.options();
-      try {
-        find_option(options, key);
-      } catch (const Error& error) {
-        fail("{}: {}", origin, error.what());
-      }
-      fail("{}: {} must be a single value", origin, key);
-    }
-    settings.push_back({key, item.second.IsNull() ? "null" : item.second.Scalar(), origin});
-  }
+  GPTConfig config;
+  const auto options = config.options();
+  for_each_key(root, "", file,
+               [&](const std::string& key, const YAML::Node& value, const std::string& origin) {
+                 if (is_cerebras_only(key)) {
+                   ignored.insert(key);
+                   return;
+                 }
+                 if (!value.IsScalar() && !value.IsNull()) {
+                   try {
+                     find_option(options, key);
+                   } catch (const Error& error) {
+                     fail("{}: {}", origin, error.what());
+                   }
+                   fail("{}: {} must be a single value", origin, key);
+                 }
+                 settings.push_back({key, value.IsNull() ? "null" : value.Scalar(), origin});
+               });
   return settings;
 }
 

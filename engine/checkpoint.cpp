@@ -195,11 +195,10 @@ Path find_checkpoint(const Path& given) {
 
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, const Progress& progress) {
-  const Path moments = checkpoint / "optimizer.safetensors";
   const bool whole = optimizer && std::filesystem::exists(checkpoint / "trainer_state.json");
   ValueCounter counter(store, whole ? 3 : 1, progress);
   read_weights(checkpoint / "model.safetensors", store, tensors, counter);
-  if (whole) read_optimizer(moments, store, counter);
+  if (whole) read_optimizer(checkpoint / "optimizer.safetensors", store, counter);
 }
 
 std::vector<int64_t> checkpoint_steps(const Path& out_dir) {
