@@ -1,5 +1,7 @@
 #include "cli/arguments.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <map>
 
@@ -17,10 +19,17 @@ constexpr const char* kTrainHelp =
 that would take over a minute), saves and exits; --checkpoint_path latest continues as if nothing
 had happened.
 
+Is it fast, and what takes the time? --profile says so when the run ends: what each op takes of a
+step by itself, how fast it computes, and how near that is to the fastest matrix product of this
+machine. A slow op with a large share is where to look. --trace FILE has every op as a time line, to
+open in https://ui.perfetto.dev. Ten steps are enough for either.
+
 Examples:
   gigagpt train configs/quickstart.yaml
   gigagpt train configs/111m.yaml --dataset data/openwebtext --dry_run
   gigagpt train configs/111m.yaml --dataset data/openwebtext --checkpoint_path latest
+  gigagpt train configs/111m.yaml --dataset data/openwebtext --num_steps 10 --out_dir out/profile \
+      --profile --trace trace.json
 )";
 
 constexpr const char* kEvalHelp =
@@ -121,6 +130,13 @@ struct Parser {
     train->add_option("--log_steps", arguments.log_steps, "print a line every so many steps [1]")
         ->check(CLI::PositiveNumber.name(""))
         ->type_name("");
+    train->add_flag("--profile", arguments.profile,
+                    "print where the time of the steps after the first went, op by op");
+    train
+        ->add_option("--trace", arguments.trace_file,
+                     "write a time line of the last million ops, Chrome trace JSON")
+        ->take_last()
+        ->type_name("FILE");
     eval->add_option("config", config_file, "YAML file of config keys to change")->type_name("");
     GPTConfig defaults;
     for (CLI::App* command : {train, eval}) {
@@ -128,6 +144,17 @@ struct Parser {
     }
   }
 };
+
+// Hours may pass before the file is written, so what can be known of it is said at once.
+void check_trace_file(const Path& file) {
+  if (file.empty()) fail("--trace needs the name of a file");
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored) || !file.has_filename())
+    fail("--trace: {} is a directory, not a file", file.string());
+  const Path parent = file.has_parent_path() ? file.parent_path() : Path(".");
+  if (::access(parent.c_str(), W_OK | X_OK) != 0)
+    fail_errno("--trace: cannot create " + file.string());
+}
 
 void check_parsed(const Parser& parser, const Arguments& arguments) {
   for (const CLI::App* command : parser.app.get_subcommands()) {
@@ -143,6 +170,7 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
   if (*parser.train)
     require(!parser.config_file.empty(),
             "train needs a config file, e.g. gigagpt train configs/quickstart.yaml");
+  if (parser.train->count("--trace") > 0) check_trace_file(arguments.trace_file);
   if (*parser.eval)
     require(parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path");
   if (*parser.sample)

@@ -49,6 +49,8 @@ struct Arguments {
   std::vector<std::string> notes;  // to be shown once
   bool dry_run = false;
   int64_t log_steps = 1;
+  bool profile = false;    // train: a table of where the time went
+  std::string trace_file;  // train: the same as a time line; empty: none
 };
 
 // Parses the command line. Prints help or the version and exits when asked to. Throws Error for

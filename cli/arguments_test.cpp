@@ -39,6 +39,40 @@ TEST(Arguments, TrainTakesTheFileThenTheFlags) {
   EXPECT_EQ(config.depth, 3);
 }
 
+TEST(Arguments, ProfileAndTraceAreForTrain) {
+  const TemporaryDirectory directory;
+  const std::string file = directory.write("c.yaml", "width: 64\n");
+  const std::string trace = (directory / "trace.json").string();
+  const Arguments plain = parse({"train", file});
+  EXPECT_FALSE(plain.profile);
+  EXPECT_EQ(plain.trace_file, "");
+  const Arguments both = parse({"train", file, "--profile", "--trace", trace, "--width", "5"});
+  EXPECT_TRUE(both.profile);
+  EXPECT_EQ(both.trace_file, trace);
+  EXPECT_EQ(both.settings.size(), 2U) << "they are no config keys";
+  EXPECT_EQ(parse({"train", file, "--trace", trace, "--trace", trace + "2"}).trace_file,
+            trace + "2");
+  EXPECT_FALSE(std::filesystem::exists(trace)) << "only looked at";
+  EXPECT_ERROR(parse({"eval", "--checkpoint_path", "x", "--profile"}), "unknown flag '--profile'");
+  EXPECT_ERROR(parse({"sample", "--checkpoint_path", "x", "--trace", "t"}),
+               "unknown flag '--trace'");
+  EXPECT_ERROR(parse({"train", file, "--profil"}), "did you mean '--profile'?");
+}
+
+TEST(Arguments, ATraceThatCannotBeWrittenIsRefusedAtOnce) {
+  const TemporaryDirectory directory;
+  const std::string file = directory.write("c.yaml", "");
+  const std::string missing = (directory / "no" / "trace.json").string();
+  EXPECT_ERROR(parse({"train", file, "--trace", missing}),
+               "--trace: cannot create " + missing + ": No such file or directory");
+  EXPECT_ERROR(parse({"train", file, "--trace", file + "/trace.json"}), "--trace: cannot create");
+  const std::string folder = directory.path().string();
+  EXPECT_ERROR(parse({"train", file, "--trace", folder}), folder + " is a directory, not a file");
+  EXPECT_ERROR(parse({"train", file, "--trace", folder + "/"}), "is a directory, not a file");
+  EXPECT_ERROR(parse({"train", file, "--trace", ""}), "--trace needs the name of a file");
+  EXPECT_ERROR(parse({"train", file, "--trace"}), "--trace");
+}
+
 TEST(Arguments, EveryConfigKeyIsAFlagOfTrainAndEval) {
   const TemporaryDirectory directory;
   const std::string file = directory.write("c.yaml", "");

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/system.h"
+#include "base/trace.h"
 #include "cli/arguments.h"
 #include "cli/display.h"
 #include "cli/signals.h"
@@ -21,7 +22,8 @@
 namespace gigagpt::cli {
 namespace {
 
-constexpr double kPatience_s = 60;  // a stopped step that would take longer is dropped
+constexpr double kPatience_s = 60;        // a stopped step that would take longer is dropped
+constexpr size_t kTraceSize = 1'000'000;  // so that a long run cannot fill the memory
 
 void set_threads(int64_t wanted) {
   // Also pulls up the number of OpenMP threads that oneDNN uses.
@@ -39,16 +41,20 @@ engine::Progress follow(Display& display, const char* what) {
 class TrainDisplay {
  public:
   TrainDisplay(const GPTConfig& config, int64_t log_steps)
-      : num_steps_(config.num_steps), log_steps_(log_steps) {}
+      : num_steps_(config.num_steps),
+        log_steps_(log_steps),
+        flops_per_token_(config.train_flops_per_token()) {}
 
   TrainEvents events() {
     return {[this](const formats::StepMetrics& metrics) { step_done(metrics); },
             [this](double share) { return step_share(share); },
             [this](double share) {
+              pause_profile(true);
               display_.share("evaluation", share);
               return !stop_requested();
             },
             [this](double share) {
+              pause_profile(true);
               display_.share("weights", share);
               return true;
             },
@@ -59,6 +65,7 @@ class TrainDisplay {
   }
 
   bool stepped() const { return first_step_ >= 0; }
+  void show_profile() { display_.line(profile_text(profile_)); }
 
  private:
   void step_done(const formats::StepMetrics& metrics) {
@@ -77,10 +84,29 @@ class TrainDisplay {
     else
       display_.live(text);
     done_ = metrics.step;
+    count_step(metrics);
+  }
+
+  // The profile is of whole steps: not the first, nor one that is dropped, nor what lies between
+  // steps. The next step begins here, or after the run has been saved.
+  void count_step(const formats::StepMetrics& metrics) {
+    if (metrics.step == first_step_) {
+      reset_profile();
+    } else {
+      profile_.steps += 1;
+      profile_.seconds += metrics.step_ms / 1e3;
+      profile_.rows = profile();
+    }
+    if (metrics.mfu > 0)
+      profile_.peak_flops = metrics.tokens_per_s * flops_per_token_ / metrics.mfu;
+    pause_profile(false);
   }
 
   bool step_share(double share) {
-    if (share == 0) in_step_ = {};
+    if (share == 0) {
+      in_step_ = {};
+      pause_profile(false);
+    }
     display_.share(fmt::format("step {}", done_ + 1), share);
     if (!stop_requested()) return true;
     if (!stop_decided_) {
@@ -99,6 +125,8 @@ class TrainDisplay {
   Display display_;
   int64_t num_steps_;
   int64_t log_steps_;
+  double flops_per_token_;
+  StepProfile profile_;
   int64_t first_step_ = -1;
   int64_t done_ = 0;
   bool stop_decided_ = false;
@@ -108,6 +136,13 @@ class TrainDisplay {
   Stopwatch since_stop_;
 };
 
+void save_trace(const Path& file) {
+  const size_t missing = write_trace(file);
+  fmt::print(stderr, "wrote {}; https://ui.perfetto.dev shows it\n", file.string());
+  if (missing > 0)
+    fmt::print(stderr, "it has the last {} ops, not the {} before\n", kTraceSize, missing);
+}
+
 void run_train(const Arguments& arguments) {
   GPTConfig config;
   apply_settings(arguments.settings, config);
@@ -115,12 +150,17 @@ void run_train(const Arguments& arguments) {
   set_threads(config.threads);
   catch_stop_signals();
   TrainDisplay display(config, arguments.log_steps);
+  const bool tracing = !arguments.trace_file.empty();
+  if (arguments.profile || tracing) start_tracing(tracing ? kTraceSize : 0);
   train(config, display.events());
+  stop_tracing();
+  if (arguments.profile) display.show_profile();
   if (stop_requested()) {
     fmt::print(stderr, "stopped; the same command with --checkpoint_path latest continues\n");
   } else if (!display.stepped()) {
     fmt::print(stderr, "nothing to do: {} has all {} steps\n", config.out_dir, config.num_steps);
   }
+  if (tracing) save_trace(arguments.trace_file);
 }
 
 void run_eval(const Arguments& arguments) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 
@@ -26,6 +27,51 @@ std::string step_text(const formats::StepMetrics& m, int64_t num_steps, double e
                   m.lr, m.tokens_per_s, 100 * m.mfu);
   if (eta_s >= 0) text += "  ETA " + duration_text(eta_s);
   if (m.val_loss) text += fmt::format("  val_loss {:.4f}", *m.val_loss);
+  return text;
+}
+
+namespace {
+
+// Cells of a table: names to the left, numbers to the right.
+std::string table_line(size_t name_width, const std::array<std::string, 7>& cells) {
+  std::string line =
+      fmt::format("\n{:<{}}  {:>10}  {:>9}  {:>7}  {:>8}  {:>7}  {:>6}", cells[0], name_width,
+                  cells[1], cells[2], cells[3], cells[4], cells[5], cells[6]);
+  return line.erase(line.find_last_not_of(' ') + 1);
+}
+
+// The number with some digits after the point; nothing if it is not known.
+std::string known(double number, int digits, const char* unit = "") {
+  return number > 0 && std::isfinite(number) ? fmt::format("{:.{}f}{}", number, digits, unit) : "";
+}
+
+}  // namespace
+
+std::string profile_text(const StepProfile& profile) {
+  if (profile.steps == 0) return "no profile: it leaves out the first step, and there was no other";
+  const auto steps = double(profile.steps);
+  const double all_ms = profile.seconds * 1e3;
+  std::vector<ProfileRow> rows = profile.rows;
+  ProfileRow rest{"everything else", 0, all_ms, 0, 0};
+  size_t width = rest.name.size();
+  for (const ProfileRow& row : rows) {
+    rest.self_ms = std::max(0.0, rest.self_ms - row.self_ms);
+    width = std::max(width, row.name.size());
+  }
+  rows.push_back(rest);
+  std::string text = fmt::format("a step took {:.4g} ms, the mean of {} without the first",
+                                 all_ms / steps, profile.steps);
+  text += table_line(width, {"op", "calls/step", "ms/step", "share", "GFLOP/s", "of peak", "GB/s"});
+  for (const ProfileRow& row : rows) {
+    const double flops_per_s = row.flops / row.self_ms * 1e3;
+    const double peak_share = profile.peak_flops > 0 ? flops_per_s / profile.peak_flops : 0;
+    const bool whole = row.calls % profile.steps == 0;
+    text += table_line(
+        width, {row.name, known(double(row.calls) / steps, whole ? 0 : 1),
+                fmt::format("{:.3f}", row.self_ms / steps),
+                fmt::format("{:.1f} %", 100 * row.self_ms / all_ms), known(flops_per_s / 1e9, 1),
+                known(100 * peak_share, 1, " %"), known(row.bytes / row.self_ms / 1e6, 1)});
+  }
   return text;
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/system.h"
+#include "base/trace.h"
 #include "formats/run_files.h"
 
 namespace gigagpt::cli {
@@ -14,6 +16,18 @@ std::string duration_text(double seconds);
 
 // A step as a line of progress; `eta_s` below 0 leaves the time to go out.
 std::string step_text(const formats::StepMetrics& metrics, int64_t num_steps, double eta_s);
+
+// What some steps of a run took, op by op.
+struct StepProfile {
+  int64_t steps = 0;
+  double seconds = 0;     // of these steps
+  double peak_flops = 0;  // of matrix products, a second; 0: not known
+  std::vector<ProfileRow> rows;
+};
+
+// The profile as a table, a line per op, with means over the steps. What is in no op comes last, so
+// that the shares add up to 100 %. Rates are of an op's own time.
+std::string profile_text(const StepProfile& profile);
 
 // The live line goes to standard error, so that output can be piped. Use from one thread.
 class Display {

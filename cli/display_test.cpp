@@ -1,10 +1,14 @@
-// Progress as text.
+// Progress and profiles as text.
 #include "cli/display.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "base/testing.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -55,6 +59,72 @@ TEST(StepText, LeavesOutWhatIsNotKnown) {
   EXPECT_TRUE(step_text(metrics, 9, 60).ends_with("ETA 1m00s  val_loss 3.2500"));
   metrics.loss = std::nan("");
   EXPECT_NE(step_text(metrics, 9, 60).find("loss nan"), std::string::npos);
+}
+
+TEST(ProfileText, IsATableOfMeans) {
+  const StepProfile profile = {.steps = 4,
+                               .seconds = 2,
+                               .peak_flops = 1e12,
+                               .rows = {{"gemm", 396, 1200, 9e11, 0},
+                                        {"gelu backward", 50, 400, 0, 8e9},
+                                        {"loss", 4, 200, 1e11, 2e9}}};
+  EXPECT_EQ(profile_text(profile),
+            "a step took 500 ms, the mean of 4 without the first\n"
+            "op               calls/step    ms/step    share   GFLOP/s  of peak    GB/s\n"
+            "gemm                     99    300.000   60.0 %     750.0   75.0 %\n"
+            "gelu backward          12.5    100.000   20.0 %                       20.0\n"
+            "loss                      1     50.000   10.0 %     500.0   50.0 %    10.0\n"
+            "everything else                 50.000   10.0 %");
+}
+
+TEST(ProfileText, LeavesOutWhatIsNotKnown) {
+  StepProfile profile = {.steps = 1, .seconds = 0.001, .rows = {{"gemm", 1, 0.5, 1e9, 0}}};
+  EXPECT_NE(profile_text(profile).find("50.0 %    2000.0\n"), std::string::npos)
+      << profile_text(profile);
+  profile.rows = {{"too short to see", 1, 0, 1e9, 1e9}};
+  for (const char* wrong : {"inf", "nan", "-"}) {
+    EXPECT_EQ(profile_text(profile).find(wrong), std::string::npos) << profile_text(profile);
+  }
+  profile.rows = {};
+  EXPECT_NE(profile_text(profile).find("1.000  100.0 %"), std::string::npos)
+      << profile_text(profile);
+  EXPECT_EQ(profile_text({}), "no profile: it leaves out the first step, and there was no other");
+}
+
+TEST(ProfileText, LongNamesKeepTheColumnsInLine) {
+  const StepProfile profile = {
+      .steps = 1, .seconds = 1, .rows = {{"attention backward, recomputed", 1, 500, 0, 0}}};
+  std::istringstream lines(profile_text(profile));
+  std::string line;
+  std::getline(lines, line);
+  std::getline(lines, line);
+  const size_t end_of_ms = line.find("ms/step") + 7;
+  for (const char* digits : {"500.000", "500.000"}) {
+    std::getline(lines, line);
+    EXPECT_EQ(line.find(digits) + 7, end_of_ms) << line;
+  }
+}
+
+TEST(Trace, ReadsAsJson) {
+  const TemporaryDirectory directory;
+  start_tracing(10);
+  {
+    const Zone outer("with \"quotes\", a \\ and a \n");
+    const Zone inner("gemm", 1e6, 1e3);
+  }
+  stop_tracing();
+  write_trace(directory / "trace.json");
+  const auto events = nlohmann::json::parse(read_text(directory / "trace.json")).at("traceEvents");
+  ASSERT_EQ(events.size(), 4U);
+  EXPECT_EQ(events[0]["ph"], "M");
+  EXPECT_EQ(events[1]["tid"], events[2]["tid"]) << "the thread that is named is the one that runs";
+  EXPECT_EQ(events[2]["ph"], "X");
+  EXPECT_EQ(events[2]["name"], "gemm");
+  EXPECT_GT(events[2]["args"]["GFLOP/s"], 0);
+  EXPECT_GT(events[2]["args"]["GB/s"], 0);
+  EXPECT_GE(events[3]["dur"], events[2]["dur"]);
+  EXPECT_EQ(events[3]["name"], "with \"quotes\", a \\ and a  ");
+  EXPECT_FALSE(events[3].contains("args"));
 }
 
 // Under a test, standard error is captured into a file, which is no terminal.

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "base/random.h"
+#include "ops/gradient.h"
 
 namespace gigagpt::engine {
 
@@ -52,7 +53,7 @@ Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& 
   size_t next = input.requires_grad() ? 1 : 0;
   for (const auto& [_, weight] : weights.all()) {
     const Tensor& grad = grads[next++];
-    if (grad.defined()) Tensor(weight.grad).add_(grad);
+    if (grad.defined()) ops::add_gradient(*weight.grad, grad);
   }
   return input.requires_grad() ? grads[0] : Tensor();
 }
@@ -64,7 +65,7 @@ Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
 
 std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, uint64_t key,
                                            const Progress& progress) {
-  store_.zero_gradients();
+  store_.forget_gradients();
   double rows = 0;
   for (const MicroBatch& batch : batches) rows += double(batch.input.size(0));
   const size_t window_size =
@@ -93,7 +94,7 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
     throw NonFinite("the loss is not finite, first in layer " +
                     first_nonfinite_layer(batches, key));
   }
-  store_.join_shared_gradients();
+  store_.finish_gradients();
   return loss;
 }
 

@@ -21,6 +21,12 @@ ops::Affine Weights::affine(const std::string& name) const {
   return {(*this)[name + ".weight"], bias == all_.end() ? ops::Weight() : bias->second};
 }
 
+at::ScalarType Weights::dtype() const {
+  const auto matrix = std::find_if(all_.begin(), all_.end(),
+                                   [](const auto& w) { return w.second.value.dim() >= 2; });
+  return matrix == all_.end() ? at::kFloat : matrix->second.value.scalar_type();
+}
+
 Weights::List::const_iterator Weights::find(std::string_view name) const {
   return std::find_if(all_.begin(), all_.end(), [&](const auto& w) { return w.first == name; });
 }

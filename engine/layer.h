@@ -26,6 +26,8 @@ class Weights {
   const ops::Weight& operator[](std::string_view name) const;  // asserts that it exists
   // `name`.weight and, if the layer has one, `name`.bias.
   ops::Affine affine(const std::string& name) const;
+  // What the layer's matrices are multiplied in: fp32 or bf16.
+  at::ScalarType dtype() const;
   using List = std::vector<std::pair<std::string, ops::Weight>>;
   const List& all() const { return all_; }
 

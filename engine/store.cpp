@@ -6,6 +6,8 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "ops/gemm.h"
+#include "ops/gradient.h"
+#include "ops/pointers.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -53,9 +55,14 @@ Store::Store(std::vector<LayerSpec> layers, Precision precision, bool training)
     }
     layers_.push_back(std::move(state));
   }
-  for (LayerState& state : layers_) {
+  if (!training) return;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    LayerState& state = layers_[i];
+    for (size_t p = 0; p < state.spec.params.size(); ++p) {
+      state.grads.push_back({view(state.grad, {i, p})});
+    }
     for (const std::string& name : state.spec.shared) {
-      if (training) state.shared_grads.push_back(at::zeros(param(name).shape, at::kFloat));
+      state.shared_grads.push_back({at::zeros(param(name).shape, at::kFloat)});
     }
   }
 }
@@ -79,38 +86,42 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
 }
 
 Weights Store::weights(size_t layer, bool gradients) {
-  const LayerState& state = layers_[layer];
+  LayerState& state = layers_[layer];
   Weights weights;
-  const auto add = [&](const std::string& name, Place place, const at::Tensor& grad) {
+  const auto add = [&](const std::string& name, Place place, std::vector<ops::GradientSum>& sums,
+                       size_t index) {
     // detach: a leaf of its own for every visit, as two visits may be alive at once.
     at::Tensor value = compute_value(place).detach();
     if (gradients) value.requires_grad_(true);
-    weights.add(name, {value, gradients ? grad : at::Tensor()});
+    weights.add(name, {value, gradients ? &sums[index] : nullptr});
   };
   for (size_t p = 0; p < state.spec.params.size(); ++p) {
-    const Place place{layer, p};
-    add(state.spec.params[p].name, place, gradients ? view(state.grad, place) : at::Tensor());
+    add(state.spec.params[p].name, Place{layer, p}, state.grads, p);
   }
   for (size_t s = 0; s < state.spec.shared.size(); ++s) {
     const std::string& name = state.spec.shared[s];
-    add(name, this->place(name), gradients ? state.shared_grads[s] : at::Tensor());
+    add(name, place(name), state.shared_grads, s);
   }
   return weights;
 }
 
-void Store::zero_gradients() {
+void Store::forget_gradients() {
   for (LayerState& state : layers_) {
-    state.grad.zero_();
-    for (at::Tensor& grad : state.shared_grads) grad.zero_();
+    for (ops::GradientSum& grad : state.grads) grad.state = ops::GradientSum::kEmpty;
+    for (ops::GradientSum& grad : state.shared_grads) grad.state = ops::GradientSum::kEmpty;
   }
 }
 
-void Store::join_shared_gradients() {
+void Store::finish_gradients() {
   for (LayerState& state : layers_) {
     for (size_t s = 0; s < state.shared_grads.size(); ++s) {
       const Place owner = place(state.spec.shared[s]);
-      view(layers_[owner.layer].grad, owner).add_(state.shared_grads[s]);
+      if (state.shared_grads[s].state == ops::GradientSum::kEmpty) continue;
+      ops::add_gradient(layers_[owner.layer].grads[owner.param], state.shared_grads[s].sum);
     }
+  }
+  for (LayerState& state : layers_) {
+    for (ops::GradientSum& grad : state.grads) ops::fill_gradient(grad);
   }
 }
 
@@ -126,11 +137,13 @@ void Store::update(size_t layer, const ops::UpdateRule& rule, double lr, double 
     const Place place{layer, p};
     ops::UpdateRule own = rule;
     if (state.spec.params[p].shape.size() < 2) own.weight_decay = 0;
+    auto* compute = precision_ == Precision::kBf16
+                        ? ops::data<ops::kernels::Bf16>(view(state.compute, place))
+                        : nullptr;
     ops::update({span_of(state.master, place), span_of(state.grad, place),
-                 span_of(state.exp_avg, place), span_of(state.exp_avg_sq, place)},
+                 span_of(state.exp_avg, place), span_of(state.exp_avg_sq, place), compute},
                 own, lr, grad_scale, step);
   }
-  refresh_compute_weights(layer);
 }
 
 const ParamSpec& Store::param(const std::string& name) const {

@@ -43,9 +43,10 @@ class Store {
   // the ops' are added to the layer's accumulators; a shared parameter has one of its own per use.
   Weights weights(size_t layer, bool gradients);
 
-  void zero_gradients();
-  // Adds the gradients of shared uses to those of the parameters they belong to; once a step.
-  void join_shared_gradients();
+  // Once a step, before and after its micro-batches: what follows overwrites the gradients; those
+  // of shared uses are added to the parameters they belong to, and what got none is zero.
+  void forget_gradients();
+  void finish_gradients();
   double gradient_square_sum(size_t layer) const;
 
   // One optimizer step of a layer with gradients scaled by `grad_scale`; `step` counts from 1.
@@ -71,7 +72,8 @@ class Store {
     int64_t size = 0;              // elements, padded
     at::Tensor master, grad, exp_avg, exp_avg_sq;  // [size] fp32
     at::Tensor compute;                            // [size] bf16, only in Precision::kBf16
-    std::vector<at::Tensor> shared_grads;          // one per shared use, in the parameter's shape
+    std::vector<ops::GradientSum> grads;           // views of `grad`, one per parameter
+    std::vector<ops::GradientSum> shared_grads;    // one per shared use, with memory of its own
   };
 
   const Place& place(const std::string& name) const;

@@ -45,24 +45,22 @@ class Block : public GPTLayer {
       : GPTLayer(std::move(spec), c.dropout), heads_(c.heads) {}
 
   Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
-    const Tensor y = x + attention(w, ops::layer_norm(x, w.affine("ln_1")), pass);  // B T C
-    return y + ffn(w, ops::layer_norm(y, w.affine("ln_2")), pass);                  // B T C
+    return ffn(w, attention(w, x, pass), pass);  // B T C
   }
 
  private:
   Tensor attention(const Weights& w, const Tensor& x, const Pass& pass) const {
-    const auto qkv = ops::linear(x, w.affine("attn.proj_qkv")).chunk(3, -1);  // B T C each
-    ops::KVCache::View past{qkv[1], qkv[2]};  // B T C; with a cache B (earlier + T) C
-    if (pass.cache != nullptr) past = pass.cache->append(qkv[1], qkv[2]);
-    const Tensor y = ops::attention(qkv[0], past.k, past.v, heads_, pass.batch.mask, dropout(pass),
-                                    key(pass, kAttention));           // B T C
-    return ops::linear(y, w.affine("attn.proj_output"), at::kFloat);  // B T C
+    const Tensor h = ops::layer_norm(x, w.affine("ln_1"), w.dtype());  // B T C
+    const Tensor qkv = ops::linear(h, w.affine("attn.proj_qkv"));      // B T 3C
+    const ops::AttentionRule rule{heads_, pass.batch.mask, dropout(pass), key(pass, kAttention)};
+    const Tensor y = ops::attention(qkv, rule, pass.cache);      // B T C
+    return ops::add_linear(x, y, w.affine("attn.proj_output"));  // B T C
   }
 
   Tensor ffn(const Weights& w, const Tensor& x, const Pass& pass) const {
-    const Tensor h = ops::gelu(ops::linear(x, w.affine("ffn.fc")));     // B T 4C
-    const Tensor y = ops::linear(h, w.affine("ffn.proj"), at::kFloat);  // B T C
-    return ops::dropout(y, dropout(pass), key(pass, kOutput));
+    const Tensor n = ops::layer_norm(x, w.affine("ln_2"), w.dtype());  // B T C
+    const Tensor h = ops::gelu(ops::linear(n, w.affine("ffn.fc")));    // B T 4C
+    return ops::add_linear(x, h, w.affine("ffn.proj"), dropout(pass), key(pass, kOutput));  // B T C
   }
 
   int64_t heads_;
@@ -75,11 +73,10 @@ class Head : public GPTLayer {
   Tensor forward(const Weights& w, const Tensor& x_all, const Pass& pass) const override {
     // Sampling needs the last position alone.
     const Tensor x = pass.cache == nullptr ? x_all : x_all.narrow(1, x_all.size(1) - 1, 1);
-    const Tensor h = ops::layer_norm(x, w.affine("ln_f"));              // B T C
-    const Tensor logits = ops::linear(h, w.affine("wte"), at::kFloat);  // B T V: tied lm_head
-    const Tensor& labels = pass.batch.target;                           // B T
-    if (!labels.defined()) return logits;
-    return ops::cross_entropy(logits.flatten(0, 1), labels.flatten());
+    const Tensor h = ops::layer_norm(x, w.affine("ln_f"), w.dtype());  // B T C
+    const Tensor& labels = pass.batch.target;                          // B T
+    if (labels.defined()) return ops::cross_entropy(h, w["wte.weight"], labels);
+    return ops::linear(h, w.affine("wte"), at::kFloat);  // B T V: tied lm_head
   }
 };
 

@@ -1,152 +1,193 @@
-// Attention over chunks of batch rows and heads. Only q, k and v are kept for the backward pass,
-// which computes the probabilities again: they are T x T per head and would dwarf everything else.
+// Attention: kernels for the causal mask, the plain formula for any other.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 
-#include "ops/dropout.h"
+#include "base/trace.h"
 #include "ops/gemm.h"
+#include "ops/kernels/attention.h"
+#include "ops/kernels/rows.h"
 #include "ops/ops.h"
+#include "ops/parallel.h"
+#include "ops/pointers.h"
+#include "ops/reference.h"
 
 namespace gigagpt::ops {
 namespace {
 
 using at::Tensor;
+using kernels::AttentionArgs;
+using kernels::Bf16;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kChunkElements = 1 << 24;  // scores computed at once: 64 MiB in fp32
-
-struct Settings {
-  int64_t heads;
-  double dropout_p;
-  uint64_t key;
-};
-
-// Batch rows [b, b + nb) and heads [h, h + nh): some rows with all heads, or some heads of one row,
-// so that their scores are contiguous among all [B, H, Tq, Tk].
-struct Chunk {
-  int64_t b, nb, h, nh;
-  Tensor of(const Tensor& x) const { return x.narrow(0, b, nb).narrow(1, h, nh); }
-};
-
-std::vector<Chunk> make_chunks(int64_t B, int64_t H, int64_t scores_per_head) {
-  const int64_t fit = std::max<int64_t>(kChunkElements / scores_per_head, 1);  // heads
-  const int64_t nb = std::max<int64_t>(fit / H, 1);
-  const int64_t nh = std::min(fit, H);
-  std::vector<Chunk> chunks;
-  for (int64_t b = 0; b < B; b += nb) {
-    for (int64_t h = 0; h < H; h += nh) {
-      chunks.push_back({b, std::min(nb, B - b), h, std::min(nh, H - h)});
-    }
-  }
-  return chunks;
+template <class T>
+const kernels::AttentionKernels<T>& attention_kernels() {
+  if constexpr (std::is_same_v<T, float>)
+    return kernels::attention_kernels_f32();
+  else
+    return kernels::attention_kernels_bf16();
 }
 
-Tensor split_heads(const Tensor& x, int64_t heads) {  // B T C -> B H T D, a view
-  return x.view({x.size(0), x.size(1), heads, x.size(2) / heads}).transpose(1, 2);
-}
-
-// One chunk's computation, forward and backward.
-class ChunkAttention {
+// One allocation per pass, cut into pieces for heads or threads.
+class Pieces {
  public:
-  ChunkAttention(const Settings& settings, const Chunk& chunk, const Tensor& q, const Tensor& k,
-                 const Tensor& v, const Tensor& mask)
-      : settings_(settings),
-        q_(chunk.of(split_heads(q, settings.heads))),
-        k_(chunk.of(split_heads(k, settings.heads))),
-        v_(chunk.of(split_heads(v, settings.heads))),
-        scale_(1.0 / std::sqrt(double(q_.size(3)))),
-        first_((chunk.b * settings.heads + chunk.h) * q.size(1) * k.size(1)) {
-    const int64_t B = q.size(0), Tq = q.size(1), Tk = k.size(1);
-    if (mask.defined()) mask_ = chunk.of(mask.expand({B, settings.heads, Tq, Tk}));
-  }
-
-  void forward(const Tensor& y) const {  // b h Tq D
-    gemm(dropped(probabilities()).to(v_.scalar_type()), v_, y);
-  }
-
-  void backward(const Tensor& dy, const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
-    const Tensor p = probabilities();  // b h Tq Tk
-    gemm(dropped(p).to(dy.scalar_type()).transpose(2, 3), dy, dv);
-    Tensor dp = at::empty(p.sizes(), at::kFloat);  // b h Tq Tk
-    gemm(dy, v_.transpose(2, 3), dp);
-    dp = dropped(dp);
-    const Tensor ds = (p * (dp - (dp * p).sum({3}, true)) * scale_).to(dy.scalar_type());
-    gemm(ds, k_, dq);
-    gemm(ds.transpose(2, 3), q_, dk);
-  }
+  Pieces(size_t count, size_t bytes)
+      : bytes_(bytes), memory_(at::empty({int64_t(count * bytes)}, at::kByte)) {}
+  std::byte* operator[](size_t i) const { return bytes_of(memory_) + i * bytes_; }
 
  private:
-  Tensor probabilities() const {  // b h Tq Tk, before dropout
-    const int64_t Tq = q_.size(2), Tk = k_.size(2);
-    Tensor scores = at::empty({q_.size(0), q_.size(1), Tq, Tk}, at::kFloat);
-    gemm(q_, k_.transpose(2, 3), scores);
-    scores.mul_(scale_);
-    if (mask_.defined()) {
-      scores.add_(mask_);
-    } else if (Tq > 1) {
-      const Tensor later = at::ones({Tq, Tk}, at::kBool).triu(1 + Tk - Tq);
-      scores.masked_fill_(later, -std::numeric_limits<float>::infinity());
-    }
-    return at::softmax(scores, -1);
-  }
-
-  Tensor dropped(const Tensor& x) const {
-    return settings_.dropout_p == 0.0 ? x : drop(x, settings_.dropout_p, settings_.key, first_);
-  }
-
-  const Settings& settings_;
-  Tensor q_, k_, v_;  // b h T D
-  Tensor mask_;       // b h Tq Tk, or undefined: causal
-  double scale_;
-  int64_t first_;  // of the scores, among all of the batch
+  size_t bytes_;
+  Tensor memory_;
 };
 
-struct Attention : torch::autograd::Function<Attention> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                        const c10::optional<Tensor>& mask, const Settings& settings) {
-    ctx->save_for_backward({q, k, v});
-    ctx->saved_data["mask"] = mask;
-    ctx->saved_data["heads"] = settings.heads;
-    ctx->saved_data["dropout_p"] = settings.dropout_p;
-    ctx->saved_data["key"] = static_cast<int64_t>(settings.key);
-    const Tensor y = at::empty(q.sizes(), q.options());  // B Tq C
-    for (const Chunk& chunk : make_chunks(q.size(0), settings.heads, q.size(1) * k.size(1))) {
-      ChunkAttention(settings, chunk, q, k, v, mask.value_or(Tensor()))
-          .forward(chunk.of(split_heads(y, settings.heads)));
-    }
-    return y;
+// Two products with C terms for each query and key it sees.
+double forward_flops(const Tensor& q, const Tensor& k) {
+  const double B = double(q.size(0)), Tq = double(q.size(1)), Tk = double(k.size(1));
+  return 4 * B * double(q.size(2)) * Tq * (Tk - (Tq - 1) / 2);
+}
+
+// q [B, Tq, C], k and v [B, Tk, C]: views whose last dimension is contiguous, k and v alike.
+template <class T>
+AttentionArgs<T> arguments(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
+                           const Tensor& lse, const AttentionRule& rule) {
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  return {size(q.size(0)),   size(rule.heads),  size(q.size(2) / rule.heads),
+          size(q.size(1)),   size(k.size(1)),   data<T>(q),
+          data<T>(k),        data<T>(v),        size(q.stride(1)),
+          size(q.stride(0)), size(k.stride(1)), size(k.stride(0)),
+          data<T>(y),        size(y.stride(1)), size(y.stride(0)),
+          data<float>(lse),  rule.dropout_p,    rule.key};
+}
+
+template <class T>
+void run_forward(const AttentionArgs<T>& args) {
+  const auto& kernel = attention_kernels<T>();
+  const size_t heads = args.B * args.H;
+  const size_t blocks = (args.Tq + kernels::kQueryBlock - 1) / kernels::kQueryBlock;
+  const Pieces packed(heads, kernel.packed_bytes(args));
+  const Pieces scratch(size_t(thread_count()), kernel.forward_scratch_bytes(args));
+  parallel_tasks(heads, [&](size_t head, int) { kernel.pack(args, head, packed[head]); });
+  parallel_tasks(heads * blocks, [&](size_t task, int thread) {
+    const size_t head = task % heads, block = blocks - 1 - task / heads;  // the longest first
+    kernel.forward(args, head, block, packed[head], scratch[size_t(thread)]);
+  });
+}
+
+template <class T>
+void run_backward(const kernels::AttentionBackwardArgs<T>& args) {
+  const auto& kernel = attention_kernels<T>();
+  const Pieces scratch(size_t(thread_count()), kernel.backward_scratch_bytes(args.forward));
+  parallel_tasks(args.forward.B * args.forward.H, [&](size_t head, int thread) {
+    kernel.backward(args, head, scratch[size_t(thread)]);
+  });
+}
+
+struct Parts {
+  Tensor q, k, v;  // B T C each, views
+};
+Parts split(const Tensor& qkv) {
+  const int64_t C = qkv.size(2) / 3;
+  return {qkv.narrow(2, 0, C), qkv.narrow(2, C, C), qkv.narrow(2, 2 * C, C)};
+}
+
+// bf16 where there is no instruction for it: by way of fp32.
+at::ScalarType type_for_kernels(const Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 && kernels::has_avx512_bf16() ? at::kBFloat16
+                                                                        : at::kFloat;
+}
+
+Tensor causal_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse,
+                      const AttentionRule& rule) {
+  const Zone zone("attention forward", forward_flops(q, k));
+  const Tensor y = at::empty(q.sizes(), q.scalar_type());  // B Tq C
+  dispatch_type(q, [&](auto element) {
+    run_forward<decltype(element)>(arguments<decltype(element)>(q, k, v, y, lse, rule));
+  });
+  return y;
+}
+
+struct CausalAttention : torch::autograd::Function<CausalAttention> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& qkv_any, const AttentionRule& rule) {
+    const Tensor qkv = as_type(qkv_any.contiguous(), type_for_kernels(qkv_any));  // B T 3C
+    const Tensor lse = at::empty({qkv.size(0), rule.heads, qkv.size(1)}, at::kFloat);
+    const Parts parts = split(qkv);
+    const Tensor y = causal_forward(parts.q, parts.k, parts.v, lse, rule);
+    ctx->save_for_backward({qkv, y, lse});
+    ctx->saved_data["heads"] = rule.heads;
+    ctx->saved_data["dropout_p"] = rule.dropout_p;
+    ctx->saved_data["key"] = static_cast<int64_t>(rule.key);
+    ctx->saved_data["type"] = static_cast<int64_t>(qkv_any.scalar_type());
+    return as_type(y, qkv_any.scalar_type());
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor &q = saved[0], &k = saved[1], &v = saved[2];
-    const auto mask = ctx->saved_data["mask"].toOptional<Tensor>().value_or(Tensor());
-    const Settings settings{ctx->saved_data["heads"].toInt(),
-                            ctx->saved_data["dropout_p"].toDouble(),
-                            static_cast<uint64_t>(ctx->saved_data["key"].toInt())};
-    const auto heads_of = [&](const Tensor& x) { return split_heads(x, settings.heads); };
-    const Tensor dy = outputs[0].to(q.scalar_type()).contiguous();  // B Tq C
-    const Tensor dq = at::empty(q.sizes(), q.options());            // B Tq C
-    const Tensor dk = at::empty(k.sizes(), k.options());            // B Tk C
-    const Tensor dv = at::empty(v.sizes(), v.options());            // B Tk C
-    for (const Chunk& chunk : make_chunks(q.size(0), settings.heads, q.size(1) * k.size(1))) {
-      ChunkAttention(settings, chunk, q, k, v, mask)
-          .backward(chunk.of(heads_of(dy)), chunk.of(heads_of(dq)), chunk.of(heads_of(dk)),
-                    chunk.of(heads_of(dv)));
-    }
-    return {dq, dk, dv, Tensor(), Tensor()};
+    const Tensor &qkv = saved[0], &y = saved[1], &lse = saved[2];
+    const AttentionRule rule{ctx->saved_data["heads"].toInt(),
+                             {},
+                             ctx->saved_data["dropout_p"].toDouble(),
+                             uint64_t(ctx->saved_data["key"].toInt())};
+    const Tensor dy = as_type(outputs[0].contiguous(), qkv.scalar_type());  // B T C
+    const Tensor dqkv = at::empty(qkv.sizes(), qkv.scalar_type());          // B T 3C
+    const Parts from = split(qkv), to = split(dqkv);
+    const Zone zone("attention backward", 2.5 * forward_flops(from.q, from.k));
+    dispatch_type(qkv, [&](auto element) {
+      using T = decltype(element);
+      run_backward<T>({arguments<T>(from.q, from.k, from.v, y, lse, rule), data<T>(dy),
+                       data<T>(to.q), data<T>(to.k), data<T>(to.v)});
+    });
+    return {as_type(dqkv, at::ScalarType(ctx->saved_data["type"].toInt())), Tensor()};
   }
 };
 
+// One query per batch row: bound by reading keys and values, a head a task.
+template <class T>
+void attend_one(const AttentionArgs<T>& a) {
+  const auto& rows = kernels::row_kernels<T>();
+  const Tensor memory = at::empty({int64_t(a.B * a.H), int64_t(a.Tk + 2 * a.D)}, at::kFloat);
+  parallel_tasks(a.B * a.H, [&](size_t head, int) {
+    float* p = data<float>(memory) + head * (a.Tk + 2 * a.D);
+    float *q = p + a.Tk, *y = q + a.D;
+    const size_t of_q = head / a.H * a.q_batch + head % a.H * a.D;
+    const size_t of_kv = head / a.H * a.kv_batch + head % a.H * a.D;
+    std::fill_n(q, 2 * a.D, 0.0F);
+    rows.add_scaled(1.0F / std::sqrt(float(a.D)), a.q + of_q, a.D, q);
+    for (size_t j = 0; j < a.Tk; ++j) p[j] = rows.dot(q, a.k + of_kv + j * a.kv_row, a.D);
+    const float sum = kernels::exponentials(p, a.Tk, 1.0F);
+    for (size_t j = 0; j < a.Tk; ++j)
+      rows.add_scaled(p[j] / sum, a.v + of_kv + j * a.kv_row, a.D, y);
+    rows.from_floats(y, a.D, a.y + head / a.H * a.y_batch + head % a.H * a.D);
+  });
+}
+
+Tensor cached_attention(const Parts& parts, const AttentionRule& rule, KVCache& cache) {
+  const auto [k, v] = cache.append(parts.k, parts.v);  // B length C
+  const Tensor& q = parts.q;
+  if (rule.mask.defined()) return reference::attention(q, k, v, rule);
+  if (q.size(1) == 1) {
+    const Zone zone("attention, one query");
+    const Tensor y = at::empty(q.sizes(), q.scalar_type());
+    dispatch_type(q, [&, k = k, v = v](auto element) {
+      using T = decltype(element);
+      attend_one<T>(arguments<T>(q, k, v, y, at::empty({1}, at::kFloat), rule));
+    });
+    return y;
+  }
+  const Tensor lse = at::empty({q.size(0), rule.heads, q.size(1)}, at::kFloat);
+  const auto type = type_for_kernels(q);
+  return causal_forward(as_type(q, type), as_type(k, type), as_type(v, type), lse, rule)
+      .to(q.scalar_type());
+}
+
 }  // namespace
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads,
-                 const Tensor& mask, double dropout_p, uint64_t key) {
-  const auto given = mask.defined() ? c10::optional<Tensor>(mask) : c10::nullopt;
-  return Attention::apply(q, k, v, given, Settings{heads, dropout_p, key});
+Tensor attention(const Tensor& qkv, const AttentionRule& rule, KVCache* cache) {
+  if (cache != nullptr) return cached_attention(split(qkv), rule, *cache);
+  if (!rule.mask.defined()) return CausalAttention::apply(qkv, rule);
+  const auto parts = qkv.chunk(3, -1);  // B T C each
+  return reference::attention(parts[0], parts[1], parts[2], rule);
 }
 
 }  // namespace gigagpt::ops

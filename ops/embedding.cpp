@@ -67,15 +67,17 @@ struct Embedding : torch::autograd::Function<Embedding> {
     const int64_t C = dx.size(2);
     const int64_t first = ctx->saved_data["first_position"].toInt();
     const auto sum_or_zeros = [&](int index, const char* rows_key) {
-      const Tensor sum = accumulator(ctx, index);
-      return sum.defined() ? sum : at::zeros({ctx->saved_data[rows_key].toInt(), C}, at::kFloat);
+      GradientSum* sum = gradient_sum(ctx, index);
+      if (sum == nullptr) return at::zeros({ctx->saved_data[rows_key].toInt(), C}, at::kFloat);
+      fill_gradient(*sum);
+      return sum->sum;
     };
     const Tensor dwte = sum_or_zeros(0, "wte_rows");  // V C
     const Tensor dwpe = sum_or_zeros(1, "wpe_rows");  // P C
     const int64_t* ids = tokens.data_ptr<int64_t>();
     scatter_rows(dx, std::vector<int64_t>(ids, ids + tokens.numel()), dwte);
     dwpe.narrow(0, first, tokens.size(1)).add_(dx.sum({0}));
-    const bool to_autograd = !accumulator(ctx, 0).defined();
+    const bool to_autograd = gradient_sum(ctx, 0) == nullptr;
     return {Tensor(), to_autograd ? dwte : Tensor(), to_autograd ? dwpe : Tensor(), Tensor(),
             Tensor()};
   }
@@ -85,7 +87,7 @@ struct Embedding : torch::autograd::Function<Embedding> {
 
 Tensor embedding(const Tensor& tokens, const Weight& wte, const Weight& wpe,
                  int64_t first_position) {
-  return Embedding::apply(tokens, wte.value, wpe.value, Gradients{{wte.grad, wpe.grad}},
+  return Embedding::apply(tokens, wte.value, wpe.value, Gradients{wte.grad, wpe.grad},
                           first_position);
 }
 

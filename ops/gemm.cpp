@@ -4,105 +4,161 @@
 
 #include <algorithm>
 #include <chrono>
-#include <dnnl.hpp>
-#include <map>
-#include <vector>
 
 #include "base/error.h"
+#include "ops/kernels/gemm.h"
+#include "ops/kernels/rows.h"
+#include "ops/onednn.h"
+#include "ops/parallel.h"
+#include "ops/pointers.h"
 
 namespace gigagpt::ops {
 namespace {
 
-using dnnl::memory;
+using at::Tensor;
+using kernels::Bf16;
 
-bool cpu_has(dnnl::cpu_isa isa) {
-  const int effective = static_cast<int>(dnnl::get_effective_cpu_isa());
-  return (effective & static_cast<int>(isa)) == static_cast<int>(isa);
+constexpr size_t kPanel = 64;  // columns that are packed or transposed at once
+
+size_t panels(int64_t columns) {
+  return (size_t(columns) + kPanel - 1) / kPanel;
 }
 
-memory::desc describe(const at::Tensor& t) {
-  const auto type =
-      t.scalar_type() == at::kFloat ? memory::data_type::f32 : memory::data_type::bf16;
-  return {t.sizes().vec(), type, t.strides().vec()};
+bool& own_gemm_wanted() {
+  static bool wanted = true;
+  return wanted;
 }
 
-void append_key(std::vector<int64_t>& key, const at::Tensor& t) {
-  key.push_back(static_cast<int64_t>(t.scalar_type()));
-  key.insert(key.end(), t.sizes().begin(), t.sizes().end());
-  key.insert(key.end(), t.strides().begin(), t.strides().end());
+bool is_own(const Tensor& b) {
+  return has_own_gemm() && b.dim() == 2 && b.scalar_type() == at::kBFloat16 &&
+         (b.stride(0) == 1 || b.stride(1) == 1);
 }
 
-const dnnl::engine& cpu_engine() {
-  static const dnnl::engine engine = [] {
-    dnnl::set_primitive_cache_capacity(0);  // ours below does
-    return dnnl::engine(dnnl::engine::kind::cpu, 0);
-  }();
-  return engine;
+Tensor pack(const Tensor& b) {
+  const size_t K = size_t(b.size(0)), N = size_t(b.size(1));
+  Tensor packed = at::empty({int64_t(kernels::gemm_packed_bytes(K, N))}, at::kByte);
+  std::byte* to = bytes_of(packed);
+  const bool in_rows = b.stride(1) == 1;
+  const auto pack_panel = in_rows ? kernels::gemm_pack_rows : kernels::gemm_pack_columns;
+  const size_t ldb = size_t(in_rows ? b.stride(0) : b.stride(1));
+  parallel_tasks(panels(b.size(1)),
+                 [&](size_t task, int) { pack_panel(data<Bf16>(b), ldb, K, N, task, to); });
+  return packed;
 }
 
-constexpr size_t kMaxPrimitives = 256;
+// One row times a matrix that lies in rows along K: bound by reading it, so it is not packed.
+void multiply_row(const Tensor& a, const Tensor& b, const Tensor& c, const GemmExtras& extras) {
+  const size_t K = size_t(b.size(0)), N = size_t(b.size(1)), ldb = size_t(b.stride(1));
+  const Tensor x = a.to(at::kFloat).contiguous();  // 1 K
+  const Tensor y = at::empty({1, b.size(1)}, at::kFloat);
+  float* sums = data<float>(y);
+  dispatch_type(b, [&](auto element) {
+    using T = decltype(element);
+    const auto dot = kernels::row_kernels<T>().dot;
+    parallel_parts(N, 16, [&](size_t begin, size_t end, size_t) {
+      for (size_t n = begin; n < end; ++n) sums[n] = dot(data<float>(x), data<T>(b) + n * ldb, K);
+    });
+  });
+  if (extras.bias.defined()) y.add_(extras.bias);
+  if (extras.residual.defined()) y.add_(extras.residual);
+  extras.add ? c.add_(y) : c.copy_(y);
+}
 
-// Making a primitive costs far more than a small product: one of each kind is kept.
-dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
-                            const memory::desc& bias) {
-  static std::map<std::vector<int64_t>, dnnl::matmul> cache;
-  std::vector<int64_t> key = {bias.data.ndims};
-  for (const at::Tensor* t : {&a, &b, &c}) append_key(key, *t);
-  auto found = cache.find(key);
-  if (found == cache.end()) {
-    const auto desc = bias.data.ndims == 0
-                          ? dnnl::matmul::desc(describe(a), describe(b), describe(c))
-                          : dnnl::matmul::desc(describe(a), describe(b), bias, describe(c));
-    // Sampling brings a new shape with every token; code for old ones must not pile up.
-    if (cache.size() >= kMaxPrimitives) cache.clear();
-    dnnl::matmul primitive(dnnl::matmul::primitive_desc(desc, cpu_engine()));
-    found = cache.emplace(std::move(key), std::move(primitive)).first;
-  }
-  return found->second;
+void own_gemm(const Tensor& a, const GemmOperand& b, const Tensor& c, const GemmExtras& extras) {
+  const Tensor& bt = b.tensor();
+  const bool bf16 = c.scalar_type() == at::kBFloat16;
+  const kernels::Bf16Gemm g{size_t(c.size(0)),
+                            size_t(bt.size(0)),
+                            size_t(c.size(1)),
+                            data<Bf16>(a),
+                            size_t(a.stride(0)),
+                            bytes_of(b.packed()),
+                            extras.bias.defined() ? data<float>(extras.bias) : nullptr,
+                            extras.residual.defined() ? data<float>(extras.residual) : nullptr,
+                            bf16 ? nullptr : data<float>(c),
+                            bf16 ? data<Bf16>(c) : nullptr,
+                            size_t(c.stride(0)),
+                            extras.add};
+  parallel_tasks(kernels::gemm_tasks(g), [&](size_t task, int) { kernels::gemm_task(g, task); });
 }
 
 }  // namespace
 
-bool has_native_bf16() {
-  return cpu_has(dnnl::cpu_isa::avx512_core_bf16);
+bool has_own_gemm() {
+  return own_gemm_wanted() && kernels::has_avx512_bf16() && has_native_bf16() && !has_amx();
 }
 
-bool onednn_has_bf16() {
-  return cpu_has(dnnl::cpu_isa::avx512_core);
+void use_own_gemm(bool use) {
+  own_gemm_wanted() = use;
 }
 
-void gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, const at::Tensor& bias) {
+GemmOperand::GemmOperand(const Tensor& b) : tensor_(b) {
+  if (is_own(b)) packed_ = pack(b);
+}
+
+void gemm(const Tensor& a, const GemmOperand& b, const Tensor& c, const GemmExtras& extras) {
+  const Tensor& bt = b.tensor();
+  const int64_t K = bt.size(0), even = (K + 1) / 2 * 2;
+  GIGAGPT_ASSERT(a.dim() == 2 && (a.size(1) == K || a.size(1) == even));
+  GIGAGPT_ASSERT(a.size(0) == c.size(0) && bt.size(1) == c.size(1));
+  if (c.numel() == 0) return;
+  const bool residual_fits = !extras.residual.defined() || extras.residual.stride(0) == c.stride(0);
+  if (!b.packed().defined() || c.stride(1) != 1 || !residual_fits)
+    return onednn_gemm(a.narrow(1, 0, K), bt, c, extras);
+  if (a.size(1) == even && a.stride(1) == 1) return own_gemm(a, b, c, extras);
+  if (a.stride(0) == 1 && a.size(0) > 0) {
+    const Tensor rows = transposed(a.t(), at::kBFloat16, {});  // M K, with even strides
+    if (rows.size(1) == even) return own_gemm(rows, b, c, extras);
+  }
+  onednn_gemm(a.narrow(1, 0, K), bt, c, extras);
+}
+
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmExtras& extras) {
   GIGAGPT_ASSERT(a.dim() == b.dim() && a.dim() == c.dim() && a.scalar_type() == b.scalar_type());
   GIGAGPT_ASSERT(a.size(-1) == b.size(-2) && a.size(-2) == c.size(-2) && b.size(-1) == c.size(-1));
   if (c.numel() == 0) return;
-  if (a.scalar_type() == at::kBFloat16 && !onednn_has_bf16()) {
-    at::Tensor wide = at::empty(c.sizes(), at::kFloat);
-    gemm(a.to(at::kFloat), b.to(at::kFloat), wide, bias);
-    c.copy_(wide);
-    return;
+  if (c.dim() == 2 && c.size(0) == 1 && b.stride(0) == 1) return multiply_row(a, b, c, extras);
+  if (c.dim() == 2 && is_own(b)) return gemm(a, GemmOperand(b), c, extras);
+  onednn_gemm(a, b, c, extras);
+}
+
+Tensor transposed(const Tensor& x, at::ScalarType type, const Tensor& sums) {
+  const int64_t R = x.size(0), N = x.size(1);
+  if (type != at::kBFloat16 || !has_own_gemm() || x.stride(1) != 1) {
+    if (sums.defined()) sums.copy_(x.sum({0}, false, at::kFloat));
+    return as_type(x, type).t();
   }
-  memory::desc bias_desc;
-  if (bias.defined()) {
-    memory::dims dims(static_cast<size_t>(c.dim()), 1);
-    dims.back() = bias.numel();
-    bias_desc = memory::desc(dims, memory::data_type::f32, memory::dims(dims.size(), 1));
-  }
-  const auto wrap = [](const memory::desc& desc, const at::Tensor& t) {
-    return memory(desc, cpu_engine(), t.data_ptr());
-  };
-  std::unordered_map<int, memory> arguments = {{DNNL_ARG_SRC, wrap(describe(a), a)},
-                                               {DNNL_ARG_WEIGHTS, wrap(describe(b), b)},
-                                               {DNNL_ARG_DST, wrap(describe(c), c)}};
-  if (bias.defined()) arguments.emplace(DNNL_ARG_BIAS, wrap(bias_desc, bias));
-  static dnnl::stream stream(cpu_engine());
-  cached_matmul(a, b, c, bias_desc).execute(stream, arguments);
-  stream.wait();
+  // Whole cache lines, and an odd number of them: columns a power of two apart share few places in
+  // the cache. What is beyond R is zero.
+  const int64_t stride = (R / 32 + 1) / 2 * 64 + 32;
+  const Tensor y = at::empty({N, stride}, at::kBFloat16);
+  float* column_sums = sums.defined() ? data<float>(sums) : nullptr;
+  dispatch_type(x, [&](auto element) {
+    using T = decltype(element);
+    parallel_tasks(panels(N), [&](size_t task, int) {
+      kernels::gemm_transpose(data<T>(x), size_t(x.stride(0)), size_t(R), size_t(N), task,
+                              data<Bf16>(y), size_t(stride), column_sums);
+    });
+  });
+  return y.narrow(1, 0, (R + 1) / 2 * 2);
+}
+
+Tensor as_type(const Tensor& x, at::ScalarType type) {
+  if (x.scalar_type() == type) return x;
+  if (x.scalar_type() != at::kFloat || type != at::kBFloat16 || !x.is_contiguous())
+    return x.to(type);
+  const Tensor y = at::empty(x.sizes(), type);
+  const auto convert = kernels::row_kernels<Bf16>().from_floats;
+  parallel_parts(size_t(x.numel()), 1 << 14, [&](size_t begin, size_t end, size_t) {
+    convert(data<float>(x) + begin, end - begin, data<Bf16>(y) + begin);
+  });
+  return y;
 }
 
 double measure_gemm_flops(at::ScalarType type) {
   constexpr int64_t M = 1024, K = 1024, N = 3072;
-  const at::Tensor a = at::ones({M, K}, type), b = at::ones({K, N}, type),
-                   c = at::empty({M, N}, type);
+  const Tensor a = at::ones({M, K}, type), b = at::ones({N, K}, type).t(),
+               c = at::empty({M, N}, type);
   using Clock = std::chrono::steady_clock;
   double best_s = 1e30;
   const auto start = Clock::now();

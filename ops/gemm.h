@@ -1,8 +1,11 @@
-// Matrix products through oneDNN, which keeps to the thread count it is given (ATen's fp32 products
-// go to a BLAS with threads of its own).
+// Matrix products: oneDNN's, or for bf16 on AVX512_BF16 without AMX our own, which is a little
+// faster there, needs no pass of its own over the result and packs an operand once for several
+// products (ops/kernels/gemm.h). ATen's fp32 products go to a BLAS with threads of its own.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+
+#include <cstdint>
 
 namespace gigagpt::ops {
 
@@ -10,16 +13,50 @@ namespace gigagpt::ops {
 bool has_native_bf16();
 // True if oneDNN computes in bf16 at all here (AVX-512); elsewhere gemm goes by way of fp32.
 bool onednn_has_bf16();
+// True if products of bf16 matrices are our own; for a test or a measurement, `use_own_gemm(false)`
+// leaves them to oneDNN.
+bool has_own_gemm();
+void use_own_gemm(bool use);
 
-// c = a b (+ bias on every row). a [..., M, K], b [..., K, N], c [..., M, N], bias [N] fp32 or
-// undefined; two to four dimensions, equal batch dimensions, any strides (transposed views are
-// free). a and b are both fp32 or both bf16, c is fp32 or of their type; sums are kept in fp32.
-// Deterministic for a fixed thread count. Call from one thread at a time.
+// The right-hand operand of products, [K, N] in any strides, made ready once for several of them.
+// Keeps the tensor alive; its values must not change.
+class GemmOperand {
+ public:
+  explicit GemmOperand(const at::Tensor& b);
+  const at::Tensor& tensor() const { return tensor_; }
+  const at::Tensor& packed() const { return packed_; }  // bytes; undefined for oneDNN
+
+ private:
+  at::Tensor tensor_, packed_;
+};
+
+// What is done with a product on its way to c.
+struct GemmExtras {
+  at::Tensor bias = {};      // [N] fp32, added to every row
+  at::Tensor residual = {};  // [M, N] fp32, added; c must be fp32
+  bool add = false;          // to what c holds (fp32)
+};
+
+// c = a b. a [..., M, K], b [..., K, N], c [..., M, N]; two to four dimensions (two with extras
+// other than a bias), equal batch dimensions, any strides (transposed views are free). a and b are
+// both fp32 or both bf16, c is fp32 or of their type; sums are kept in fp32. Deterministic for a
+// fixed thread count. Call from one thread at a time.
 void gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
-          const at::Tensor& bias = {});
+          const GemmExtras& extras = {});
+// The same in two dimensions with an operand made ready. a may have one column of zeros more than b
+// has rows: pairs of bf16 are multiplied at once.
+void gemm(const at::Tensor& a, const GemmOperand& b, const at::Tensor& c,
+          const GemmExtras& extras = {});
 
-// The best rate of a large product in that type on this machine, in FLOP/s, measured for about a
-// third of a second.
+// x [R, N], rows of fp32 or bf16, as the left operand of x^T b: [N, R] of `type`. Fills `sums` [N]
+// fp32, if defined, with the sums of x's columns.
+at::Tensor transposed(const at::Tensor& x, at::ScalarType type, const at::Tensor& sums);
+
+// x in that type; x itself if it has it. Faster than ATen's for fp32 -> bf16.
+at::Tensor as_type(const at::Tensor& x, at::ScalarType type);
+
+// The best rate of a large product in that type on this machine by what gemm uses, in FLOP/s,
+// measured for about a third of a second.
 double measure_gemm_flops(at::ScalarType type);
 
 }  // namespace gigagpt::ops

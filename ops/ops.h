@@ -2,13 +2,14 @@
 //
 // Activations that are multiplied have the dtype of the weight they meet (bf16 or fp32); sums,
 // normalisation, softmax and the residual stream are fp32. Gradients of weights are always fp32
-// (see ops/weight.h).
+// (see ops/weight.h). ops/reference.h has each of them written out plainly.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 
+#include "ops/kv_cache.h"
 #include "ops/weight.h"
 
 namespace gigagpt::ops {
@@ -18,9 +19,15 @@ namespace gigagpt::ops {
 at::Tensor linear(const at::Tensor& x, const Affine& w,
                   c10::optional<at::ScalarType> out = c10::nullopt);
 
+// residual + dropout(x weight^T + bias), the end of a residual branch. residual [..., N] fp32
+// -> fp32.
+at::Tensor add_linear(const at::Tensor& residual, const at::Tensor& x, const Affine& w,
+                      double dropout_p = 0.0, uint64_t key = 0);
+
 // (x - mean) / sqrt(variance + eps) * weight + bias over the last dimension (Ba et al. 2016).
-// x [..., C] fp32, weight and bias [C] -> [..., C] fp32.
-at::Tensor layer_norm(const at::Tensor& x, const Affine& w, double eps = 1e-5);
+// x [..., C] fp32, weight and bias [C], bias possibly undefined -> [..., C] of dtype `out`.
+at::Tensor layer_norm(const at::Tensor& x, const Affine& w, at::ScalarType out = at::kFloat,
+                      double eps = 1e-5);
 
 // wte[token] + wpe[first_position + t]. tokens [B, T] int64, wte [V, C], wpe [P, C]
 // -> [B, T, C] fp32.
@@ -35,13 +42,20 @@ at::Tensor gelu(const at::Tensor& x);
 // x itself.
 at::Tensor dropout(const at::Tensor& x, double p, uint64_t key);
 
-// softmax(q k^T / sqrt(D) + mask) v per head, dropout on the probabilities. q [B, Tq, C],
-// k and v [B, Tk, C] -> [B, Tq, C]. An undefined mask is the causal one, with the last query seeing
-// every key; another must broadcast to [B, H, Tq, Tk] and is added as it is.
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t heads,
-                     const at::Tensor& mask, double dropout_p, uint64_t key);
+struct AttentionRule {
+  int64_t heads;
+  at::Tensor mask = {};  // undefined: causal; else added to the scores, [.., T, T] as it broadcasts
+  double dropout_p = 0.0;  // on the probabilities, drawn as in ops/kernels/attention.h
+  uint64_t key = 0;
+};
 
-// Mean negative log-likelihood of the labels. logits [N, V] fp32, labels [N] int64 -> scalar.
-at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels);
+// softmax(q k^T / sqrt(D) + mask) v per head (Vaswani et al. 2017), without a T x T matrix if the
+// mask is the causal one (Dao et al. 2022). qkv [B, T, 3C] -> [B, T, C]. With a cache, the keys and
+// values are appended to it and all in it are looked at; no gradients then.
+at::Tensor attention(const at::Tensor& qkv, const AttentionRule& rule, KVCache* cache = nullptr);
+
+// Mean negative log-likelihood of the labels under logits h weight^T, a chunk of rows at a time:
+// all logits never exist together. h [..., C], weight [V, C], labels [...] int64 -> scalar.
+at::Tensor cross_entropy(const at::Tensor& h, const Weight& weight, const at::Tensor& labels);
 
 }  // namespace gigagpt::ops

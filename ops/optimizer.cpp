@@ -1,73 +1,47 @@
 #include "ops/optimizer.h"
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <vector>
 
+#include "ops/kernels/optimizer.h"
+#include "ops/parallel.h"
+
 namespace gigagpt::ops {
 namespace {
 
-constexpr int64_t kChunk = 1 << 14;  // elements a thread takes at once
-
-void adamw(const ParamState& s, const UpdateRule& rule, double lr, double grad_scale, int64_t step,
-           int64_t begin, int64_t end) {
-  const auto keep = static_cast<float>(1.0 - lr * rule.weight_decay);
-  const auto scale = static_cast<float>(grad_scale);
-  const auto b1 = static_cast<float>(rule.beta1), b2 = static_cast<float>(rule.beta2);
-  const auto c1 = static_cast<float>(1.0 - rule.beta1), c2 = static_cast<float>(1.0 - rule.beta2);
-  const auto rate = static_cast<float>(lr / (1.0 - std::pow(rule.beta1, double(step))));
-  const auto v_scale =
-      static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(rule.beta2, double(step))));
-  const auto eps = static_cast<float>(rule.epsilon);
-  float* __restrict w = s.value.data();
-  float* __restrict m = s.exp_avg.data();
-  float* __restrict v = s.exp_avg_sq.data();
-  const float* __restrict g = s.grad.data();
-  for (int64_t i = begin; i < end; ++i) {
-    const float gi = g[i] * scale;
-    m[i] = b1 * m[i] + c1 * gi;
-    v[i] = b2 * v[i] + c2 * gi * gi;
-    w[i] = w[i] * keep - rate * m[i] / (std::sqrt(v[i]) * v_scale + eps);
-  }
-}
-
-void sgd(const ParamState& s, const UpdateRule& rule, double lr, double grad_scale, int64_t begin,
-         int64_t end) {
-  const auto keep = static_cast<float>(1.0 - lr * rule.weight_decay);
-  const auto scale = static_cast<float>(grad_scale), b1 = static_cast<float>(rule.beta1);
-  const auto rate = static_cast<float>(lr);
-  for (auto i = size_t(begin); i < size_t(end); ++i) {
-    s.exp_avg[i] = b1 * s.exp_avg[i] + s.grad[i] * scale;
-    s.value[i] = s.value[i] * keep - rate * s.exp_avg[i];
-  }
-}
+constexpr size_t kChunk = 1 << 14;  // elements a thread takes at least
 
 }  // namespace
 
 void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
             int64_t step) {
-  const auto count = static_cast<int64_t>(state.value.size());
-  at::parallel_for(0, count, kChunk, [&](int64_t begin, int64_t end) {
-    if (rule.sgd)
-      sgd(state, rule, lr, grad_scale, begin, end);
-    else
-      adamw(state, rule, lr, grad_scale, step, begin, end);
-  });
+  const double b1_power = std::pow(rule.beta1, double(step));
+  const double b2_power = std::pow(rule.beta2, double(step));
+  const kernels::UpdateNumbers numbers{float(1.0 - lr * rule.weight_decay),
+                                       float(grad_scale),
+                                       float(rule.beta1),
+                                       float(rule.beta2),
+                                       float(1.0 - rule.beta1),
+                                       float(1.0 - rule.beta2),
+                                       float(rule.sgd ? lr : lr / (1.0 - b1_power)),
+                                       float(1.0 / std::sqrt(1.0 - b2_power)),
+                                       float(rule.epsilon)};
+  const kernels::UpdateArrays arrays{state.value.data(), state.grad.data(), state.exp_avg.data(),
+                                     state.exp_avg_sq.data(), state.compute};
+  const auto& kernel = kernels::optimizer_kernels();
+  const auto step_of = rule.sgd ? kernel.sgd : kernel.adamw;
+  parallel_parts(state.value.size(), kChunk,
+                 [&](size_t begin, size_t end, size_t) { step_of(arrays, numbers, begin, end); });
 }
 
 double sum_of_squares(std::span<const float> values) {
-  const int64_t chunks = (static_cast<int64_t>(values.size()) + kChunk - 1) / kChunk;
-  std::vector<double> partial(static_cast<size_t>(chunks));
-  at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
-    for (auto chunk = size_t(begin); chunk < size_t(end); ++chunk) {
-      const auto part = values.subspan(chunk * kChunk)
-                            .first(std::min<size_t>(kChunk, values.size() - chunk * kChunk));
-      double sum = 0;
-      for (const float v : part) sum += double(v) * double(v);
-      partial[chunk] = sum;
+  std::vector<double> partial((values.size() + kChunk - 1) / kChunk);
+  parallel_parts(partial.size(), 4, [&](size_t begin, size_t end, size_t) {
+    for (size_t chunk = begin; chunk < end; ++chunk) {
+      const size_t first = chunk * kChunk;
+      partial[chunk] = kernels::optimizer_kernels().sum_of_squares(
+          values.data() + first, std::min(kChunk, values.size() - first));
     }
   });
   return std::accumulate(partial.begin(), partial.end(), 0.0);

@@ -4,14 +4,17 @@
 #include <cstdint>
 #include <span>
 
+#include "ops/kernels/bf16.h"
+
 namespace gigagpt::ops {
 
 // One parameter's arrays, all of one length. SGD does not touch exp_avg_sq.
 struct ParamState {
-  std::span<float> value;  // fp32 master weights
-  std::span<float> grad;
-  std::span<float> exp_avg;     // first moment, or SGD's momentum
-  std::span<float> exp_avg_sq;  // second moment
+  std::span<float> value;            // fp32 master weights
+  std::span<const float> grad;
+  std::span<float> exp_avg;          // first moment, or SGD's momentum
+  std::span<float> exp_avg_sq;       // second moment
+  kernels::Bf16* compute = nullptr;  // gets the new values rounded, unless null
 };
 
 struct UpdateRule {

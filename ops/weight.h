@@ -5,13 +5,25 @@
 
 namespace gigagpt::ops {
 
+// A parameter's gradient as the micro-batches of a step add up. The first one overwrites what is in
+// memory, so nobody has to clear it.
+struct GradientSum {
+  enum State {
+    kEmpty,   // whatever `sum` holds counts nothing
+    kLent,    // an op works in `sum`, from its forward pass to its backward pass
+    kFilled,  // `sum` is the gradient so far
+  };
+  at::Tensor sum;  // fp32, in the parameter's shape
+  State state = kEmpty;
+};
+
 // `value` is what is multiplied: bf16 or fp32 matrices, fp32 vectors. It does not own its memory
-// and is valid for one visit to its layer. When `grad` (fp32, same shape) is defined, the backward
-// pass of an op adds the parameter's gradient to it, once per use, and autograd sees none; when it
-// is not, the gradient goes through autograd as usual.
+// and is valid for one visit to its layer. With `grad`, the backward pass of an op adds the
+// parameter's gradient to it, once per use, and autograd sees none; without, the gradient goes
+// through autograd as usual.
 struct Weight {
   at::Tensor value;
-  at::Tensor grad;
+  GradientSum* grad = nullptr;  // not owned
 
   bool defined() const { return value.defined(); }
 };

@@ -1,0 +1,34 @@
+#include "ops/gradient.h"
+
+#include <ATen/ATen.h>
+
+#include "base/error.h"
+#include "ops/kernels/optimizer.h"
+#include "ops/parallel.h"
+#include "ops/pointers.h"
+
+namespace gigagpt::ops {
+
+void add_gradient(GradientSum& to, const at::Tensor& gradient, double scale) {
+  GIGAGPT_ASSERT(to.state != GradientSum::kLent);
+  if (to.state == GradientSum::kEmpty) {
+    to.state = GradientSum::kFilled;
+    to.sum.copy_(scale == 1.0 ? gradient : gradient * scale);
+    return;
+  }
+  if (!gradient.is_contiguous() || gradient.scalar_type() != at::kFloat) {
+    to.sum.add_(scale == 1.0 ? gradient : gradient * scale);
+    return;
+  }
+  const auto add = kernels::optimizer_kernels().add;
+  parallel_parts(size_t(gradient.numel()), 1 << 14, [&](size_t begin, size_t end, size_t) {
+    add(data<float>(gradient) + begin, float(scale), end - begin, data<float>(to.sum) + begin);
+  });
+}
+
+void fill_gradient(GradientSum& sum) {
+  if (sum.state == GradientSum::kEmpty) sum.sum.zero_();
+  sum.state = GradientSum::kFilled;
+}
+
+}  // namespace gigagpt::ops

@@ -1,0 +1,62 @@
+// Causal attention without a T x T matrix (Dao et al., "FlashAttention", 2022), as tasks that a
+// caller runs on its threads. Plain arrays, no LibTorch.
+//
+// Scores are computed transposed, S^T [keys, 64 queries]: the softmax then runs down the vectors,
+// and P^T is already laid out as the next product's packed operand.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/kernels/bf16.h"
+
+namespace gigagpt::ops::kernels {
+
+// q [B, Tq, H, D], k and v [B, Tk, H, D], y like q; strides in elements, those of H and D are D
+// and 1. Query i sees the keys up to i + Tk - Tq.
+template <class T>
+struct AttentionArgs {
+  size_t B, H, D, Tq, Tk;
+  const T* q;
+  const T* k;
+  const T* v;
+  size_t q_row, q_batch, kv_row, kv_batch;
+  T* y;
+  size_t y_row, y_batch;
+  float* lse;  // B H Tq: log2 of the sums that the softmax divides by
+  // Dropout on the probabilities: probability (b, h, i, j) takes word j % 4 of
+  // philox(key, ((b H + h) Tq + i) ceil(Tk / 4) + j / 4).
+  double dropout_p;
+  uint64_t dropout_key;
+};
+
+// Needs Tq == Tk, y and lse as the forward pass left them, and dy, with y's strides. dq has the
+// strides of q, dk and dv those of k.
+template <class T>
+struct AttentionBackwardArgs {
+  AttentionArgs<T> forward;
+  const T* dy;
+  T *dq, *dk, *dv;
+};
+
+// Heads are counted over the batch, b H + h; blocks are of 64 queries. Call pack once for each head
+// before its blocks, with the head's own memory; scratch belongs to a thread. Both are 64-byte
+// aligned.
+template <class T>
+struct AttentionKernels {
+  size_t (*packed_bytes)(const AttentionArgs<T>& args);  // per head
+  size_t (*forward_scratch_bytes)(const AttentionArgs<T>& args);
+  size_t (*backward_scratch_bytes)(const AttentionArgs<T>& args);
+  void (*pack)(const AttentionArgs<T>& args, size_t head, std::byte* packed);
+  void (*forward)(const AttentionArgs<T>& args, size_t head, size_t block, const std::byte* packed,
+                  std::byte* scratch);
+  void (*backward)(const AttentionBackwardArgs<T>& args, size_t head, std::byte* scratch);
+};
+
+constexpr size_t kQueryBlock = 64;
+
+const AttentionKernels<float>& attention_kernels_f32();  // the best for this CPU
+// AVX512_BF16: only where has_avx512_bf16().
+const AttentionKernels<Bf16>& attention_kernels_bf16();
+
+}  // namespace gigagpt::ops::kernels

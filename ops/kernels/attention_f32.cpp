@@ -1,0 +1,28 @@
+// Attention in fp32 for every CPU.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/kernels/attention_f32.cpp"
+#include <hwy/foreach_target.h>
+
+#include "ops/kernels/attention_backward-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace gigagpt::ops::kernels::HWY_NAMESPACE {
+
+const AttentionKernels<float>& FloatAttention() {
+  static const auto kernels = MakeAttentionKernels<FloatElement>();
+  return kernels;
+}
+
+}  // namespace gigagpt::ops::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace gigagpt::ops::kernels {
+
+HWY_EXPORT(FloatAttention);
+const AttentionKernels<float>& attention_kernels_f32() {
+  return HWY_DYNAMIC_DISPATCH(FloatAttention)();
+}
+
+}  // namespace gigagpt::ops::kernels
+#endif

@@ -1,0 +1,56 @@
+// One pass over a row or a stretch of elements, for a caller's thread. Plain arrays, no LibTorch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/kernels/bf16.h"
+
+namespace gigagpt::ops::kernels {
+
+struct RowStats {
+  float mean, rstd;
+};
+
+struct DropoutRule {
+  double p;  // above 0
+  uint64_t key;
+};
+
+// T is the type of activations that are multiplied, float or Bf16; all else is fp32.
+template <class T>
+struct RowKernels {
+  // Layer normalisation (Ba et al. 2016): y = (x - mean) rstd weight + bias, bias possibly null.
+  // All [C].
+  RowStats (*layer_norm)(const float* x, const float* weight, const float* bias, size_t C,
+                         float eps, T* y);
+  // dx = rstd (g - mean(g) - n mean(g n)) with n = (x - mean) rstd and g = dy weight. Adds dy n to
+  // dweight and, unless null, dy to dbias.
+  void (*layer_norm_backward)(const float* x, const float* weight, RowStats stats, const T* dy,
+                              size_t C, float* dx, float* dweight, float* dbias);
+  // x Phi(x) (Hendrycks and Gimpel 2016), and dx = dy (Phi(x) + x phi(x)), with the erf 7.1.26 of
+  // Abramowitz and Stegun (absolute error 1.5e-7). dx may be dy.
+  void (*gelu)(const T* x, size_t n, T* y);
+  void (*gelu_backward)(const T* x, const T* dy, size_t n, T* dx);
+  // The loss of one row of logits, logsumexp(x) - x[label], and its gradient by the logits
+  // (softmax(x) - onehot(label)) scale. Overwrites x; dx may lie in the same place.
+  double (*cross_entropy)(float* x, size_t V, size_t label, float scale, T* dx);
+  // y = x / (1 - p) where dropout keeps it, else 0; element i takes word (first + i) % 4 of
+  // philox(key, (first + i) / 4). y may be x.
+  void (*dropout)(const T* x, size_t n, const DropoutRule& rule, uint64_t first, T* y);
+  void (*from_floats)(const float* x, size_t n, T* y);
+  // x . row, and y += a row, all [n].
+  float (*dot)(const float* x, const T* row, size_t n);
+  void (*add_scaled)(float a, const T* row, size_t n, float* y);
+};
+
+// The best for this CPU. For float and Bf16.
+template <class T>
+const RowKernels<T>& row_kernels();
+
+// The loss of cross_entropy without the gradient.
+double cross_entropy_loss(const float* x, size_t V, size_t label);
+// x's entries become exp(scale (x - max)); returns their sum.
+float exponentials(float* x, size_t n, float scale);
+
+}  // namespace gigagpt::ops::kernels

@@ -1,0 +1,161 @@
+// Layer normalisation, GELU and dropout.
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "base/trace.h"
+#include "ops/dropout.h"
+#include "ops/gradient.h"
+#include "ops/kernels/optimizer.h"
+#include "ops/kernels/rows.h"
+#include "ops/ops.h"
+#include "ops/parallel.h"
+#include "ops/pointers.h"
+
+namespace gigagpt::ops {
+namespace {
+
+using at::Tensor;
+using kernels::row_kernels;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr size_t kLeastElements = 1 << 12;  // that are worth a thread's while
+
+size_t least_rows(size_t C) {
+  return std::max<size_t>(kLeastElements / C, 1);
+}
+
+struct LayerNorm : torch::autograd::Function<LayerNorm> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x_any, const Tensor& weight,
+                        const c10::optional<Tensor>& bias, const Gradients& grads,
+                        at::ScalarType out, double eps) {
+    const Zone zone("layer norm forward");
+    const Tensor x = x_any.contiguous();
+    const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
+    const Tensor y = at::empty(x.sizes(), out);
+    const Tensor stats = at::empty({int64_t(R), 2}, at::kFloat);  // mean, 1 / deviation
+    auto* stat = reinterpret_cast<kernels::RowStats*>(data<float>(stats));
+    const float* b = bias ? data<float>(*bias) : nullptr;
+    dispatch_type(out, [&](auto element) {
+      using T = decltype(element);
+      const auto normalise = row_kernels<T>().layer_norm;
+      parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t) {
+        for (size_t r = begin; r < end; ++r) {
+          stat[r] = normalise(data<float>(x) + r * C, data<float>(weight), b, C, float(eps),
+                              data<T>(y) + r * C);
+        }
+      });
+    });
+    ctx->save_for_backward({x, weight, stats});
+    ctx->saved_data["has_bias"] = bias.has_value();
+    save(ctx, grads);
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
+    const Zone zone("layer norm backward");
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1];
+    const auto* stat = reinterpret_cast<const kernels::RowStats*>(data<float>(saved[2]));
+    const bool has_bias = ctx->saved_data["has_bias"].toBool();
+    const Tensor dy = outputs[0].contiguous();
+    const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
+    const Tensor dx = at::empty(x.sizes(), at::kFloat);
+    // A thread's rows add up apart, then the threads in order.
+    const Tensor parts = at::zeros({thread_count(), 2, int64_t(C)}, at::kFloat);
+    dispatch_type(dy, [&](auto element) {
+      using T = decltype(element);
+      const auto differentiate = row_kernels<T>().layer_norm_backward;
+      parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t part) {
+        float* dweight = data<float>(parts) + part * 2 * C;
+        for (size_t r = begin; r < end; ++r) {
+          differentiate(data<float>(x) + r * C, data<float>(weight), stat[r], data<T>(dy) + r * C,
+                        C, data<float>(dx) + r * C, dweight, has_bias ? dweight + C : nullptr);
+        }
+      });
+    });
+    const Tensor sums = parts.sum(0);  // 2 C
+    return {dx,
+            deliver(ctx, 0, sums[0]),
+            has_bias ? deliver(ctx, 1, sums[1]) : Tensor(),
+            Tensor(),
+            Tensor(),
+            Tensor()};
+  }
+};
+
+struct Gelu : torch::autograd::Function<Gelu> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x_any) {
+    const Zone zone("gelu forward");
+    const Tensor x = x_any.contiguous();
+    const Tensor y = at::empty(x.sizes(), x.options());
+    dispatch_type(x, [&](auto element) {
+      using T = decltype(element);
+      parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
+        row_kernels<T>().gelu(data<T>(x) + begin, end - begin, data<T>(y) + begin);
+      });
+    });
+    ctx->save_for_backward({x});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
+    const Zone zone("gelu backward");
+    const Tensor x = ctx->get_saved_variables()[0];
+    const Tensor dy = outputs[0].contiguous();
+    const Tensor dx = at::empty(x.sizes(), x.options());
+    dispatch_type(x, [&](auto element) {
+      using T = decltype(element);
+      parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
+        row_kernels<T>().gelu_backward(data<T>(x) + begin, data<T>(dy) + begin, end - begin,
+                                       data<T>(dx) + begin);
+      });
+    });
+    return {dx};
+  }
+};
+
+struct Dropout : torch::autograd::Function<Dropout> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, double p, uint64_t key) {
+    ctx->saved_data["p"] = p;
+    ctx->saved_data["key"] = static_cast<int64_t>(key);
+    return drop(x, p, key);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
+    const auto key = static_cast<uint64_t>(ctx->saved_data["key"].toInt());
+    return {drop(outputs[0], ctx->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor drop(const Tensor& x_any, double p, uint64_t key, int64_t first) {
+  const Zone zone("dropout");
+  const Tensor x = x_any.contiguous();
+  Tensor y = at::empty(x.sizes(), x.options());
+  const kernels::DropoutRule rule{p, key};
+  dispatch_type(x, [&](auto element) {
+    using T = decltype(element);
+    parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
+      row_kernels<T>().dropout(data<T>(x) + begin, end - begin, rule, uint64_t(first) + begin,
+                               data<T>(y) + begin);
+    });
+  });
+  return y;
+}
+
+Tensor layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
+  const auto bias = w.bias.defined() ? c10::optional<Tensor>(w.bias.value) : c10::nullopt;
+  return LayerNorm::apply(x, w.weight.value, bias, Gradients{w.weight.grad, w.bias.grad}, out, eps);
+}
+
+Tensor gelu(const Tensor& x) {
+  return Gelu::apply(x);
+}
+
+Tensor dropout(const Tensor& x, double p, uint64_t key) {
+  return p == 0.0 ? x : Dropout::apply(x, p, key);
+}
+
+}  // namespace gigagpt::ops

@@ -1,0 +1,114 @@
+#include "ops/onednn.h"
+
+#include <ATen/ATen.h>
+
+#include <dnnl.hpp>
+#include <map>
+#include <vector>
+
+#include "base/error.h"
+
+namespace gigagpt::ops {
+namespace {
+
+using dnnl::memory;
+
+bool cpu_has(dnnl::cpu_isa isa) {
+  const int effective = static_cast<int>(dnnl::get_effective_cpu_isa());
+  return (effective & static_cast<int>(isa)) == static_cast<int>(isa);
+}
+
+memory::desc describe(const at::Tensor& t) {
+  const auto type =
+      t.scalar_type() == at::kFloat ? memory::data_type::f32 : memory::data_type::bf16;
+  return {t.sizes().vec(), type, t.strides().vec()};
+}
+
+void append_key(std::vector<int64_t>& key, const at::Tensor& t) {
+  key.push_back(static_cast<int64_t>(t.scalar_type()));
+  key.insert(key.end(), t.sizes().begin(), t.sizes().end());
+  key.insert(key.end(), t.strides().begin(), t.strides().end());
+}
+
+const dnnl::engine& cpu_engine() {
+  static const dnnl::engine engine = [] {
+    dnnl::set_primitive_cache_capacity(0);  // ours below does
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
+  return engine;
+}
+
+constexpr size_t kMaxPrimitives = 256;
+
+// Making a primitive costs far more than a small product: one of each kind is kept.
+dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
+                            const memory::desc& bias, const GemmExtras& extras) {
+  static std::map<std::vector<int64_t>, dnnl::matmul> cache;
+  std::vector<int64_t> key = {bias.data.ndims, extras.add, extras.residual.defined()};
+  for (const at::Tensor* t : {&a, &b, &c}) append_key(key, *t);
+  if (extras.residual.defined()) append_key(key, extras.residual);
+  auto found = cache.find(key);
+  if (found == cache.end()) {
+    const auto desc = bias.data.ndims == 0
+                          ? dnnl::matmul::desc(describe(a), describe(b), describe(c))
+                          : dnnl::matmul::desc(describe(a), describe(b), bias, describe(c));
+    dnnl::post_ops post;
+    if (extras.add) post.append_sum(1.0F);
+    if (extras.residual.defined()) {
+      post.append_binary(dnnl::algorithm::binary_add, describe(extras.residual));
+    }
+    dnnl::primitive_attr attributes;
+    attributes.set_post_ops(post);
+    // Sampling brings a new shape with every token; code for old ones must not pile up.
+    if (cache.size() >= kMaxPrimitives) cache.clear();
+    dnnl::matmul primitive(dnnl::matmul::primitive_desc(desc, attributes, cpu_engine()));
+    found = cache.emplace(std::move(key), std::move(primitive)).first;
+  }
+  return found->second;
+}
+
+}  // namespace
+
+bool has_native_bf16() {
+  return cpu_has(dnnl::cpu_isa::avx512_core_bf16);
+}
+
+bool onednn_has_bf16() {
+  return cpu_has(dnnl::cpu_isa::avx512_core);
+}
+
+bool has_amx() {
+  return cpu_has(dnnl::cpu_isa::avx512_core_amx);
+}
+
+void onednn_gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
+                 const GemmExtras& extras) {
+  if (a.scalar_type() == at::kBFloat16 && !onednn_has_bf16()) {
+    at::Tensor wide = c.scalar_type() == at::kFloat ? c : at::empty(c.sizes(), at::kFloat);
+    onednn_gemm(a.to(at::kFloat), b.to(at::kFloat), wide, extras);
+    if (!wide.is_same(c)) c.copy_(wide);
+    return;
+  }
+  memory::desc bias_desc;
+  if (extras.bias.defined()) {
+    memory::dims dims(static_cast<size_t>(c.dim()), 1);
+    dims.back() = extras.bias.numel();
+    bias_desc = memory::desc(dims, memory::data_type::f32, memory::dims(dims.size(), 1));
+  }
+  const auto wrap = [](const memory::desc& desc, const at::Tensor& t) {
+    return memory(desc, cpu_engine(), t.data_ptr());
+  };
+  std::unordered_map<int, memory> arguments = {{DNNL_ARG_SRC, wrap(describe(a), a)},
+                                               {DNNL_ARG_WEIGHTS, wrap(describe(b), b)},
+                                               {DNNL_ARG_DST, wrap(describe(c), c)}};
+  if (extras.bias.defined()) arguments.emplace(DNNL_ARG_BIAS, wrap(bias_desc, extras.bias));
+  if (extras.residual.defined()) {
+    const int place = DNNL_ARG_ATTR_MULTIPLE_POST_OP(extras.add ? 1 : 0) | DNNL_ARG_SRC_1;
+    arguments.emplace(place, wrap(describe(extras.residual), extras.residual));
+  }
+  static dnnl::stream stream(cpu_engine());
+  cached_matmul(a, b, c, bias_desc, extras).execute(stream, arguments);
+  stream.wait();
+}
+
+}  // namespace gigagpt::ops
