@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "base/system.h"
@@ -62,6 +63,10 @@ int run(int argc, char** argv) {
     }
     check_memory(config);
   }
+  // Large pages for large arrays: a few per cent, as fewer addresses must be looked up.
+  const char* given = std::getenv("GLIBC_TUNABLES");
+  const std::string tunables = "glibc.malloc.hugetlb=1";
+  ::setenv("GLIBC_TUNABLES", (given ? tunables + ":" + given : tunables).c_str(), 1);
   const Path compute =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "gigagpt-compute";
   ::execv(compute.c_str(), argv);

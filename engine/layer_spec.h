@@ -15,6 +15,7 @@ struct ParamSpec {
   std::vector<int64_t> shape;
   double init_mean = 0.0;
   double init_std = 0.0;
+  bool looked_up = false;  // its own layer only looks up rows of it, so that few get a gradient
 
   int64_t count() const {
     int64_t product = 1;

@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <set>
+
 #include "base/error.h"
 #include "base/random.h"
+#include "base/trace.h"
 #include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/pointers.h"
@@ -55,14 +58,32 @@ Store::Store(std::vector<LayerSpec> layers, Precision precision, bool training)
     }
     layers_.push_back(std::move(state));
   }
-  if (!training) return;
+  if (training) make_gradients();
+}
+
+void Store::make_gradients() {
   for (size_t i = 0; i < layers_.size(); ++i) {
     LayerState& state = layers_[i];
     for (size_t p = 0; p < state.spec.params.size(); ++p) {
+      const ParamSpec& spec = state.spec.params[p];
       state.grads.push_back({view(state.grad, {i, p})});
+      state.lookups.emplace_back();
+      if (spec.looked_up)
+        state.lookups.back().rows = std::make_unique<ops::RowSums>(spec.shape.front());
     }
-    for (const std::string& name : state.spec.shared) {
-      state.shared_grads.push_back({at::zeros(param(name).shape, at::kFloat)});
+  }
+  std::set<std::string> taken;  // looked up ones whose dense gradient another layer's use fills
+  for (LayerState& state : layers_) {
+    state.shared_grads.resize(state.spec.shared.size());
+    for (size_t s = 0; s < state.spec.shared.size(); ++s) {
+      const std::string& name = state.spec.shared[s];
+      const Place owner = place(name);
+      if (param(name).looked_up && taken.insert(name).second) {
+        state.shared_uses.push_back(&layers_[owner.layer].grads[owner.param]);
+        continue;
+      }
+      state.shared_grads[s].sum = at::zeros(param(name).shape, at::kFloat);
+      state.shared_uses.push_back(&state.shared_grads[s]);
     }
   }
 }
@@ -88,31 +109,37 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
 Weights Store::weights(size_t layer, bool gradients) {
   LayerState& state = layers_[layer];
   Weights weights;
-  const auto add = [&](const std::string& name, Place place, std::vector<ops::GradientSum>& sums,
-                       size_t index) {
+  const auto add = [&](const std::string& name, Place place, ops::GradientSum* grad) {
     // detach: a leaf of its own for every visit, as two visits may be alive at once.
     at::Tensor value = compute_value(place).detach();
     if (gradients) value.requires_grad_(true);
-    weights.add(name, {value, gradients ? &sums[index] : nullptr});
+    weights.add(name, {value, grad});
   };
   for (size_t p = 0; p < state.spec.params.size(); ++p) {
-    add(state.spec.params[p].name, Place{layer, p}, state.grads, p);
+    const bool rows = state.spec.params[p].looked_up;
+    auto& grads = rows ? state.lookups : state.grads;
+    add(state.spec.params[p].name, {layer, p}, gradients ? &grads[p] : nullptr);
   }
   for (size_t s = 0; s < state.spec.shared.size(); ++s) {
     const std::string& name = state.spec.shared[s];
-    add(name, place(name), state.shared_grads, s);
+    add(name, place(name), gradients ? state.shared_uses[s] : nullptr);
   }
   return weights;
 }
 
 void Store::forget_gradients() {
   for (LayerState& state : layers_) {
-    for (ops::GradientSum& grad : state.grads) grad.state = ops::GradientSum::kEmpty;
-    for (ops::GradientSum& grad : state.shared_grads) grad.state = ops::GradientSum::kEmpty;
+    for (auto* sums : {&state.grads, &state.shared_grads}) {
+      for (ops::GradientSum& grad : *sums) grad.state = ops::GradientSum::kEmpty;
+    }
+    for (ops::GradientSum& grad : state.lookups) {
+      if (grad.rows != nullptr) grad.rows->forget();
+    }
   }
 }
 
 void Store::finish_gradients() {
+  const Zone zone("shared gradients");
   for (LayerState& state : layers_) {
     for (size_t s = 0; s < state.shared_grads.size(); ++s) {
       const Place owner = place(state.spec.shared[s]);
@@ -121,7 +148,10 @@ void Store::finish_gradients() {
     }
   }
   for (LayerState& state : layers_) {
-    for (ops::GradientSum& grad : state.grads) ops::fill_gradient(grad);
+    for (size_t p = 0; p < state.grads.size(); ++p) {
+      ops::fill_gradient(state.grads[p]);
+      if (state.lookups[p].rows != nullptr) state.lookups[p].rows->add_to(state.grads[p].sum);
+    }
   }
 }
 

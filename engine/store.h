@@ -72,10 +72,14 @@ class Store {
     int64_t size = 0;              // elements, padded
     at::Tensor master, grad, exp_avg, exp_avg_sq;  // [size] fp32
     at::Tensor compute;                            // [size] bf16, only in Precision::kBf16
-    std::vector<ops::GradientSum> grads;           // views of `grad`, one per parameter
-    std::vector<ops::GradientSum> shared_grads;    // one per shared use, with memory of its own
+    std::vector<ops::GradientSum> grads;           // per parameter, views of `grad`
+    std::vector<ops::GradientSum> lookups;         // per parameter: rows of one that is looked up
+    // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
+    std::vector<ops::GradientSum> shared_grads;
+    std::vector<ops::GradientSum*> shared_uses;
   };
 
+  void make_gradients();
   const Place& place(const std::string& name) const;
   at::Tensor view(const at::Tensor& array, Place place) const;  // the parameter's part, in shape
   at::Tensor compute_value(Place place) const;

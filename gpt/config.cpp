@@ -95,7 +95,7 @@ std::vector<engine::LayerSpec> GPTConfig::layers() const {
   std::vector<engine::LayerSpec> layers;
   layers.push_back({"embedding",
                     "",
-                    {{"wte.weight", {vocab_size, C}, 0, std},
+                    {{"wte.weight", {vocab_size, C}, 0, std, /*looked_up=*/true},
                      {"wpe.weight", {max_position_embeddings, C}, 0, std}}});
   for (int64_t i = 0; i < depth; ++i) {
     std::vector<engine::ParamSpec> block = {{"ln_1.weight", {C}, 1}, {"ln_1.bias", {C}}};

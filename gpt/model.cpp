@@ -59,8 +59,8 @@ class Block : public GPTLayer {
 
   Tensor ffn(const Weights& w, const Tensor& x, const Pass& pass) const {
     const Tensor n = ops::layer_norm(x, w.affine("ln_2"), w.dtype());  // B T C
-    const Tensor h = ops::gelu(ops::linear(n, w.affine("ffn.fc")));    // B T 4C
-    return ops::add_linear(x, h, w.affine("ffn.proj"), dropout(pass), key(pass, kOutput));  // B T C
+    const Tensor h = ops::linear(n, w.affine("ffn.fc"));               // B T 4C
+    return ops::add_gelu_linear(x, h, w.affine("ffn.proj"), dropout(pass), key(pass, kOutput));
   }
 
   int64_t heads_;

@@ -1,11 +1,10 @@
 // Attention against double precision.
-#include <torch/csrc/autograd/autograd.h>
-
 #include <cmath>
 
-#include "ops/dropout.h"
+#include "base/random.h"
 #include "ops/kv_cache.h"
 #include "ops/ops.h"
+#include "ops/reference.h"
 #include "ops/testing.h"
 
 namespace gigagpt::ops {
@@ -13,135 +12,259 @@ namespace {
 
 using at::Tensor;
 
-// Attention written out in double with autograd.
-Tensor attention64(const Tensor& q, const Tensor& k, const Tensor& v, int64_t heads, Tensor mask) {
-  const auto split = [&](const Tensor& x) {
-    return x.view({x.size(0), x.size(1), heads, -1}).transpose(1, 2);
-  };
-  const int64_t Tq = q.size(1), Tk = k.size(1);
-  if (!mask.defined()) {
-    mask = at::full({Tq, Tk}, -INFINITY, at::kDouble).triu(1 + Tk - Tq);
-  }
-  const double scale = 1 / std::sqrt(double(q.size(2) / heads));
-  const Tensor p = at::softmax(at::matmul(split(q), split(k).transpose(-1, -2)) * scale + mask, -1);
-  return at::matmul(p, split(v)).transpose(1, 2).reshape(q.sizes());
+struct Shape {
+  int64_t B, T, H, D;
+};
+
+// B T C -> B H T D, and back.
+Tensor by_heads(const Tensor& x, int64_t heads) {
+  return x.view({x.size(0), x.size(1), heads, x.size(2) / heads}).transpose(1, 2);
+}
+Tensor merged(const Tensor& x) {
+  return x.transpose(1, 2).reshape({x.size(0), x.size(2), -1});
+}
+Tensor transposed(const Tensor& x) {
+  return x.transpose(-1, -2);
 }
 
-// Rounding of scores of magnitude S moves probabilities by a relative 2 S D u at most, and each of
-// the three chained products adds its own few roundings: in all C (T + D) u times the magnitudes,
-// which are O(1) here; C = 16 covers the constants. In bf16 the inputs of each product are rounded
-// to 2^-8, 4 of which meet in a gradient.
-void check_attention(at::ScalarType type, int64_t B, int64_t T, int64_t H, int64_t D) {
-  const int64_t C = H * D;
-  std::vector<Tensor> inputs, inputs64;
-  for (int i = 0; i < 3; ++i) {
-    inputs.push_back((at::randn({B, T, C}) * 0.7).to(type).requires_grad_(true));
-    inputs64.push_back(f64(inputs.back()).requires_grad_(true));
-  }
-  const Tensor dy = at::randn({B, T, C}).to(type);
-  const Tensor y = attention(inputs[0], inputs[1], inputs[2], H, {}, 0.0, 0);
-  const Tensor y64 = attention64(inputs64[0], inputs64[1], inputs64[2], H, {});
-  const auto grads = torch::autograd::grad({y}, inputs, {dy});
-  const auto grads64 = torch::autograd::grad({y64}, inputs64, {f64(dy)});
-  const double unit = type == at::kFloat ? 16 * double(T + D) * kUnit32 : 4 * kUnitBf16;
-  expect_close(y, y64, unit * std::max(1.0, y64.abs().max().item<double>()));
-  for (int i = 0; i < 3; ++i) {
-    expect_close(grads[i], grads64[i], unit * std::max(1.0, grads64[i].abs().max().item<double>()));
-  }
+Op attention_op(const AttentionRule& rule) {
+  return {[rule](const Tensors& x, const Sums& /*none*/) { return attention(x[0], rule); },
+          [rule](const Tensors& x) {
+            const auto parts = x[0].chunk(3, -1);
+            return reference::attention(parts[0], parts[1], parts[2], rule);
+          }};
 }
+
+Tensor additive_mask(const AttentionRule& rule, int64_t T) {
+  if (rule.mask.defined()) return f64(rule.mask);
+  return at::full({T, T}, -INFINITY, at::kDouble).triu(1);
+}
+
+// What dropout multiplies the probabilities with, B H T T.
+Tensor dropout_factors(const AttentionRule& rule, int64_t B, int64_t T) {
+  if (rule.dropout_p == 0) return at::ones({B, rule.heads, T, T}, at::kDouble);
+  const int64_t row = (T + 3) / 4 * 4;
+  const Tensor factors =
+      reference::dropout_factors({B, rule.heads, T, row}, rule.dropout_p, rule.key);
+  return f64(factors.narrow(3, 0, T));
+}
+
+// The errors of y = (P Z) v and its gradients, in the notation of
+// ops/kernels/attention_backward-inl.h.
+//
+// Scores, and what they are multiplied with and subtracted from, are off by (D + 12) u A with
+// A = max over the keys of |q||k| / sqrt(D); probabilities relatively by that and the exponential's
+// error, again in what they are divided by, and the roundings of its sum over T keys, block by
+// block. bf16 kernels round P, dS, y and all results to u' = 2^-8.
+Bounds attention_bounds(const Tensor& qkv, const Tensor& dy_any, const AttentionRule& rule) {
+  const auto parts = f64(qkv).chunk(3, -1);
+  const int64_t B = qkv.size(0), T = qkv.size(1), H = rule.heads;
+  const Tensor q = by_heads(parts[0], H), k = by_heads(parts[1], H), v = by_heads(parts[2], H);
+  const Tensor dy = by_heads(f64(dy_any), H), mask = additive_mask(rule, T), hidden = mask.isinf();
+  const double D = double(q.size(3)), root = 1 / std::sqrt(D), u = kUnit32, length = double(T);
+  const double rounding = qkv.scalar_type() == at::kBFloat16 ? kUnitBf16 : 0;
+  const Tensor p = at::softmax(at::matmul(q, transposed(k)) * root + mask, -1);
+  const Tensor z = dropout_factors(rule, B, T), pz = p * z, y = at::matmul(pz, v);
+  const Tensor magnitudes = at::matmul(q.abs(), transposed(k.abs())) * root + mask.abs();
+  const Tensor a = std::get<0>(magnitudes.masked_fill(hidden, 0).max(-1, true));  // B H T 1
+  const Tensor p_error = (a * ((D + 12) * u) + kExp + length / 64 * kExp) * 2 +
+                         (2 * length + 8 + 4 * std::log(length)) * u;
+  const Tensor y_error = at::matmul(pz * (p_error + rounding), v.abs());
+  const Tensor dp_size = at::matmul(dy.abs(), transposed(v.abs()));
+  const Tensor delta_error =
+      (dy.abs() * (y_error + y.abs() * (rounding + (D + 1) * u))).sum(-1, true) +
+      (pz * dp_size).sum(-1, true) * (length * u);
+  const Tensor ds =
+      p * (z * at::matmul(dy, transposed(v)) - (dy * y).sum(-1, true)) * root;  // B H T T
+  const Tensor ds_error = ds.abs() * (p_error + 4 * u + rounding + length * u) +
+                          p * (z * dp_size * ((D + 1) * u) + delta_error) * root;
+  const Tensor dq = at::matmul(ds_error, k.abs());
+  const Tensor dk = at::matmul(transposed(ds_error), q.abs());
+  const Tensor dv = at::matmul(transposed(pz * (p_error + rounding + length * u)), dy.abs());
+  return {merged(y_error), {at::cat({merged(dq), merged(dk), merged(dv)}, -1)}};
+}
+
+void check_attention(const Shape& s, at::ScalarType type, const AttentionRule& rule,
+                     double scale = 0.8) {
+  SCOPED_TRACE(testing::Message() << "B " << s.B << " T " << s.T << " H " << s.H << " D " << s.D
+                                  << " p " << rule.dropout_p << " " << type);
+  const Tensor qkv = (at::randn({s.B, s.T, 3 * s.H * s.D}) * scale).to(type);
+  const Tensor dy = at::randn({s.B, s.T, s.H * s.D}).to(type);
+  check(attention_op(rule), {qkv}, dy, 1, attention_bounds(qkv, dy, rule));
+}
+
+const std::vector<Shape> kShapes = {{1, 1, 1, 16},    {2, 1, 3, 5},    {2, 7, 3, 5},
+                                    {1, 63, 4, 20},   {3, 64, 2, 16},  {1, 65, 2, 64},
+                                    {1, 127, 1, 80},  {2, 129, 1, 48}, {1, 200, 1, 128},
+                                    {1, 130, 1, 256}, {1, 193, 3, 1}};
 
 TEST(Attention, ForwardAndGradientsMatchDouble) {
-  at::manual_seed(4);
-  for (const auto& [B, T, H, D] : std::vector<std::array<int64_t, 4>>{
-           {1, 1, 1, 16}, {2, 7, 3, 5}, {1, 65, 2, 64}, {3, 33, 4, 8}, {1, 40, 1, 256}}) {
-    check_attention(at::kFloat, B, T, H, D);
-    check_attention(at::kBFloat16, B, T, H, D);
+  at::manual_seed(1);
+  for (const Shape& s : kShapes) {
+    check_attention(s, at::kFloat, {s.H});
+    check_attention(s, at::kBFloat16, {s.H});
   }
 }
 
-// Dropout on the probabilities: the truth uses the very same drawn factors.
+TEST(Attention, RandomShapesMatchDouble) {
+  Random random(2);
+  for (int trial = 0; trial < 10; ++trial) {
+    const Shape s{random.upto(3), random.upto(150), random.upto(4), random.upto(40)};
+    const double p = trial % 2 == 0 ? 0.0 : 0.2;
+    check_attention(s, random.coin() ? at::kFloat : at::kBFloat16, {s.H, {}, p, 77});
+  }
+}
+
+// Dropout on the probabilities: the truth uses the very same factors. Keys use all 64 bits.
 TEST(Attention, DropoutForwardAndGradientsMatchDouble) {
-  at::manual_seed(7);
-  const int64_t B = 2, T = 9, H = 3, C = 15;
-  std::vector<Tensor> inputs, inputs64;
-  for (int i = 0; i < 3; ++i) {
-    inputs.push_back(at::randn({B, T, C}).requires_grad_(true));
-    inputs64.push_back(f64(inputs.back()).requires_grad_(true));
+  at::manual_seed(3);
+  for (const Shape& s : kShapes) {
+    const uint64_t key = mix(uint64_t(s.T), 0xFFFFFFFF00000000U);
+    check_attention(s, at::kFloat, {s.H, {}, 0.4, key});
+    check_attention(s, at::kBFloat16, {s.H, {}, 0.1, key});
   }
-  const Tensor dy = at::randn({B, T, C});
-  const Tensor factors = f64(drop(at::ones({B, H, T, T}), 0.4, 99));
-  const auto split = [&](const Tensor& x) { return x.view({B, T, H, C / H}).transpose(1, 2); };
-  const Tensor scores = at::matmul(split(inputs64[0]), split(inputs64[1]).transpose(-1, -2)) /
-                        std::sqrt(double(C / H));
-  const Tensor p = at::softmax(scores + at::full({T, T}, -INFINITY, at::kDouble).triu(1), -1);
-  const Tensor y64 = at::matmul(p * factors, split(inputs64[2])).transpose(1, 2).reshape({B, T, C});
-  const auto truth = torch::autograd::grad({y64}, inputs64, {f64(dy)});
-  const Tensor y = attention(inputs[0], inputs[1], inputs[2], H, {}, 0.4, 99);
-  const auto grads = torch::autograd::grad({y}, inputs, {dy});
-  const double unit = 16 * double(T + C) * kUnit32;
-  expect_close(y, y64, unit * std::max(1.0, y64.abs().max().item<double>()));
-  for (int i = 0; i < 3; ++i) {
-    expect_close(grads[i], truth[i], unit * std::max(1.0, truth[i].abs().max().item<double>()));
+  check_attention({1, 66, 2, 16}, at::kFloat, {2, {}, 0.999, 1});
+}
+
+TEST(Attention, IsRightForAnyThreadCount) {
+  at::manual_seed(4);
+  for (const int threads : {1, 3}) {
+    const ThreadCount count(threads);
+    check_attention({2, 70, 2, 24}, at::kFloat, {2, {}, 0.1, 5});
+    check_attention({2, 70, 2, 24}, at::kBFloat16, {2});
   }
 }
 
-// 2000 x 2000 scores of 5 heads do not fit in one chunk of 2^24.
-TEST(Attention, ChunksOfHeadsGiveWhatEachHeadGivesAlone) {
-  at::manual_seed(8);
-  const int64_t B = 2, T = 2000, H = 5, D = 4;
-  const Tensor q = at::randn({B, T, H * D}), k = at::randn({B, T, H * D}),
-               v = at::randn({B, T, H * D});
-  const Tensor y = attention(q, k, v, H, {}, 0.3, 5);
-  const Tensor mask = at::full({T, T}, -INFINITY).triu(1);
-  expect_close(attention(q, k, v, H, mask, 0.3, 5), y, 1e-6);
-  const std::vector<Tensor> inputs = {q.detach().requires_grad_(true),
-                                      k.detach().requires_grad_(true),
-                                      v.detach().requires_grad_(true)};
-  const Tensor dy = at::randn({B, T, H * D});
-  const Tensor together = attention(inputs[0], inputs[1], inputs[2], H, {}, 0.0, 0);
-  const auto grads = torch::autograd::grad({together}, inputs, {dy});
-  for (const int64_t h : {0, 3, 4}) {
-    const auto head = [&](const Tensor& x) { return x.detach().narrow(2, h * D, D).contiguous(); };
-    std::vector<Tensor> own;
-    for (const Tensor& x : inputs) own.push_back(head(x).requires_grad_(true));
-    const Tensor alone = attention(own[0], own[1], own[2], 1, {}, 0.0, 0);
-    const auto own_grads = torch::autograd::grad({alone}, own, {head(dy)});
-    const double unit = 16 * double(T) * kUnit32;
-    expect_close(head(together), alone, unit);
-    for (size_t i = 0; i < 3; ++i) expect_close(head(grads[i]), own_grads[i], unit);
-  }
-}
-
-TEST(Attention, DoesNotLookAhead) {
-  const Tensor q = at::randn({1, 6, 8}), k = at::randn({1, 6, 8}), v = at::randn({1, 6, 8});
-  const Tensor y = attention(q, k, v, 2, {}, 0.0, 0);
-  Tensor k2 = k.clone(), v2 = v.clone();
-  k2[0][5] += 3;
-  v2[0][5] += 3;
-  const Tensor y2 = attention(q, k2, v2, 2, {}, 0.0, 0);
-  expect_same_bits(y2.narrow(1, 0, 5), y.narrow(1, 0, 5));
-  EXPECT_FALSE(at::equal(y2, y));
-}
-
-TEST(Attention, AddsAnyMask) {
+// Scores up to several hundred: the largest takes all, nothing overflows.
+TEST(Attention, LargeScoresMatchDouble) {
   at::manual_seed(5);
-  const Tensor q = at::randn({2, 5, 6}), k = at::randn({2, 5, 6}), v = at::randn({2, 5, 6});
-  const Tensor mask = at::randn({2, 1, 5, 5});
-  expect_close(attention(q, k, v, 2, mask, 0.0, 0),
-               attention64(f64(q), f64(k), f64(v), 2, f64(mask)), 16 * 10 * kUnit32 * 8);
+  check_attention({1, 150, 2, 32}, at::kFloat, {2}, 8.0);
+  check_attention({1, 150, 2, 32}, at::kBFloat16, {2}, 8.0);
+}
+
+TEST(Attention, AnyMaskMatchesDouble) {
+  at::manual_seed(6);
+  const Tensor sparse = at::where(at::rand({70, 70}) < 0.3, at::full({}, -INFINITY), at::zeros({}));
+  sparse.fill_diagonal_(0);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    check_attention({2, 9, 3, 5}, type, {3, at::randn({2, 1, 9, 9})});
+    check_attention({1, 33, 2, 16}, type, {2, at::randn({2, 33, 33}), 0.3, 8});
+    check_attention({2, 70, 2, 20}, type, {2, sparse});
+  }
+}
+
+TEST(Attention, TheCausalMaskGivenIsTheDefault) {
+  at::manual_seed(7);
+  const int64_t T = 77;
+  const Tensor mask = at::full({T, T}, -INFINITY).triu(1), dy = at::randn({2, T, 32});
+  const Tensor qkv = at::randn({2, T, 96});
+  for (const double p : {0.0, 0.3}) {
+    const AttentionRule usual{2, {}, p, 6}, given{2, mask, p, 6};
+    const Bounds bounds = attention_bounds(qkv, dy, usual);
+    const Outcome a = run(attention_op(usual), {qkv}, dy), b = run(attention_op(given), {qkv}, dy);
+    expect_rounded(a.y, b.y, bounds.y * 2);
+    expect_rounded(a.grads[0], b.grads[0], bounds.grads[0] * 2);
+  }
+}
+
+// What comes later is neither seen by earlier outputs nor reached by their gradients.
+TEST(Attention, DoesNotLookAhead) {
+  at::manual_seed(8);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t T : {6, 64, 130}) {
+      for (const int64_t t : {int64_t{1}, T / 2, T - 1}) {
+        const Tensor qkv = at::randn({2, T, 48}).to(type), dy = at::randn({2, T, 16}).to(type);
+        Tensor changed = qkv.clone();
+        changed.narrow(1, t, T - t).add_(3);
+        dy.narrow(1, t, T - t).zero_();
+        const Op op = attention_op({2});
+        const Outcome a = run(op, {qkv}, dy), b = run(op, {changed}, dy);
+        expect_same_bits(a.y.narrow(1, 0, t), b.y.narrow(1, 0, t));
+        EXPECT_FALSE(at::equal(a.y, b.y));
+        EXPECT_TRUE((a.grads[0].narrow(1, t, T - t) == 0).all().item<bool>());
+      }
+    }
+  }
+}
+
+// Wherever one comes in, all outputs that depend on it are NaN, and none of the other heads or
+// sequences.
+TEST(Attention, ANanIsNotSwallowed) {
+  at::manual_seed(9);
+  const int64_t T = 150, H = 3, D = 20, at_token = 70;
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t part : {0, 1, 2}) {  // q, k, v
+      const Tensor qkv = at::randn({2, T, 3 * H * D}).to(type);
+      qkv[1][at_token].narrow(0, (part * H + 1) * D, D).fill_(NAN);
+      const Tensor y = by_heads(attention(qkv, {H}), H);  // B H T D
+      const int64_t reached = part == 0 ? 1 : T - at_token;
+      EXPECT_TRUE(at::isnan(y[1][1].narrow(0, at_token, reached)).all().item<bool>()) << part;
+      EXPECT_FALSE(has_nan(y[0]) || has_nan(y[1][0]) || has_nan(y[1][2])) << part;
+      KVCache cache(T);
+      attention(qkv.narrow(1, 0, T - 1), {H}, &cache);
+      const Tensor one = attention(qkv.narrow(1, T - 1, 1), {H}, &cache)[1];
+      EXPECT_EQ(at::isnan(one.narrow(1, D, D)).all().item<bool>(), part != 0) << part;
+    }
+    const Tensor qkv = at::randn({1, T, 3 * D}).to(type), dy = at::randn({1, T, D}).to(type);
+    dy[0][at_token][2] = NAN;
+    const Tensor grad = run(attention_op({1}), {qkv}, dy).grads[0][0];
+    EXPECT_TRUE(at::isnan(grad[at_token].narrow(0, 0, D)).all().item<bool>()) << "dq";
+    EXPECT_TRUE(at::isnan(grad.narrow(0, 0, at_token).narrow(1, D, D)).all().item<bool>()) << "dk";
+  }
+}
+
+// A NaN may carry any payload: memory that was never written often is all ones.
+TEST(Attention, ANanOfAnyPayloadIsNotSwallowed) {
+  at::manual_seed(10);
+  for (const int32_t bits : {0x7fc00000, -1, 0x7fc00001, 0x7fffffff}) {
+    const Tensor qkv = at::randn({1, 70, 48});
+    qkv.view(at::kInt)[0][3].narrow(0, 16, 16).fill_(bits);  // k
+    EXPECT_TRUE(at::isnan(attention(qkv, {1})[0].narrow(0, 3, 67)).all().item<bool>()) << bits;
+  }
+}
+
+// Positions in parts of these lengths, one after another, are the same as all at once.
+void check_cache(const Shape& s, at::ScalarType type, const std::vector<int64_t>& counts) {
+  SCOPED_TRACE(testing::Message() << "T " << s.T << " D " << s.D << " " << type);
+  const Tensor qkv = at::randn({s.B, s.T, 3 * s.H * s.D}).to(type);
+  const Tensor dy = at::zeros({s.B, s.T, s.H * s.D}, type);
+  const Tensor whole = run_plain64(attention_op({s.H}), {qkv}, dy).y;
+  const Tensor error = attention_bounds(qkv, dy, {s.H}).y;
+  KVCache cache(s.T + 3);
+  int64_t from = 0;
+  for (const int64_t count : counts) {
+    const Tensor part = attention(qkv.narrow(1, from, count), {s.H}, &cache);
+    EXPECT_EQ(part.scalar_type(), type);
+    expect_rounded(part, whole.narrow(1, from, count), error.narrow(1, from, count));
+    from += count;
+    EXPECT_EQ(cache.length(), from);
+  }
+  ASSERT_EQ(from, s.T);
+  cache.clear();
+  expect_rounded(attention(qkv, {s.H}, &cache), whole, error);
 }
 
 TEST(KVCache, ContinuingEqualsComputingAtOnce) {
-  at::manual_seed(6);
-  const Tensor q = at::randn({1, 9, 8}), k = at::randn({1, 9, 8}), v = at::randn({1, 9, 8});
-  const Tensor whole = attention(q, k, v, 2, {}, 0.0, 0);
-  KVCache cache(9);
-  for (const auto& [from, count] : {std::pair<int64_t, int64_t>{0, 5}, {5, 1}, {6, 3}}) {
-    const auto past = cache.append(k.narrow(1, from, count), v.narrow(1, from, count));
-    const Tensor part = attention(q.narrow(1, from, count), past.k, past.v, 2, {}, 0.0, 0);
-    expect_close(part, whole.narrow(1, from, count), 16 * 13 * kUnit32 * 4);
+  at::manual_seed(11);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    check_cache({1, 9, 2, 4}, type, {5, 1, 3});
+    check_cache({2, 70, 3, 20}, type, {1, 1, 1, 64, 1, 2});
+    check_cache({2, 200, 1, 64}, type, {130, 1, 1, 65, 3});
+    check_cache({1, 140, 4, 5}, type, {127, 1, 1, 11});
+    check_cache({1, 66, 1, 256}, type, {63, 1, 1, 1});
   }
-  EXPECT_EQ(cache.length(), 9);
+}
+
+TEST(KVCache, TakesAMask) {
+  at::manual_seed(12);
+  const Tensor qkv = at::randn({2, 12, 30});
+  KVCache cache(12);
+  attention(qkv.narrow(1, 0, 8), {2}, &cache);
+  const Tensor causal = at::full({4, 12}, -INFINITY).triu(9);
+  const Tensor y = attention(qkv.narrow(1, 8, 4), {2, causal}, &cache);
+  const Tensor dy = at::zeros({2, 12, 10});
+  const Tensor whole = run_plain64(attention_op({2}), {qkv}, dy).y;
+  expect_rounded(y, whole.narrow(1, 8, 4), attention_bounds(qkv, dy, {2}).y.narrow(1, 8, 4));
 }
 
 }  // namespace

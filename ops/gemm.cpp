@@ -78,7 +78,8 @@ void own_gemm(const Tensor& a, const GemmOperand& b, const Tensor& c, const Gemm
                             bf16 ? nullptr : data<float>(c),
                             bf16 ? data<Bf16>(c) : nullptr,
                             size_t(c.stride(0)),
-                            extras.add};
+                            extras.add,
+                            extras.read_late};
   parallel_tasks(kernels::gemm_tasks(g), [&](size_t task, int) { kernels::gemm_task(g, task); });
 }
 

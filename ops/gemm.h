@@ -35,6 +35,7 @@ struct GemmExtras {
   at::Tensor bias = {};      // [N] fp32, added to every row
   at::Tensor residual = {};  // [M, N] fp32, added; c must be fp32
   bool add = false;          // to what c holds (fp32)
+  bool read_late = false;    // by then no cache holds it: it is written past them
 };
 
 // c = a b. a [..., M, K], b [..., K, N], c [..., M, N]; two to four dimensions (two with extras

@@ -10,7 +10,7 @@
 namespace gigagpt::ops {
 
 void add_gradient(GradientSum& to, const at::Tensor& gradient, double scale) {
-  GIGAGPT_ASSERT(to.state != GradientSum::kLent);
+  GIGAGPT_ASSERT(to.state != GradientSum::kLent && to.sum.defined());
   if (to.state == GradientSum::kEmpty) {
     to.state = GradientSum::kFilled;
     to.sum.copy_(scale == 1.0 ? gradient : gradient * scale);

@@ -19,7 +19,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t kChunkRows = 512;
+constexpr int64_t kChunkRows = 1024;
 
 // The losses of rows of logits [n, V], whose gradients times `scale` then lie in `dlogits`
 // [n, V] of the weight's type: in the same memory, the logits are gone.

@@ -4,6 +4,7 @@
 
 #include "base/trace.h"
 #include "ops/dropout.h"
+#include "ops/gelu.h"
 #include "ops/gradient.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/kernels/rows.h"
@@ -86,32 +87,13 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
 
 struct Gelu : torch::autograd::Function<Gelu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x_any) {
-    const Zone zone("gelu forward");
     const Tensor x = x_any.contiguous();
-    const Tensor y = at::empty(x.sizes(), x.options());
-    dispatch_type(x, [&](auto element) {
-      using T = decltype(element);
-      parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
-        row_kernels<T>().gelu(data<T>(x) + begin, end - begin, data<T>(y) + begin);
-      });
-    });
     ctx->save_for_backward({x});
-    return y;
+    return apply_gelu(x);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const Zone zone("gelu backward");
-    const Tensor x = ctx->get_saved_variables()[0];
-    const Tensor dy = outputs[0].contiguous();
-    const Tensor dx = at::empty(x.sizes(), x.options());
-    dispatch_type(x, [&](auto element) {
-      using T = decltype(element);
-      parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
-        row_kernels<T>().gelu_backward(data<T>(x) + begin, data<T>(dy) + begin, end - begin,
-                                       data<T>(dx) + begin);
-      });
-    });
-    return {dx};
+    return {differentiate_gelu(ctx->get_saved_variables()[0], outputs[0].contiguous(), false).dx};
   }
 };
 
@@ -129,6 +111,33 @@ struct Dropout : torch::autograd::Function<Dropout> {
 };
 
 }  // namespace
+
+Tensor apply_gelu(const Tensor& x) {
+  const Zone zone("gelu forward");
+  Tensor y = at::empty(x.sizes(), x.options());
+  dispatch_type(x, [&](auto element) {
+    using T = decltype(element);
+    parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
+      row_kernels<T>().gelu(data<T>(x) + begin, end - begin, data<T>(y) + begin);
+    });
+  });
+  return y;
+}
+
+GeluBackward differentiate_gelu(const Tensor& x, const Tensor& dy, bool want_y) {
+  const Zone zone("gelu backward");
+  const GeluBackward result{at::empty(x.sizes(), x.options()),
+                            want_y ? at::empty(x.sizes(), x.options()) : Tensor()};
+  dispatch_type(x, [&](auto element) {
+    using T = decltype(element);
+    parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
+      row_kernels<T>().gelu_backward(data<T>(x) + begin, data<T>(dy) + begin, end - begin,
+                                     data<T>(result.dx) + begin,
+                                     want_y ? data<T>(result.y) + begin : nullptr);
+    });
+  });
+  return result;
+}
 
 Tensor drop(const Tensor& x_any, double p, uint64_t key, int64_t first) {
   const Zone zone("dropout");

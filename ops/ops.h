@@ -24,6 +24,10 @@ at::Tensor linear(const at::Tensor& x, const Affine& w,
 at::Tensor add_linear(const at::Tensor& residual, const at::Tensor& x, const Affine& w,
                       double dropout_p = 0.0, uint64_t key = 0);
 
+// add_linear of gelu(x), which is not kept for the backward pass but made again.
+at::Tensor add_gelu_linear(const at::Tensor& residual, const at::Tensor& x, const Affine& w,
+                           double dropout_p = 0.0, uint64_t key = 0);
+
 // (x - mean) / sqrt(variance + eps) * weight + bias over the last dimension (Ba et al. 2016).
 // x [..., C] fp32, weight and bias [C], bias possibly undefined -> [..., C] of dtype `out`.
 at::Tensor layer_norm(const at::Tensor& x, const Affine& w, at::ScalarType out = at::kFloat,

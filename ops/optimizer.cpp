@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/trace.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/parallel.h"
 
@@ -29,6 +30,9 @@ void update(const ParamState& state, const UpdateRule& rule, double lr, double g
                                        float(rule.epsilon)};
   const kernels::UpdateArrays arrays{state.value.data(), state.grad.data(), state.exp_avg.data(),
                                      state.exp_avg_sq.data(), state.compute};
+  // Gradient and compute copy once, the rest read and written.
+  const double bytes = rule.sgd ? 20 : 28;
+  const Zone zone("optimizer", 0, double(state.value.size()) * (bytes + (state.compute ? 2 : 0)));
   const auto& kernel = kernels::optimizer_kernels();
   const auto step_of = rule.sgd ? kernel.sgd : kernel.adamw;
   parallel_parts(state.value.size(), kChunk,
@@ -36,6 +40,7 @@ void update(const ParamState& state, const UpdateRule& rule, double lr, double g
 }
 
 double sum_of_squares(std::span<const float> values) {
+  const Zone zone("gradient norm", 0, double(values.size_bytes()));
   std::vector<double> partial((values.size() + kChunk - 1) / kChunk);
   parallel_parts(partial.size(), 4, [&](size_t begin, size_t end, size_t) {
     for (size_t chunk = begin; chunk < end; ++chunk) {

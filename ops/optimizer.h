@@ -10,7 +10,7 @@ namespace gigagpt::ops {
 
 // One parameter's arrays, all of one length. SGD does not touch exp_avg_sq.
 struct ParamState {
-  std::span<float> value;            // fp32 master weights
+  std::span<float> value;  // fp32 master weights
   std::span<const float> grad;
   std::span<float> exp_avg;          // first moment, or SGD's momentum
   std::span<float> exp_avg_sq;       // second moment

@@ -18,15 +18,13 @@ namespace {
 
 // Built without OpenMP, at::parallel_for is silently a plain loop.
 TEST(Threads, LoopsRunOnAllOfThem) {
-  const int threads = at::get_num_threads();
-  at::set_num_threads(2);
+  const ThreadCount count(2);
   std::mutex mutex;
   std::set<std::thread::id> seen;
   at::parallel_for(0, 2, 1, [&](int64_t, int64_t) {
     const std::lock_guard lock(mutex);
     seen.insert(std::this_thread::get_id());
   });
-  at::set_num_threads(threads);
   EXPECT_EQ(seen.size(), 2U);
 }
 
@@ -38,31 +36,64 @@ std::vector<float> draw(size_t n, unsigned seed) {
   return values;
 }
 
-// Ten steps beside the formulas in double. Each step adds a handful of roundings to numbers of the
-// size of the weight, the moments and the update (lr); 16 per step covers them.
-TEST(Update, AdamWMatchesDoubleOverTenSteps) {
-  const size_t n = 20001;
-  auto w = draw(n, 1);
-  std::vector<float> m(n), v(n);
-  std::vector<double> w64(w.begin(), w.end()), m64(n), v64(n);
-  const UpdateRule rule{false, 0.9, 0.95, 1e-8, 0.1};
-  const double lr = 0.01, scale = 0.37;
-  for (int t = 1; t <= 10; ++t) {
-    auto g = draw(n, unsigned(100 + t));
-    update({w, g, m, v}, rule, lr, scale, t);
-    for (size_t i = 0; i < n; ++i) {
+// The parameter's arrays beside the formulas in double.
+struct Beside {
+  std::vector<float> w, m, v;
+  std::vector<double> w64, m64, v64;
+  at::Tensor compute;  // bf16
+
+  Beside(size_t n, unsigned seed)
+      : w(draw(n, seed)),
+        m(n),
+        v(n),
+        w64(w.begin(), w.end()),
+        m64(n),
+        v64(n),
+        compute(at::zeros({int64_t(n)}, at::kBFloat16)) {}
+
+  void step(const std::vector<float>& g, const UpdateRule& rule, double lr, double scale, int t) {
+    update({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())}, rule, lr, scale, t);
+    const double b1 = rule.beta1, b2 = rule.beta2;
+    for (size_t i = 0; i < w.size(); ++i) {
       const double gi = double(g[i]) * scale;
-      w64[i] -= lr * 0.1 * w64[i];
-      m64[i] = 0.9 * m64[i] + 0.1 * gi;
-      v64[i] = 0.95 * v64[i] + 0.05 * gi * gi;
-      const double m_hat = m64[i] / (1 - std::pow(0.9, t));
-      const double v_hat = v64[i] / (1 - std::pow(0.95, t));
-      w64[i] -= lr * m_hat / (std::sqrt(v_hat) + 1e-8);
+      w64[i] -= lr * rule.weight_decay * w64[i];
+      m64[i] = b1 * m64[i] + (rule.sgd ? 1 : 1 - b1) * gi;
+      v64[i] = b2 * v64[i] + (1 - b2) * gi * gi;
+      const double m_hat = m64[i] / (1 - std::pow(b1, t)), v_hat = v64[i] / (1 - std::pow(b2, t));
+      w64[i] -= lr * (rule.sgd ? m64[i] : m_hat / (std::sqrt(v_hat) + rule.epsilon));
+    }
+    const at::Tensor master = at::from_blob(w.data(), {int64_t(w.size())}, at::kFloat);
+    expect_same_bits(compute, master.to(at::kBFloat16));
+  }
+};
+
+const std::vector<size_t> kLengths = {1, 7, 16, 33, 20001};  // the last for both threads
+
+// Each step adds a handful of roundings to numbers of the size of the weight, the moments and the
+// update (lr); 16 per step covers them.
+TEST(Update, AdamWMatchesDoubleOverTenSteps) {
+  for (const size_t n : kLengths) {
+    Beside both(n, 1);
+    const double lr = 0.01;
+    for (int t = 1; t <= 10; ++t) both.step(draw(n, unsigned(100 + t)), {}, lr, 0.37, t);
+    for (size_t i = 0; i < n; ++i) {
+      ASSERT_NEAR(both.w[i], both.w64[i], 16 * 10 * kUnit32 * (std::abs(both.w64[i]) + lr)) << i;
     }
   }
-  for (size_t i = 0; i < n; ++i) {
-    const double bound = 16 * 10 * kUnit32 * (std::abs(w64[i]) + lr);
-    ASSERT_NEAR(w[i], w64[i], bound) << i;
+}
+
+// SGD's update is lr m with |m| below ten times the largest |g| of about 5 * 0.37.
+TEST(Update, SgdMatchesDoubleOverTenSteps) {
+  for (const size_t n : kLengths) {
+    Beside both(n, 2);
+    const UpdateRule rule{true, 0.9, 0, 0, 0.1};
+    const double lr = 0.01;
+    for (int t = 1; t <= 10; ++t) both.step(draw(n, unsigned(200 + t)), rule, lr, 0.37, t);
+    for (size_t i = 0; i < n; ++i) {
+      const double size = std::abs(both.w64[i]) + lr * 10 * 2;
+      ASSERT_NEAR(both.w[i], both.w64[i], 16 * 10 * kUnit32 * size) << i;
+      ASSERT_EQ(both.v[i], 0.0F) << "SGD leaves the second moment alone";
+    }
   }
 }
 
@@ -71,6 +102,34 @@ TEST(Update, SgdHasMomentumAndDecoupledDecay) {
   update({w, g, m, {}}, {true, 0.9, 0, 0, 0.1}, 0.1, 2.0, 1);
   EXPECT_FLOAT_EQ(m[0], 0.9F * 2.0F + 1.0F);
   EXPECT_FLOAT_EQ(w[0], 1.0F * 0.99F - 0.1F * 2.8F);
+}
+
+// The copy is rounded to nearest even, also halfway, at the ends of the range and for what is not
+// finite.
+TEST(Update, TheComputeCopyIsRoundedToNearestEven) {
+  std::vector<float> w = {1.00390625F,   1.01171875F,   -1.00390625F, 1.5F,
+                          3.3961776e38F, 3.4028235e38F, 1e-40F,       -1e-45F,
+                          0.0F,          -0.0F,         INFINITY,     -INFINITY};
+  w.resize(37, 1.01171875F);
+  std::vector<float> g(w.size()), m(w.size()), v(w.size());
+  const at::Tensor compute = at::empty({int64_t(w.size())}, at::kBFloat16);
+  const at::Tensor expected =
+      at::from_blob(w.data(), {int64_t(w.size())}, at::kFloat).to(at::kBFloat16);
+  for (const bool sgd : {false, true}) {
+    update({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())},
+           {sgd, 0.9, 0.95, 1e-8, 0}, 0.01, 1.0, 1);
+    expect_same_bits(compute, expected);
+  }
+}
+
+TEST(Update, IsTheSameForAnyThreadCount) {
+  const auto after = [](int threads) {
+    const ThreadCount count(threads);
+    Beside both(70001, 3);
+    both.step(draw(70001, 4), {}, 0.01, 0.5, 1);
+    return both.w;
+  };
+  EXPECT_EQ(after(1), after(3));
 }
 
 TEST(Update, WithoutLearningRateOnlyMomentsMove) {
@@ -85,15 +144,19 @@ TEST(SumOfSquares, IsExactToDoubleAndTheSameForAnyThreadCount) {
   const auto values = draw(100003, 3);
   double sum = 0;
   for (const float v : values) sum += double(v) * double(v);
-  const int threads = at::get_num_threads();
-  at::set_num_threads(1);
-  const double one = sum_of_squares(values);
-  at::set_num_threads(3);
-  const double three = sum_of_squares(values);
-  at::set_num_threads(threads);
+  const auto with_threads = [&](int threads) {
+    const ThreadCount count(threads);
+    return sum_of_squares(values);
+  };
+  const double one = with_threads(1), three = with_threads(3);
   EXPECT_EQ(one, three);
   EXPECT_NEAR(one, sum, 1e-10 * sum);
   EXPECT_EQ(sum_of_squares({}), 0.0);
+  for (size_t n = 1; n < 40; ++n) {
+    double squares = 0;
+    for (const float v : std::span(values).first(n)) squares += double(v) * double(v);
+    EXPECT_NEAR(sum_of_squares(std::span(values).first(n)), squares, 40 * 0x1p-53 * squares) << n;
+  }
 }
 
 int32_t sample_copy(std::vector<float> logits, const std::vector<int32_t>& history,

@@ -3,6 +3,10 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
+
+#include "ops/row_sums.h"
+
 namespace gigagpt::ops {
 
 // A parameter's gradient as the micro-batches of a step add up. The first one overwrites what is in
@@ -15,6 +19,7 @@ struct GradientSum {
   };
   at::Tensor sum;  // fp32, in the parameter's shape
   State state = kEmpty;
+  std::unique_ptr<RowSums> rows = nullptr;  // instead of `sum`, for an embedding's own use
 };
 
 // `value` is what is multiplied: bf16 or fp32 matrices, fp32 vectors. It does not own its memory

@@ -20,19 +20,18 @@ namespace gigagpt::ops::kernels {
 namespace {
 
 // GIGAGPT_MAX_CPU=avx2 or =baseline leaves newer instructions unused, to test what other CPUs run.
-[[maybe_unused]] const bool limited = [] {
+// Before main, as Highway chooses at the first call.
+const bool avx512_allowed = [] {
   const char* most = std::getenv("GIGAGPT_MAX_CPU");
-  if (most == nullptr) return false;
-  if (std::string_view(most) == "avx2") hwy::DisableTargets(HWY_AVX3);
-  if (std::string_view(most) == "baseline") hwy::DisableTargets(HWY_AVX3 | HWY_AVX2);
-  return true;
+  if (most == nullptr) return true;
+  hwy::DisableTargets(std::string_view(most) == "avx2" ? HWY_AVX3 : HWY_AVX3 | HWY_AVX2);
+  return false;
 }();
 
 }  // namespace
 
 bool has_avx512_bf16() {
-  static const bool cpu_has = __builtin_cpu_supports("avx512bf16") != 0;
-  return cpu_has && (hwy::SupportedTargets() & HWY_AVX3) != 0;
+  return avx512_allowed && __builtin_cpu_supports("avx512bf16") != 0;
 }
 
 using namespace N_AVX3_BF16;

@@ -33,6 +33,13 @@ inline void PackPanelOfColumns(const Bf16* bt, size_t ldb, size_t K, size_t N, s
 
 inline void FinishRow(const Bf16Gemm& g, const float* sum, size_t row, size_t column, size_t n) {
   const size_t at = row * g.ldc + column;
+  const bool aligned = reinterpret_cast<uintptr_t>(g.c + at) % 64 == 0;
+  if (g.stream && !g.add && g.c_bf16 == nullptr && aligned && n == kColumns && g.bias == nullptr &&
+      g.residual == nullptr) {
+    const DF d;
+    for (size_t j = 0; j < kColumns; j += kLanes) hn::Stream(hn::Load(d, sum + j), d, g.c + at + j);
+    return;
+  }
   ForVectors(n, [&](auto tag, size_t j) {
     auto v = LoadF(tag, sum + j);
     if (g.bias != nullptr) v = hn::Add(v, LoadF(tag, g.bias + column + j));

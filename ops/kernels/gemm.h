@@ -22,6 +22,7 @@ struct Bf16Gemm {
   Bf16* c_bf16;
   size_t ldc;
   bool add;
+  bool stream;  // write c past the caches
 };
 
 // Tasks may run on any thread; all only where has_avx512_bf16().

@@ -142,13 +142,14 @@ void Gelu(const T* x, size_t n, T* y) {
 }
 
 template <class T>
-void GeluBackward(const T* x, const T* dy, size_t n, T* dx) {
+void GeluBackward(const T* x, const T* dy, size_t n, T* dx, T* y) {
   ForVectors(n, [&](auto d, size_t i) {
     const auto v = LoadF(d, x + i);
     const auto normal = NormalOf(d, v);
     const auto slope =
         hn::MulAdd(hn::Mul(v, normal.density), hn::Set(d, 0.39894228F), normal.cumulative);
     StoreF(d, hn::Mul(LoadF(d, dy + i), slope), dx + i);
+    if (y != nullptr) StoreF(d, hn::Mul(v, normal.cumulative), y + i);
   });
 }
 

@@ -99,16 +99,14 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
   const auto magic = hn::Set(d, 12582912.0F);
   const auto least = hn::Set(d, -126.0F);
-  const auto clamped = hn::Max(least, x);  // in this order a NaN stays one
-  const auto shifted = hn::Add(clamped, magic);
-  const auto f = hn::Sub(clamped, hn::Sub(shifted, magic));  // in [-1/2, 1/2]
-  auto p = hn::Set(d, 1.5403530e-4F);
-  p = hn::MulAdd(p, f, hn::Set(d, 1.3333558e-3F));
-  p = hn::MulAdd(p, f, hn::Set(d, 9.6181291e-3F));
-  p = hn::MulAdd(p, f, hn::Set(d, 5.5504109e-2F));
-  p = hn::MulAdd(p, f, hn::Set(d, 2.4022651e-1F));
-  p = hn::MulAdd(p, f, hn::Set(d, 6.9314718e-1F));
-  p = hn::MulAdd(p, f, hn::Set(d, 1.0F));
+  const auto shifted = hn::Add(x, magic);
+  const auto f = hn::Sub(x, hn::Sub(shifted, magic));  // in [-1/2, 1/2], if x is not too small
+  auto p = hn::Set(d, 1.32764686e-3F);                 // minimax for the relative error
+  p = hn::MulAdd(p, f, hn::Set(d, 9.67554135e-3F));
+  p = hn::MulAdd(p, f, hn::Set(d, 5.55071329e-2F));
+  p = hn::MulAdd(p, f, hn::Set(d, 2.40221197e-1F));
+  p = hn::MulAdd(p, f, hn::Set(d, 6.93146967e-1F));
+  p = hn::MulAdd(p, f, hn::Set(d, 1.00000007F));
   const auto exponent = hn::ShiftLeft<23>(hn::BitCast(d32, shifted));
   const auto scaled = hn::BitCast(d, hn::Add(hn::BitCast(d32, p), exponent));
   return hn::IfThenZeroElse(hn::Lt(x, least), scaled);
