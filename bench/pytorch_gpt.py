@@ -20,7 +20,7 @@ try:
     from torch import Tensor, nn
     from torch.nn import functional as F
 except ImportError:
-    sys.exit(f"{sys.executable} has no torch: tools/install.sh packages-test.txt")
+    sys.exit(f"{sys.executable} has no torch: tools/install.sh packages-bench.txt")
 
 
 class Block(nn.Module):

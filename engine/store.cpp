@@ -163,17 +163,17 @@ double Store::gradient_square_sum(size_t layer) const {
 void Store::update(size_t layer, const ops::UpdateRule& rule, double lr, double grad_scale,
                    int64_t step) {
   const LayerState& state = layers_[layer];
+  std::vector<ops::ParamState> params;
   for (size_t p = 0; p < state.spec.params.size(); ++p) {
     const Place place{layer, p};
-    ops::UpdateRule own = rule;
-    if (state.spec.params[p].shape.size() < 2) own.weight_decay = 0;
     auto* compute = precision_ == Precision::kBf16
                         ? ops::data<ops::kernels::Bf16>(view(state.compute, place))
                         : nullptr;
-    ops::update({span_of(state.master, place), span_of(state.grad, place),
-                 span_of(state.exp_avg, place), span_of(state.exp_avg_sq, place), compute},
-                own, lr, grad_scale, step);
+    params.push_back({span_of(state.master, place), span_of(state.grad, place),
+                      span_of(state.exp_avg, place), span_of(state.exp_avg_sq, place), compute,
+                      /*decays=*/state.spec.params[p].shape.size() >= 2});
   }
+  ops::update(params, rule, lr, grad_scale, step);
 }
 
 const ParamSpec& Store::param(const std::string& name) const {

@@ -76,7 +76,8 @@ TEST(Gemm, MatchesDoubleOnRandomShapesStridesAndTypes) {
   for (int trial = 0; trial < 60; ++trial) {
     const auto type = trial % 3 == 0 ? at::kFloat : at::kBFloat16;
     const int64_t M = random.upto(210), N = random.upto(150);
-    const int64_t K = random.upto(trial % 5 == 0 ? 1700 : 130);
+    const int64_t K =
+        trial % 4 == 0 ? 768 * random.upto(2) + random.upto(20) - 10 : random.upto(130);
     const Tensor a = draw(random, M, K, type), b = draw(random, K, N, type);
     const bool rounded = type == at::kBFloat16 && random.coin();
     const Tensor c = draw(random, M, N, rounded ? type : at::kFloat);
@@ -84,6 +85,7 @@ TEST(Gemm, MatchesDoubleOnRandomShapesStridesAndTypes) {
     if (random.coin()) extras.bias = at::randn({N});
     if (!rounded && random.coin()) extras.residual = at::randn({M, N});
     if (!rounded && random.coin()) extras.add = true;
+    extras.read_late = random.coin();
     check_gemm(a, b, c, extras);
   }
 }
@@ -109,6 +111,19 @@ TEST(Gemm, BatchesOfMatrices) {
     check_gemm(a, b, at::zeros({2, 3, 20, 18}));
     check_gemm(a[0], at::randn({3, 18, 35}).to(type).transpose(1, 2), at::zeros({3, 20, 18}, type),
                {at::randn({18})});
+  }
+}
+
+// Whole lines of a result that is read late are written past the caches.
+TEST(Gemm, AResultReadLateIsTheSame) {
+  at::manual_seed(3);
+  for (const int64_t N : {64, 128, 200}) {
+    const Tensor a = at::randn({110, 70}).to(at::kBFloat16),
+                 b = at::randn({70, N}).to(at::kBFloat16);
+    const Tensor c = at::full({110, N}, NAN), late = at::full({110, N}, NAN);
+    gemm(a, b, c);
+    gemm(a, b, late, {.read_late = true});
+    expect_same_bits(late, c);
   }
 }
 
@@ -287,6 +302,68 @@ TEST(AddLinear, IsTheSumOfItsParts) {
     expect_same_bits(whole.y, parts.y);
     for (size_t i = 0; i < 4; ++i) expect_same_bits(whole.grads[i], parts.grads[i]);
     expect_same_bits(run(add_linear_op(0.0, 9), inputs, dy).grads[0], dy);
+  }
+}
+
+Op add_gelu_linear_op(double p, uint64_t key) {
+  return {[=](const Tensors& x, const Sums& sums) {
+            const Affine w{weight_at(x, sums, 2), weight_at(x, sums, 3)};
+            return add_gelu_linear(x[0], x[1], w, p, key);
+          },
+          [=](const Tensors& x) {
+            const Tensor y = reference::linear(reference::gelu(x[1]), x[2], x[3]);
+            return x[0] + y * f64(reference::dropout_factors(y.sizes(), p, key));
+          }};
+}
+
+// As for add_linear of g = gelu(x), which is off by `phi` |x| (see normalization_test.cpp) and
+// rounded to the weight's type, as is its gradient before it is multiplied with gelu'(x), at most
+// 1.13 and off by phi + 8 u.
+void check_add_gelu_linear(at::ScalarType type, int64_t T, int64_t K, int64_t N, double p) {
+  SCOPED_TRACE(testing::Message() << "T " << T << " K " << K << " N " << N << " " << type);
+  const Tensors inputs = {at::randn({2, T, N}), at::randn({2, T, K}).to(type),
+                          at::randn({N, K}).to(type), at::randn({N})};
+  const Tensor dy = at::randn({2, T, N}), x = f64(inputs[1]), w = f64(inputs[2]).abs();
+  const Tensor z = f64(reference::dropout_factors({2 * T, N}, p, 5));
+  const Tensor g = reference::gelu(x), size = f64(dy).abs() * z.view({2, T, N});
+  const double phi = 0.75e-7 + 16 * kUnit32;
+  const Tensor g_error = x.abs() * phi + g.abs() * unit(type);
+  Bounds bounds = linear_bounds(g, inputs[2], inputs[3], dy, z);
+  bounds.y = bounds.y + at::matmul(g_error, w.t()) * z.view({2, T, N}) +
+             inputs[0].abs() * (double(K + 4) * kUnit32);
+  const Tensor dg_size = at::matmul(size, w);
+  bounds.grads[0] = (bounds.grads[0] + dg_size * unit(type)) * 1.13 + dg_size * (phi + 8 * kUnit32);
+  bounds.grads[1] = bounds.grads[1] + at::matmul(size.view({-1, N}).t(), g_error.view({-1, K}));
+  bounds.grads.insert(bounds.grads.begin(), at::zeros_like(f64(dy)));
+  check(add_gelu_linear_op(p, 5), inputs, dy, 2, bounds);
+}
+
+TEST(AddGeluLinear, ForwardAndGradientsMatchDouble) {
+  Random random(10);
+  for (const double p : {0.0, 0.3}) {
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      check_add_gelu_linear(type, 1, 1, 1, p);
+      check_add_gelu_linear(type, 33, 64, 48, p);
+      check_add_gelu_linear(type, random.upto(60), random.upto(80), random.upto(80), p);
+    }
+  }
+}
+
+TEST(AddGeluLinear, IsAddLinearOfGelu) {
+  at::manual_seed(11);
+  const auto composed = [](const Tensors& x, const Sums& sums) {
+    return add_linear(x[0], ops::gelu(x[1]), {weight_at(x, sums, 2), {}}, 0.3, 9);
+  };
+  const auto made_again = [](const Tensors& x, const Sums& sums) {
+    return add_gelu_linear(x[0], x[1], {weight_at(x, sums, 2), {}}, 0.3, 9);
+  };
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Tensors inputs = {at::randn({3, 7, 50}), at::randn({3, 7, 33}).to(type),
+                            at::randn({50, 33}).to(type)};
+    const Tensor dy = at::randn({3, 7, 50});
+    const Outcome a = run({made_again, {}}, inputs, dy), b = run({composed, {}}, inputs, dy);
+    expect_same_bits(a.y, b.y);
+    for (size_t i = 0; i < 3; ++i) expect_same_bits(a.grads[i], b.grads[i]);
   }
 }
 

@@ -3,7 +3,9 @@
 
 #include "base/random.h"
 #include "ops/dropout.h"
+#include "ops/gelu.h"
 #include "ops/gemm.h"
+#include "ops/kernels/rows.h"
 #include "ops/ops.h"
 #include "ops/reference.h"
 #include "ops/testing.h"
@@ -96,6 +98,22 @@ TEST(LayerNorm, ANanStaysInItsRow) {
   }
 }
 
+// exp(scale (x - max)): the exponent is rounded four times, with the constant that makes it one of
+// two; far below it is zero.
+TEST(Exponentials, MatchDouble) {
+  at::manual_seed(3);
+  for (const int64_t n : {1, 5, 16, 40, 4001}) {
+    const Tensor x = at::randn({n}) * 30, x64 = f64(x), y = x.clone();
+    const Tensor exponents = (x64 - x64.max()) * double(0.7F), truth = exponents.exp();
+    const float sum = kernels::exponentials(y.data_ptr<float>(), size_t(n), 0.7F);
+    const Tensor error = truth * (exponents.abs() * (4 * kUnit32) + kExp);
+    expect_close(y, truth, error + 1.2e-38);
+    expect_close(at::scalar_tensor(sum), truth.sum(),
+                 error.sum() + truth.sum() * double(n) * kUnit32);
+    EXPECT_TRUE((y.masked_select(exponents < -88) == 0).all().item<bool>());
+  }
+}
+
 // The kernels' erf is off by 1.5e-7 (Abramowitz and Stegun 7.1.26), Phi by half of that; a
 // polynomial with coefficients up to 1.5, the exponential and the sum add 16 roundings at most, and
 // x phi(x) <= 1/4 with |x|^3 phi(x) < 1/2 another eight.
@@ -118,6 +136,19 @@ TEST(Gelu, ForwardAndGradientsMatchDouble) {
     }
     const Tensor x = at::linspace(-15, 15, 3001).to(type), dy = at::ones({3001}, type);
     check(gelu_op(), {x}, dy, 1, gelu_bounds(x, dy));
+  }
+}
+
+// The backward pass can make the result again.
+TEST(Gelu, IsMadeAgainWithItsBits) {
+  at::manual_seed(4);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t n : {1, 33, 10001}) {
+      const Tensor x = at::randn({n}).to(type), dy = at::randn({n}).to(type);
+      const GeluBackward both = differentiate_gelu(x, dy, true);
+      expect_same_bits(both.y, apply_gelu(x));
+      expect_same_bits(both.dx, differentiate_gelu(x, dy, false).dx);
+    }
   }
 }
 

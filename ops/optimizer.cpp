@@ -11,32 +11,52 @@
 namespace gigagpt::ops {
 namespace {
 
-constexpr size_t kChunk = 1 << 14;  // elements a thread takes at least
+constexpr size_t kChunk = 1 << 14;  // elements that are worth a thread's while
 
 }  // namespace
 
-void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
-            int64_t step) {
+void update(std::span<const ParamState> states, const UpdateRule& rule, double lr,
+            double grad_scale, int64_t step) {
   const double b1_power = std::pow(rule.beta1, double(step));
   const double b2_power = std::pow(rule.beta2, double(step));
-  const kernels::UpdateNumbers numbers{float(1.0 - lr * rule.weight_decay),
-                                       float(grad_scale),
-                                       float(rule.beta1),
-                                       float(rule.beta2),
-                                       float(1.0 - rule.beta1),
-                                       float(1.0 - rule.beta2),
-                                       float(rule.sgd ? lr : lr / (1.0 - b1_power)),
-                                       float(1.0 / std::sqrt(1.0 - b2_power)),
-                                       float(rule.epsilon)};
-  const kernels::UpdateArrays arrays{state.value.data(), state.grad.data(), state.exp_avg.data(),
-                                     state.exp_avg_sq.data(), state.compute};
-  // Gradient and compute copy once, the rest read and written.
-  const double bytes = rule.sgd ? 20 : 28;
-  const Zone zone("optimizer", 0, double(state.value.size()) * (bytes + (state.compute ? 2 : 0)));
+  kernels::UpdateNumbers decaying{float(1.0 - lr * rule.weight_decay),
+                                  float(grad_scale),
+                                  float(rule.beta1),
+                                  float(rule.beta2),
+                                  float(1.0 - rule.beta1),
+                                  float(1.0 - rule.beta2),
+                                  float(rule.sgd ? lr : lr / (1.0 - b1_power)),
+                                  float(1.0 / std::sqrt(1.0 - b2_power)),
+                                  float(rule.epsilon)};
+  kernels::UpdateNumbers others = decaying;
+  others.keep = 1.0F;
+  struct Task {
+    const ParamState* state;
+    size_t begin, end;
+  };
+  std::vector<Task> tasks;
+  double bytes = 0;
+  for (const ParamState& state : states) {
+    // Gradient and compute copy once, the rest read and written.
+    bytes += double(state.value.size()) * ((rule.sgd ? 20 : 28) + (state.compute ? 2 : 0));
+    for (size_t i = 0; i < state.value.size(); i += kChunk)
+      tasks.push_back({&state, i, std::min(i + kChunk, state.value.size())});
+  }
+  const Zone zone("optimizer", 0, bytes);
   const auto& kernel = kernels::optimizer_kernels();
   const auto step_of = rule.sgd ? kernel.sgd : kernel.adamw;
-  parallel_parts(state.value.size(), kChunk,
-                 [&](size_t begin, size_t end, size_t) { step_of(arrays, numbers, begin, end); });
+  parallel_parts(tasks.size(), 1, [&](size_t begin, size_t end, size_t) {
+    for (size_t i = begin; i < end; ++i) {
+      const ParamState& s = *tasks[i].state;
+      step_of({s.value.data(), s.grad.data(), s.exp_avg.data(), s.exp_avg_sq.data(), s.compute},
+              s.decays ? decaying : others, tasks[i].begin, tasks[i].end);
+    }
+  });
+}
+
+void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
+            int64_t step) {
+  update(std::span(&state, 1), rule, lr, grad_scale, step);
 }
 
 double sum_of_squares(std::span<const float> values) {

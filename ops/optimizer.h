@@ -15,6 +15,7 @@ struct ParamState {
   std::span<float> exp_avg;          // first moment, or SGD's momentum
   std::span<float> exp_avg_sq;       // second moment
   kernels::Bf16* compute = nullptr;  // gets the new values rounded, unless null
+  bool decays = true;
 };
 
 struct UpdateRule {
@@ -22,12 +23,15 @@ struct UpdateRule {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double epsilon = 1e-8;
-  double weight_decay = 0.1;  // the caller sets 0 for parameters that do not decay
+  double weight_decay = 0.1;
 };
 
 // AdamW (Loshchilov and Hutter 2019): w -= lr decay w; m = b1 m + (1 - b1) g;
 // v = b2 v + (1 - b2) g^2; w -= lr m' / (sqrt(v') + eps) with m' = m / (1 - b1^t), v' likewise.
 // SGD: w -= lr decay w; m = b1 m + g; w -= lr m. g is grad * grad_scale; `step` is t, from 1.
+// All parameters in one pass over the threads.
+void update(std::span<const ParamState> states, const UpdateRule& rule, double lr,
+            double grad_scale, int64_t step);
 void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
             int64_t step);
 

@@ -22,8 +22,8 @@ namespace gigagpt::ops {
 
 constexpr double kUnit32 = 0x1p-24;   // unit roundoff of fp32
 constexpr double kUnitBf16 = 0x1p-8;  // of bf16
-// The relative error of the kernels' exponential: its polynomial is cut at 1.7e-7, and the last
-// steps of Horner's scheme round.
+// The relative error of the kernels' exponential, for an exact argument: its polynomial and the
+// last steps of Horner's scheme, with or without fused multiply-add.
 constexpr double kExp = 5 * kUnit32;
 
 inline double unit(at::ScalarType type) {

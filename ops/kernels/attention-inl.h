@@ -24,6 +24,7 @@ namespace gigagpt::ops::kernels::GIGAGPT_SIMD {
 
 constexpr size_t kBlock = kColumns;  // queries at once, and keys in the backward pass
 constexpr size_t kKeyBlock = 128;    // keys at once in the forward pass
+constexpr size_t kStrip = 16;        // keys at once on the diagonal
 constexpr float kMasked = -1e30F;    // a score that counts nothing, without the NaNs of inf
 constexpr size_t kSquare = kBlock * kBlock;
 
@@ -207,13 +208,25 @@ struct Forward {
     std::fill_n(t.sum, kBlock, 0.0F);
     for (size_t j = 0; j < keys; j += kKeyBlock) {
       const size_t rows = std::min(kKeyBlock, keys - j);
-      Tile<E>(rows, kBlock, packed.k + j * Depth(a), Depth(a), t.q, Depth(a) / E::kPair, t.s,
+      // The rows that end on the diagonal, if it lies in a corner of the block.
+      const bool diagonal = first_visible % kBlock == 0 && j + rows == first_visible + kBlock;
+      const size_t whole = diagonal ? rows - kBlock : rows;
+      Tile<E>(whole, kBlock, packed.k + j * Depth(a), Depth(a), t.q, Depth(a) / E::kPair, t.s,
               kBlock);
+      for (size_t r = whole; r < rows; r += kStrip) {
+        const size_t first = r - whole;
+        Tile<E>(kStrip, kBlock - first, packed.k + (j + r) * Depth(a), Depth(a),
+                t.q + first * E::kPair, Depth(a) / E::kPair, t.s + r * kBlock + first, kBlock);
+      }
       if (j + rows > first_visible + 1) MaskLater(t.s, rows, j, first_visible);
       for (size_t c = 0; c < kBlock; c += kLanes)
         SoftmaxColumns<E>(t.s, rows, j, c, scale, dropout, t.max, t.sum, t.alpha, t.p);
-      Tile<E>(a.D, kBlock, packed.vt + j * a.D, kKeyBlock, t.p, rows / E::kPair, t.y, kBlock,
-              j == 0 ? Sum::kSet : Sum::kRescale, t.alpha);
+      const size_t strip = diagonal ? kStrip : kBlock;
+      for (size_t c = 0; c < kBlock; c += strip) {
+        const size_t seen = diagonal ? whole + c + strip : rows;
+        Tile<E>(a.D, strip, packed.vt + j * a.D, kKeyBlock, t.p + c * E::kPair, seen / E::kPair,
+                t.y + c, kBlock, j == 0 ? Sum::kSet : Sum::kRescale, t.alpha + c);
+      }
     }
     Finish(a, head, query, queries, t);
   }

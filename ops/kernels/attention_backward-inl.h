@@ -133,22 +133,38 @@ struct Backward {
   static void Square(const AttentionArgs<T>& a, size_t head, size_t key, size_t block,
                      const Scratch& t) {
     const size_t words = t.depth / E::kPair, columns = block * t.depth * kBlock;
-    Tile<E>(kBlock, kBlock, t.k, t.depth, t.q_cols + columns, words, t.s, kBlock);
-    Tile<E>(kBlock, kBlock, t.v, t.depth, t.dy_cols + columns, words, t.dp, kBlock);
-    const bool first = block * kBlock == key;
-    if (first) MaskLater(t.s, kBlock, 0, 0);
+    // On the diagonal a strip of keys only meets the queries from its own on.
+    const bool diagonal = block * kBlock == key;
+    const size_t strip = diagonal ? kStrip : kBlock;
+    for (size_t r = 0; r < kBlock; r += strip) {
+      const size_t first = diagonal ? r : 0, b = columns + first * E::kPair;
+      const size_t c = r * kBlock + first;
+      Tile<E>(strip, kBlock - first, t.k + r * t.depth, t.depth, t.q_cols + b, words, t.s + c,
+              kBlock);
+      Tile<E>(strip, kBlock - first, t.v + r * t.depth, t.depth, t.dy_cols + b, words, t.dp + c,
+              kBlock);
+      for (size_t i = r; i < r + strip; ++i) std::fill_n(t.dp + i * kBlock, first, 0.0F);
+    }
+    if (diagonal) MaskLater(t.s, kBlock, 0, 0);
     Gradients(a, head, key, block, t);
-    const Sum sum = first ? Sum::kSet : Sum::kAdd;
     for (size_t panel = 0; panel < t.panels; ++panel) {
       const size_t n = std::min(kColumns, a.D - panel * kColumns);
-      const size_t at = (block * t.panels + panel) * kSquare;
-      Tile<E>(kBlock, n, t.p, kBlock, t.dy_rows + at, kBlock / E::kPair, t.dv + panel * kSquare,
-              kColumns, sum);
-      Tile<E>(kBlock, n, t.ds, kBlock, t.q_rows + at, kBlock / E::kPair, t.dk + panel * kSquare,
-              kColumns, sum);
+      const size_t at = (block * t.panels + panel) * kSquare, to = panel * kSquare;
+      for (size_t r = 0; r < kBlock; r += strip) {
+        const size_t first = diagonal ? r : 0, left = (kBlock - first) / E::kPair;
+        const size_t from = r * kBlock + first, b = at + first * kColumns;
+        const Sum sum = diagonal ? Sum::kSet : Sum::kAdd;
+        Tile<E>(strip, n, t.p + from, kBlock, t.dy_rows + b, left, t.dv + to + r * kColumns,
+                kColumns, sum);
+        Tile<E>(strip, n, t.ds + from, kBlock, t.q_rows + b, left, t.dk + to + r * kColumns,
+                kColumns, sum);
+      }
     }
-    Tile<E>(a.D, kBlock, t.kt, kBlock, t.ds_packed, kBlock / E::kPair, t.dqt + block * a.D * kBlock,
-            kBlock, Sum::kAdd);
+    for (size_t c = 0; c < kBlock; c += strip) {
+      const size_t keys = diagonal ? c + strip : kBlock;
+      Tile<E>(a.D, strip, t.kt, kBlock, t.ds_packed + c * E::kPair, keys / E::kPair,
+              t.dqt + block * a.D * kBlock + c, kBlock, Sum::kAdd);
+    }
   }
 
   // P^T and dS^T from S^T and dP^T.
