@@ -70,14 +70,13 @@ void check_gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmExt
   twice();
 }
 
-// A K beyond 768 and more than 96 rows or 64 columns take more than one stretch, tile and panel.
+// More than 96 rows or 64 columns take more than one tile or panel.
 TEST(Gemm, MatchesDoubleOnRandomShapesStridesAndTypes) {
   Random random(1);
   for (int trial = 0; trial < 60; ++trial) {
     const auto type = trial % 3 == 0 ? at::kFloat : at::kBFloat16;
     const int64_t M = random.upto(210), N = random.upto(150);
-    const int64_t K =
-        trial % 4 == 0 ? 768 * random.upto(2) + random.upto(20) - 10 : random.upto(130);
+    const int64_t K = random.upto(130);
     const Tensor a = draw(random, M, K, type), b = draw(random, K, N, type);
     const bool rounded = type == at::kBFloat16 && random.coin();
     const Tensor c = draw(random, M, N, rounded ? type : at::kFloat);
@@ -87,6 +86,16 @@ TEST(Gemm, MatchesDoubleOnRandomShapesStridesAndTypes) {
     if (!rounded && random.coin()) extras.add = true;
     extras.read_late = random.coin();
     check_gemm(a, b, c, extras);
+  }
+}
+
+// Sums of more than 768 terms are done a stretch at a time.
+TEST(Gemm, LongSums) {
+  Random random(2);
+  for (const int64_t K : {766, 767, 768, 769, 770, 1536, 1538, 2305}) {
+    const Tensor a = at::randn({97, K}).to(at::kBFloat16), b = draw(random, K, 65, at::kBFloat16);
+    check_gemm(a, b, at::zeros({97, 65}));
+    check_gemm(a.t().contiguous().t(), b, at::zeros({97, 65}, at::kBFloat16));
   }
 }
 

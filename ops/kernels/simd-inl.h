@@ -66,7 +66,10 @@ HWY_INLINE hn::Vec<hn::Rebind<uint32_t, D>> RoundToBf16(D d, hn::Vec<D> v) {
   const hn::Rebind<uint32_t, D> d32;
   const auto bits = hn::BitCast(d32, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
-  return hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff))));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff)));
+  // Rounding could carry a NaN's payload into its sign and exponent; it becomes a quiet one instead.
+  const auto nan = hn::RebindMask(d32, hn::Ne(v, v));
+  return hn::ShiftRight<16>(hn::IfThenElse(nan, hn::Or(bits, hn::Set(d32, 0x400000)), rounded));
 }
 
 template <class D>
@@ -96,8 +99,8 @@ HWY_INLINE void ForVectors(size_t n, F f) {
 template <class D>
 HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   const hn::Rebind<int32_t, D> d32;
-  // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
-  const auto magic = hn::Set(d, 12582912.0F);
+  // Adding 1.5 * 2^23 + 127 leaves the nearest integer, as an exponent has it, in the low bits.
+  const auto magic = hn::Set(d, 12583039.0F);
   const auto least = hn::Set(d, -126.0F);
   const auto shifted = hn::Add(x, magic);
   const auto f = hn::Sub(x, hn::Sub(shifted, magic));  // in [-1/2, 1/2], if x is not too small
@@ -107,9 +110,8 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   p = hn::MulAdd(p, f, hn::Set(d, 2.40221197e-1F));
   p = hn::MulAdd(p, f, hn::Set(d, 6.93146967e-1F));
   p = hn::MulAdd(p, f, hn::Set(d, 1.00000007F));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(d32, shifted));
-  const auto scaled = hn::BitCast(d, hn::Add(hn::BitCast(d32, p), exponent));
-  return hn::IfThenZeroElse(hn::Lt(x, least), scaled);
+  const auto power = hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(d32, shifted)));
+  return hn::IfThenZeroElse(hn::Lt(x, least), hn::Mul(p, power));  // a NaN is not below
 }
 
 constexpr float kLog2E = 1.4426950408889634F;
