@@ -166,7 +166,7 @@ Tensor cached_attention(const Parts& parts, const AttentionRule& rule, KVCache& 
   const auto [k, v] = cache.append(parts.k, parts.v);  // B length C
   const Tensor& q = parts.q;
   if (rule.mask.defined()) return reference::attention(q, k, v, rule);
-  if (q.size(1) == 1) {
+  if (q.size(1) == 1 && rule.dropout_p == 0.0) {
     const Zone zone("attention, one query");
     const Tensor y = at::empty(q.sizes(), q.scalar_type());
     dispatch_type(q, [&, k = k, v = v](auto element) {

@@ -252,6 +252,8 @@ TEST(KVCache, ContinuingEqualsComputingAtOnce) {
     check_cache({2, 200, 1, 64}, type, {130, 1, 1, 65, 3});
     check_cache({1, 140, 4, 5}, type, {127, 1, 1, 11});
     check_cache({1, 66, 1, 256}, type, {63, 1, 1, 1});
+    check_cache({1, 200, 2, 16}, type, {64, 70, 58, 8});
+    check_cache({2, 200, 1, 5}, type, {128, 72});
   }
 }
 

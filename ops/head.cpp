@@ -68,6 +68,19 @@ double loss_of(const Tensor& logits, const int64_t* labels) {
   return sum;
 }
 
+// Memory for a chunk's logits [rows, V and more], kept from call to call: coming and going, the
+// largest array of a step would leave holes between the others. An odd number of cache lines
+// apart, rows share few places in the cache.
+Tensor logits_memory(int64_t rows, int64_t V) {
+  static Tensor kept;
+  const int64_t stride = (V / 16 + 1) / 2 * 32 + 16;
+  if (!kept.defined() || kept.numel() < rows * stride) {
+    kept = Tensor();
+    kept = at::empty({rows * stride}, at::kFloat);
+  }
+  return kept.narrow(0, 0, rows * stride).view({rows, stride});
+}
+
 // Memory for the weight's gradient until its scale is known: if nothing was added up yet, that of
 // its sum.
 Tensor borrow_or_make(GradientSum* sum, const Tensor& weight) {
@@ -88,8 +101,7 @@ struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
     const Tensor h = as_type(h_any.reshape({-1, C}), type).contiguous();  // R C
     const Tensor labels = labels_any.reshape({-1}).contiguous();          // R
     const int64_t R = h.size(0), rows = std::min(R, kChunkRows);
-    // An odd number of cache lines apart, rows share few places in the cache.
-    const Tensor logits = at::empty({rows, (V / 16 + 1) / 2 * 32 + 16}, at::kFloat);
+    const Tensor logits = logits_memory(rows, V);
     Tensor dh, dweight;
     if (differentiate) {
       dh = at::empty({R, C}, h_any.scalar_type());

@@ -39,11 +39,12 @@ struct Linear : torch::autograd::Function<Linear> {
     {
       const Zone zone("linear forward", 2.0 * double(R) * double(K) * double(N));
       GemmExtras extras{bias.value_or(Tensor())};
-      if (residual && around.dropout_p == 0.0) extras.residual = residual->view({R, N});
+      if (residual && around.dropout_p == 0.0)
+        extras.residual = residual->reshape({R, N}).contiguous();
       gemm(input, weight.t(), y, extras);
     }
     if (residual && around.dropout_p > 0.0)
-      y = drop(y, around.dropout_p, around.key).add_(residual->view({R, N}));
+      y = drop(y, around.dropout_p, around.key).add_(residual->reshape({R, N}));
     ctx->save_for_backward({rows, weight});
     ctx->saved_data["x_dtype"] = static_cast<int64_t>(x.scalar_type());
     ctx->saved_data["x_sizes"] = x.sizes();

@@ -1,7 +1,5 @@
 // Products: gemm and linear layers against double precision.
-#include "ops/dropout.h"
 #include "ops/gemm.h"
-#include "ops/kernels/bf16.h"
 #include "ops/ops.h"
 #include "ops/reference.h"
 #include "ops/testing.h"

@@ -235,5 +235,12 @@ TEST(AsType, RoundsToNearestEven) {
   EXPECT_TRUE(as_type(x, at::kFloat).is_same(x));
 }
 
+TEST(AsType, ANanOfAnyPayloadStaysOne) {
+  for (const int32_t bits : {0x7fc00000, -1, 0x7f800001, 0x7fffffff, -0x7fffff}) {
+    const Tensor x = at::full({70}, bits, at::kInt).view(at::kFloat);
+    EXPECT_TRUE(at::isnan(as_type(x, at::kBFloat16)).all().item<bool>()) << bits;
+  }
+}
+
 }  // namespace
 }  // namespace gigagpt::ops

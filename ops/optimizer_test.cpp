@@ -122,6 +122,27 @@ TEST(Update, TheComputeCopyIsRoundedToNearestEven) {
   }
 }
 
+// Several parameters at once, some of which do not decay, are what each is alone.
+TEST(Update, OfManyParametersIsThatOfEach) {
+  std::vector<Beside> together, alone;
+  for (const size_t n : kLengths) {
+    together.emplace_back(n, unsigned(n));
+    alone.emplace_back(n, unsigned(n));
+  }
+  for (int t = 1; t <= 2; ++t) {
+    std::vector<std::vector<float>> grads;
+    std::vector<ParamState> states;
+    for (size_t i = 0; i < together.size(); ++i) {
+      grads.push_back(draw(kLengths[i], unsigned(t)));
+      const bool decays = i % 2 == 0;
+      states.push_back({together[i].w, grads[i], together[i].m, together[i].v, nullptr, decays});
+      alone[i].step(grads[i], {false, 0.9, 0.95, 1e-8, decays ? 0.1 : 0.0}, 0.01, 0.5, t);
+    }
+    update(states, {}, 0.01, 0.5, t);
+    for (size_t i = 0; i < together.size(); ++i) EXPECT_EQ(together[i].w, alone[i].w) << i;
+  }
+}
+
 TEST(Update, IsTheSameForAnyThreadCount) {
   const auto after = [](int threads) {
     const ThreadCount count(threads);

@@ -68,6 +68,7 @@ inline void TileTask(const Bf16Gemm& g, size_t task) {
                       kColumns, k == 0 ? Sum::kSet : Sum::kAdd);
   }
   for (size_t r = 0; r < rows; ++r) FinishRow(g, sums + r * kColumns, row + r, column, columns);
+  if (g.stream) hwy::FlushStream();
 }
 
 // 64 columns of x, 32 rows at a time.
