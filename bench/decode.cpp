@@ -87,7 +87,8 @@ int run(int argc, char** argv) {
   gpt.store.initialise(1, {});
   const bool bf16 = gpt.store.precision() == engine::Precision::kBf16;
   // All but the position table, of which a token needs one row.
-  const double parameters = double(engine::parameter_count(engine::specs_of(gpt.model))) - 2048.0 * 768;
+  const double parameters =
+      double(engine::parameter_count(engine::specs_of(gpt.model))) - 2048.0 * 768;
   const double bytes = parameters * (bf16 ? 2 : 4);
   const at::Tensor memory = at::ones({1 << 26}, at::kFloat);
   Decoding decoding(gpt);
@@ -98,10 +99,11 @@ int run(int argc, char** argv) {
     rates.push_back(read_rate(memory));
   }
   const double per_s = 1 / median(token_s), possible = median(rates) / bytes;
-  fmt::print("{}: {:.1f} tokens/s after a prompt of {} ({:.0f} ms); reading memory at {:.1f} GB/s "
-             "allows {:.1f}: {:.0f} %\n",
-             engine::precision_name(gpt.store.precision()), per_s, prompt, median(prompt_s) * 1e3,
-             median(rates) / 1e9, possible, per_s / possible * 100);
+  fmt::print(
+      "{}: {:.1f} tokens/s after a prompt of {} ({:.0f} ms); reading memory at {:.1f} GB/s "
+      "allows {:.1f}: {:.0f} %\n",
+      engine::precision_name(gpt.store.precision()), per_s, prompt, median(prompt_s) * 1e3,
+      median(rates) / 1e9, possible, per_s / possible * 100);
   return 0;
 }
 

@@ -113,7 +113,9 @@ void backward_of(const Tensor& y, const std::vector<Tensor>& leaves, const Tenso
 
 std::vector<Case> make_cases(at::ScalarType type) {
   const auto leaf = [](const Tensor& x) { return x.requires_grad_(true); };
-  const auto matrix = [&](int64_t n, int64_t k) { return leaf((at::randn({n, k}) * 0.02).to(type)); };
+  const auto matrix = [&](int64_t n, int64_t k) {
+    return leaf((at::randn({n, k}) * 0.02).to(type));
+  };
   const auto vector = [&](int64_t n) { return leaf(at::randn({n})); };
   std::vector<Case> cases;
   const auto both = [&](const std::string& name, double flops, double bytes,
@@ -129,28 +131,34 @@ std::vector<Case> make_cases(at::ScalarType type) {
   const Tensor w = matrix(4 * C, C), b = vector(4 * C);
   const Affine affine{{w, {}}, {b, {}}};
   const double R = double(B * T), element = type == at::kFloat ? 4 : 2;
-  both("linear", 2 * R * double(C * 4 * C), 0, {x_type, w, b},
-       [=] { return ops::linear(x_type, affine); },
-       [=] { return ops::reference::linear(x_type, w, b.to(type)); });
+  both(
+      "linear", 2 * R * double(C * 4 * C), 0, {x_type, w, b},
+      [=] { return ops::linear(x_type, affine); },
+      [=] { return ops::reference::linear(x_type, w, b.to(type)); });
   const Tensor qkv = leaf(at::randn({B, T, 3 * C}).to(type));
-  both("attention", 2 * R * double((T + 1) * C), 0, {qkv},
-       [=] { return ops::attention(qkv, {H}); },
-       [=] {
-         const auto parts = qkv.chunk(3, -1);
-         return ops::reference::attention(parts[0], parts[1], parts[2], {H});
-       });
+  both(
+      "attention", 2 * R * double((T + 1) * C), 0, {qkv}, [=] { return ops::attention(qkv, {H}); },
+      [=] {
+        const auto parts = qkv.chunk(3, -1);
+        return ops::reference::attention(parts[0], parts[1], parts[2], {H});
+      });
   const Tensor g = vector(C), bias = vector(C);
   const Affine norm{{g, {}}, {bias, {}}};
-  both("layer norm", 0, R * double(C) * (4 + element), {x, g, bias},
-       [=] { return ops::layer_norm(x, norm, type); },
-       [=] { return ops::reference::layer_norm(x, g, bias).to(type); });
+  both(
+      "layer norm", 0, R * double(C) * (4 + element), {x, g, bias},
+      [=] { return ops::layer_norm(x, norm, type); },
+      [=] { return ops::reference::layer_norm(x, g, bias).to(type); });
   const Tensor h = leaf(at::randn({B, T, 4 * C}).to(type));
-  both("gelu", 0, R * double(4 * C) * 2 * element, {h}, [=] { return ops::gelu(h); },
-       [=] { return ops::reference::gelu(h); });
+  both(
+      "gelu", 0, R * double(4 * C) * 2 * element, {h}, [=] { return ops::gelu(h); },
+      [=] { return ops::reference::gelu(h); });
   const Tensor wte = matrix(V, C), labels = at::randint(0, V, {B, T}, at::kLong);
-  both("head and loss", 2 * R * double(C * V), 0, {x_type, wte},
-       [=] { return ops::cross_entropy(x_type, {wte, {}}, labels); },
-       [=] { return ops::reference::cross_entropy(x_type, wte, labels); });
+  both(
+      "head and loss", 2 * R * double(C * V), 0, {x_type, wte},
+      [=] {
+        return ops::cross_entropy(x_type, {wte, {}}, labels);
+      },
+      [=] { return ops::reference::cross_entropy(x_type, wte, labels); });
   return cases;
 }
 
@@ -177,8 +185,8 @@ void compare_products(at::ScalarType type, int rounds) {
       own.push_back(product.seconds(true));
       onednn.push_back(product.seconds(false));
     }
-    const std::string shape = fmt::format("{} x {} x {}", product.a.size(0), product.a.size(1),
-                                          product.b.size(0));
+    const std::string shape =
+        fmt::format("{} x {} x {}", product.a.size(0), product.a.size(1), product.b.size(0));
     fmt::print("{:<26}{:>10.0f}{:>14.0f}\n", shape, product.flops / median(own) / 1e9,
                product.flops / median(onednn) / 1e9);
   }
@@ -197,7 +205,9 @@ int run(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   at::set_num_threads(core_count());
   at::manual_seed(1);
-  const auto type_of = [](const std::string& p) { return p == "bf16" ? at::kBFloat16 : at::kFloat; };
+  const auto type_of = [](const std::string& p) {
+    return p == "bf16" ? at::kBFloat16 : at::kFloat;
+  };
   if (!only_gemm.empty()) {
     fmt::print("{:.1f}\n", best_gemm_rate(type_of(only_gemm), rounds) / 1e9);
     return 0;

@@ -58,6 +58,13 @@ Store::Store(std::vector<LayerSpec> layers, Precision precision, bool training)
     }
     layers_.push_back(std::move(state));
   }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    for (size_t p = 0; p < layers_[i].spec.params.size(); ++p) {
+      const bool copy =
+          precision_ == Precision::kBf16 && layers_[i].spec.params[p].shape.size() >= 2;
+      layers_[i].values.push_back(view(copy ? layers_[i].compute : layers_[i].master, {i, p}));
+    }
+  }
   if (training) make_gradients();
 }
 
@@ -111,7 +118,7 @@ Weights Store::weights(size_t layer, bool gradients) {
   Weights weights;
   const auto add = [&](const std::string& name, Place place, ops::GradientSum* grad) {
     // detach: a leaf of its own for every visit, as two visits may be alive at once.
-    at::Tensor value = compute_value(place).detach();
+    at::Tensor value = layers_[place.layer].values[place.param].detach();
     if (gradients) value.requires_grad_(true);
     weights.add(name, {value, grad});
   };
@@ -210,12 +217,6 @@ at::Tensor Store::view(const at::Tensor& array, Place place) const {
   const LayerState& state = layers_[place.layer];
   const ParamSpec& spec = state.spec.params[place.param];
   return array.narrow(0, state.offsets[place.param], spec.count()).view(spec.shape);
-}
-
-at::Tensor Store::compute_value(Place place) const {
-  const LayerState& state = layers_[place.layer];
-  const bool matrix = state.spec.params[place.param].shape.size() >= 2;
-  return view(precision_ == Precision::kBf16 && matrix ? state.compute : state.master, place);
 }
 
 std::span<float> Store::span_of(const at::Tensor& array, Place place) const {

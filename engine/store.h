@@ -72,6 +72,7 @@ class Store {
     int64_t size = 0;              // elements, padded
     at::Tensor master, grad, exp_avg, exp_avg_sq;  // [size] fp32
     at::Tensor compute;                            // [size] bf16, only in Precision::kBf16
+    std::vector<at::Tensor> values;                // per parameter: the view that is multiplied
     std::vector<ops::GradientSum> grads;           // per parameter, views of `grad`
     std::vector<ops::GradientSum> lookups;         // per parameter: rows of one that is looked up
     // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
@@ -82,7 +83,6 @@ class Store {
   void make_gradients();
   const Place& place(const std::string& name) const;
   at::Tensor view(const at::Tensor& array, Place place) const;  // the parameter's part, in shape
-  at::Tensor compute_value(Place place) const;
   std::span<float> span_of(const at::Tensor& array, Place place) const;
 
   Precision precision_;

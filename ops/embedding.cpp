@@ -9,6 +9,7 @@
 #include "base/trace.h"
 #include "ops/gradient.h"
 #include "ops/kernels/optimizer.h"
+#include "ops/kernels/rows.h"
 #include "ops/ops.h"
 #include "ops/parallel.h"
 #include "ops/pointers.h"
@@ -66,17 +67,35 @@ Tensor deliver_rows(GradientSum* sum, int64_t row_count, const Tensor& from,
   return sum != nullptr ? Tensor() : dense;
 }
 
+// wte[token] + wpe[first_position + t]: B T C fp32.
+Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe, int64_t first_position) {
+  const auto C = static_cast<size_t>(wte.size(1)), T = static_cast<size_t>(tokens.size(1));
+  const Tensor y = at::zeros({tokens.size(0), tokens.size(1), wte.size(1)}, at::kFloat);
+  const int64_t* ids = tokens.data_ptr<int64_t>();
+  dispatch_type(wte, [&](auto element) {
+    using E = decltype(element);
+    const auto add = kernels::row_kernels<E>().add_scaled;
+    parallel_parts(size_t(tokens.numel()), 16, [&](size_t begin, size_t end, size_t) {
+      for (size_t i = begin; i < end; ++i) {
+        float* row = data<float>(y) + i * C;
+        add(1.0F, data<E>(wte) + size_t(ids[i]) * C, C, row);
+        add(1.0F, data<E>(wpe) + (size_t(first_position) + i % T) * C, C, row);
+      }
+    });
+  });
+  return y;
+}
+
 struct Embedding : torch::autograd::Function<Embedding> {
   static Tensor forward(AutogradContext* ctx, const Tensor& tokens, const Tensor& wte,
                         const Tensor& wpe, const Gradients& grads, int64_t first_position) {
     const Zone zone("embedding forward");
-    const Tensor positions = wpe.narrow(0, first_position, tokens.size(1));  // T C
     ctx->save_for_backward({tokens});
     ctx->saved_data["wte_rows"] = wte.size(0);
     ctx->saved_data["wpe_rows"] = wpe.size(0);
     ctx->saved_data["first_position"] = first_position;
     save(ctx, grads);
-    return at::embedding(wte, tokens).to(at::kFloat) + positions.to(at::kFloat);  // B T C
+    return look_up(tokens.contiguous(), wte, wpe, first_position);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {

@@ -63,22 +63,25 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
     const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
     const Tensor dx = at::empty(x.sizes(), at::kFloat);
     // A thread's rows add up apart, then the threads in order.
-    const Tensor parts = at::zeros({thread_count(), 2, int64_t(C)}, at::kFloat);
+    std::vector<float> parts(size_t(thread_count()) * 2 * C);
     dispatch_type(dy, [&](auto element) {
       using T = decltype(element);
       const auto differentiate = row_kernels<T>().layer_norm_backward;
       parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t part) {
-        float* dweight = data<float>(parts) + part * 2 * C;
+        float* dweight = parts.data() + part * 2 * C;
         for (size_t r = begin; r < end; ++r) {
           differentiate(data<float>(x) + r * C, data<float>(weight), stat[r], data<T>(dy) + r * C,
                         C, data<float>(dx) + r * C, dweight, has_bias ? dweight + C : nullptr);
         }
       });
     });
-    const Tensor sums = parts.sum(0);  // 2 C
+    for (size_t i = 2 * C; i < parts.size(); ++i) parts[i % (2 * C)] += parts[i];
+    const Tensor dweight = at::empty({int64_t(C)}, at::kFloat), dbias = at::empty_like(dweight);
+    std::copy_n(parts.data(), C, data<float>(dweight));
+    std::copy_n(parts.data() + C, C, data<float>(dbias));
     return {dx,
-            deliver(ctx, 0, sums[0]),
-            has_bias ? deliver(ctx, 1, sums[1]) : Tensor(),
+            deliver(ctx, 0, dweight),
+            has_bias ? deliver(ctx, 1, dbias) : Tensor(),
             Tensor(),
             Tensor(),
             Tensor()};

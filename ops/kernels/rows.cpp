@@ -123,7 +123,10 @@ HWY_INLINE Normal<D> NormalOf(D d, hn::Vec<D> x) {
   const auto one = hn::Set(d, 1.0F);
   const auto density = Exp2(d, hn::Mul(hn::Mul(x, x), hn::Set(d, -0.5F * kLog2E)));
   const auto z = hn::Mul(hn::Abs(x), hn::Set(d, 0.70710678F));
-  const auto t = hn::Div(one, hn::MulAdd(z, hn::Set(d, 0.3275911F), one));
+  // 1 / (1 + 0.3275911 z) by one step of Newton's from an estimate: a division takes longer.
+  const auto below = hn::MulAdd(z, hn::Set(d, 0.3275911F), one);
+  const auto estimate = hn::ApproximateReciprocal(below);
+  const auto t = hn::Mul(estimate, hn::NegMulAdd(below, estimate, hn::Set(d, 2.0F)));
   auto p = hn::Set(d, 1.061405429F);
   p = hn::MulAdd(p, t, hn::Set(d, -1.453152027F));
   p = hn::MulAdd(p, t, hn::Set(d, 1.421413741F));

@@ -100,6 +100,25 @@ inline void Transpose<Bf16>(const Bf16* x, size_t ldx, size_t rows, size_t colum
   for (size_t c = 0; c < columns; ++c) std::fill(y + c * ldy + rows, y + (c + 1) * ldy, Bf16{});
 }
 
+// A float is a word.
+template <>
+inline void Transpose<float>(const float* x, size_t ldx, size_t rows, size_t columns, float* y,
+                             size_t ldy) {
+  if (rows % 16 != 0 || columns % 16 != 0 || rows != ldy) {
+    return TransposeAnyhow(x, ldx, rows, columns, y, ldy);
+  }
+  for (size_t r = 0; r < rows; r += 16) {
+    for (size_t c = 0; c < columns; c += 16) {
+      __m512i square[16];
+#pragma GCC unroll 16
+      for (size_t i = 0; i < 16; ++i) square[i] = _mm512_loadu_si512(x + (r + i) * ldx + c);
+      TransposeWords(square);
+#pragma GCC unroll 16
+      for (size_t i = 0; i < 16; ++i) _mm512_storeu_si512(y + (c + i) * ldy + r, square[i]);
+    }
+  }
+}
+
 // As the general form; whole pairs of rows and vectors of columns.
 template <>
 inline void PackRows<Bf16Element>(const Bf16* x, size_t ldx, size_t depth, size_t columns,
