@@ -174,7 +174,7 @@ void Store::update(size_t layer, const ops::UpdateRule& rule, double lr, double 
   for (size_t p = 0; p < state.spec.params.size(); ++p) {
     const Place place{layer, p};
     auto* compute = precision_ == Precision::kBf16
-                        ? ops::data<ops::kernels::Bf16>(view(state.compute, place))
+                        ? ops::data<ops::kernels::Bf16>(state.compute) + state.offsets[p]
                         : nullptr;
     params.push_back({span_of(state.master, place), span_of(state.grad, place),
                       span_of(state.exp_avg, place), span_of(state.exp_avg_sq, place), compute,
@@ -220,8 +220,9 @@ at::Tensor Store::view(const at::Tensor& array, Place place) const {
 }
 
 std::span<float> Store::span_of(const at::Tensor& array, Place place) const {
-  const at::Tensor part = view(array, place);
-  return {part.data_ptr<float>(), size_t(part.numel())};
+  const LayerState& state = layers_[place.layer];
+  return {array.data_ptr<float>() + state.offsets[place.param],
+          size_t(state.spec.params[place.param].count())};
 }
 
 }  // namespace gigagpt::engine

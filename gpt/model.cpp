@@ -50,17 +50,18 @@ class Block : public GPTLayer {
 
  private:
   Tensor attention(const Weights& w, const Tensor& x, const Pass& pass) const {
-    const Tensor h = ops::layer_norm(x, w.affine("ln_1"), w.dtype());  // B T C
-    const Tensor qkv = ops::linear(h, w.affine("attn.proj_qkv"));      // B T 3C
+    const auto [residual, h] = ops::branch(x, w.affine("ln_1"), w.dtype());  // B T C
+    const Tensor qkv = ops::linear(h, w.affine("attn.proj_qkv"));            // B T 3C
     const ops::AttentionRule rule{heads_, pass.batch.mask, dropout(pass), key(pass, kAttention)};
-    const Tensor y = ops::attention(qkv, rule, pass.cache);      // B T C
-    return ops::add_linear(x, y, w.affine("attn.proj_output"));  // B T C
+    const Tensor y = ops::attention(qkv, rule, pass.cache);             // B T C
+    return ops::add_linear(residual, y, w.affine("attn.proj_output"));  // B T C
   }
 
   Tensor ffn(const Weights& w, const Tensor& x, const Pass& pass) const {
-    const Tensor n = ops::layer_norm(x, w.affine("ln_2"), w.dtype());  // B T C
-    const Tensor h = ops::linear(n, w.affine("ffn.fc"));               // B T 4C
-    return ops::add_gelu_linear(x, h, w.affine("ffn.proj"), dropout(pass), key(pass, kOutput));
+    const auto [residual, n] = ops::branch(x, w.affine("ln_2"), w.dtype());  // B T C
+    const Tensor h = ops::linear(n, w.affine("ffn.fc"));                     // B T 4C
+    return ops::add_gelu_linear(residual, h, w.affine("ffn.proj"), dropout(pass),
+                                key(pass, kOutput));
   }
 
   int64_t heads_;

@@ -20,16 +20,18 @@ using kernels::row_kernels;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+constexpr double kEpsilon = 1e-5;           // layer_norm's default
 constexpr size_t kLeastElements = 1 << 12;  // that are worth a thread's while
 
 size_t least_rows(size_t C) {
   return std::max<size_t>(kLeastElements / C, 1);
 }
 
+// Returns the normal and x again: both ways' gradients meet in one pass.
 struct LayerNorm : torch::autograd::Function<LayerNorm> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x_any, const Tensor& weight,
-                        const c10::optional<Tensor>& bias, const Gradients& grads,
-                        at::ScalarType out, double eps) {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x_any, const Tensor& weight,
+                               const c10::optional<Tensor>& bias, const Gradients& grads,
+                               at::ScalarType out, double eps) {
     const Zone zone("layer norm forward");
     const Tensor x = x_any.contiguous();
     const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
@@ -50,7 +52,7 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
     ctx->save_for_backward({x, weight, stats});
     ctx->saved_data["has_bias"] = bias.has_value();
     save(ctx, grads);
-    return y;
+    return {y, x_any.detach()};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
@@ -60,6 +62,7 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
     const auto* stat = reinterpret_cast<const kernels::RowStats*>(data<float>(saved[2]));
     const bool has_bias = ctx->saved_data["has_bias"].toBool();
     const Tensor dy = outputs[0].contiguous();
+    const Tensor also = outputs[1].defined() ? outputs[1].contiguous() : Tensor();
     const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
     const Tensor dx = at::empty(x.sizes(), at::kFloat);
     // A thread's rows add up apart, then the threads in order.
@@ -71,7 +74,8 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
         float* dweight = parts.data() + part * 2 * C;
         for (size_t r = begin; r < end; ++r) {
           differentiate(data<float>(x) + r * C, data<float>(weight), stat[r], data<T>(dy) + r * C,
-                        C, data<float>(dx) + r * C, dweight, has_bias ? dweight + C : nullptr);
+                        also.defined() ? data<float>(also) + r * C : nullptr, C,
+                        data<float>(dx) + r * C, dweight, has_bias ? dweight + C : nullptr);
         }
       });
     });
@@ -112,6 +116,11 @@ struct Dropout : torch::autograd::Function<Dropout> {
     return {drop(outputs[0], ctx->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
   }
 };
+
+variable_list apply_layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
+  const auto bias = w.bias.defined() ? c10::optional<Tensor>(w.bias.value) : c10::nullopt;
+  return LayerNorm::apply(x, w.weight.value, bias, Gradients{w.weight.grad, w.bias.grad}, out, eps);
+}
 
 }  // namespace
 
@@ -157,9 +166,13 @@ Tensor drop(const Tensor& x_any, double p, uint64_t key, int64_t first) {
   return y;
 }
 
+Branch branch(const Tensor& x, const Affine& w, at::ScalarType out) {
+  const auto ways = apply_layer_norm(x, w, out, kEpsilon);
+  return {ways[1], ways[0]};
+}
+
 Tensor layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
-  const auto bias = w.bias.defined() ? c10::optional<Tensor>(w.bias.value) : c10::nullopt;
-  return LayerNorm::apply(x, w.weight.value, bias, Gradients{w.weight.grad, w.bias.grad}, out, eps);
+  return apply_layer_norm(x, w, out, eps)[0];
 }
 
 Tensor gelu(const Tensor& x) {

@@ -33,6 +33,14 @@ at::Tensor add_gelu_linear(const at::Tensor& residual, const at::Tensor& x, cons
 at::Tensor layer_norm(const at::Tensor& x, const Affine& w, at::ScalarType out = at::kFloat,
                       double eps = 1e-5);
 
+// The start of a residual branch: layer_norm of x, and x itself for its end. What comes back on the
+// two ways is added in one pass.
+struct Branch {
+  at::Tensor residual;  // [..., C] fp32
+  at::Tensor normal;    // [..., C] of dtype `out`
+};
+Branch branch(const at::Tensor& x, const Affine& w, at::ScalarType out);
+
 // wte[token] + wpe[first_position + t]. tokens [B, T] int64, wte [V, C], wpe [P, C]
 // -> [B, T, C] fp32.
 at::Tensor embedding(const at::Tensor& tokens, const Weight& wte, const Weight& wpe,

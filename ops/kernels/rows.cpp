@@ -48,7 +48,7 @@ RowStats LayerNormRow(const float* x, const float* weight, const float* bias, si
 
 template <class Y>
 void LayerNormRowBackward(const float* x, const float* weight, RowStats stats, const Y* dy,
-                          size_t C, float* dx, float* dweight, float* dbias) {
+                          const float* also, size_t C, float* dx, float* dweight, float* dbias) {
   const auto normal = [&](auto d, size_t i) {
     return hn::Mul(hn::Sub(LoadF(d, x + i), hn::Set(d, stats.mean)), hn::Set(d, stats.rstd));
   };
@@ -61,7 +61,9 @@ void LayerNormRowBackward(const float* x, const float* weight, RowStats stats, c
     StoreF(d, hn::MulAdd(dyi, n, LoadF(d, dweight + i)), dweight + i);
     if (dbias != nullptr) StoreF(d, hn::Add(dyi, LoadF(d, dbias + i)), dbias + i);
     const auto rest = hn::NegMulAdd(n, hn::Set(d, gx_mean), hn::Sub(g(d, i), hn::Set(d, g_mean)));
-    StoreF(d, hn::Mul(rest, hn::Set(d, stats.rstd)), dx + i);
+    auto result = hn::Mul(rest, hn::Set(d, stats.rstd));
+    if (also != nullptr) result = hn::Add(LoadF(d, also + i), result);
+    StoreF(d, result, dx + i);
   });
 }
 

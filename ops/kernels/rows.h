@@ -24,10 +24,10 @@ struct RowKernels {
   // All [C].
   RowStats (*layer_norm)(const float* x, const float* weight, const float* bias, size_t C,
                          float eps, T* y);
-  // dx = rstd (g - mean(g) - n mean(g n)) with n = (x - mean) rstd and g = dy weight. Adds dy n to
-  // dweight and, unless null, dy to dbias.
+  // dx = rstd (g - mean(g) - n mean(g n)) with n = (x - mean) rstd and g = dy weight, plus `also`
+  // unless null. Adds dy n to dweight and, unless null, dy to dbias.
   void (*layer_norm_backward)(const float* x, const float* weight, RowStats stats, const T* dy,
-                              size_t C, float* dx, float* dweight, float* dbias);
+                              const float* also, size_t C, float* dx, float* dweight, float* dbias);
   // x Phi(x) (Hendrycks and Gimpel 2016), and dx = dy (Phi(x) + x phi(x)), with the erf 7.1.26 of
   // Abramowitz and Stegun (absolute error 1.5e-7). dx may be dy; y, unless null, gets x Phi(x)
   // again.
