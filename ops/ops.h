@@ -67,7 +67,8 @@ struct AttentionRule {
 at::Tensor attention(const at::Tensor& qkv, const AttentionRule& rule, KVCache* cache = nullptr);
 
 // Mean negative log-likelihood of the labels under logits h weight^T, a chunk of rows at a time:
-// all logits never exist together. h [..., C], weight [V, C], labels [...] int64 -> scalar.
+// all logits never exist together. h [..., C], weight [V, C], labels [...] int64 -> scalar. Call
+// from one thread at a time.
 at::Tensor cross_entropy(const at::Tensor& h, const Weight& weight, const at::Tensor& labels);
 
 }  // namespace gigagpt::ops

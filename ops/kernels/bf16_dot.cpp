@@ -1,4 +1,4 @@
-// The kernels whose products are AVX512_BF16 instructions.
+// What takes AVX512_BF16 instructions: products of bf16, and rounding to it.
 #define GIGAGPT_WANT_BF16_DOT
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/kernels/bf16_dot.cpp"
@@ -8,6 +8,7 @@
 #ifdef GIGAGPT_BF16_DOT
 #include "ops/kernels/gemm-inl.h"
 #endif
+#include "ops/kernels/rows-inl.h"
 
 #if HWY_ONCE
 #include <hwy/targets.h>
@@ -39,6 +40,10 @@ using namespace N_AVX3_BF16;
 const AttentionKernels<Bf16>& attention_kernels_bf16() {
   static const auto kernels = MakeAttentionKernels<Bf16Element>();
   return kernels;
+}
+
+const RowKernels<Bf16>& row_kernels_avx512_bf16() {
+  return kRowKernels<Bf16>;
 }
 
 size_t gemm_packed_bytes(size_t K, size_t N) {

@@ -31,25 +31,44 @@ inline void PackPanelOfColumns(const Bf16* bt, size_t ldb, size_t K, size_t N, s
                            reinterpret_cast<Bf16*>(packed) + task * PanelElements(K));
 }
 
-inline void FinishRow(const Bf16Gemm& g, const float* sum, size_t row, size_t column, size_t n) {
-  const size_t at = row * g.ldc + column;
-  const bool aligned = reinterpret_cast<uintptr_t>(g.c + at) % 64 == 0;
-  if (g.stream && !g.add && g.c_bf16 == nullptr && aligned && n == kColumns && g.bias == nullptr &&
-      g.residual == nullptr) {
-    const DF d;
-    for (size_t j = 0; j < kColumns; j += kLanes) hn::Stream(hn::Load(d, sum + j), d, g.c + at + j);
-    return;
-  }
-  ForVectors(n, [&](auto tag, size_t j) {
+// n columns of a tile's row on their way to c at `at`; kAll: all 64 of them.
+template <bool kAll, class Y>
+HWY_INLINE void FinishRow(const Bf16Gemm& g, const float* sum, size_t column, size_t n, Y* to,
+                          size_t at) {
+  ForVectors(kAll ? kColumns : n, [&](auto tag, size_t j) {
     auto v = LoadF(tag, sum + j);
     if (g.bias != nullptr) v = hn::Add(v, LoadF(tag, g.bias + column + j));
     if (g.residual != nullptr) v = hn::Add(LoadF(tag, g.residual + at + j), v);
-    if (g.c_bf16 != nullptr) {
-      StoreF(tag, v, g.c_bf16 + at + j);
-    } else {
-      StoreF(tag, g.add ? hn::Add(LoadF(tag, g.c + at + j), v) : v, g.c + at + j);
-    }
+    if (std::is_same_v<Y, float> && g.add) v = hn::Add(LoadF(tag, to + at + j), v);
+    StoreF(tag, v, to + at + j);
   });
+}
+
+inline void StreamRow(const float* sum, float* to) {
+  const DF d;
+  for (size_t j = 0; j < kColumns; j += kLanes) hn::Stream(hn::Load(d, sum + j), d, to + j);
+}
+
+// A tile's sums [rows, 64] on their way to c.
+template <class Y>
+void FinishTile(const Bf16Gemm& g, const float* sums, size_t row, size_t rows, size_t column,
+                size_t columns, Y* to) {
+  const bool plain = g.bias == nullptr && g.residual == nullptr && !g.add;
+  for (size_t r = 0; r < rows; ++r) {
+    const float* sum = sums + r * kColumns;
+    const size_t at = (row + r) * g.ldc + column;
+    if constexpr (std::is_same_v<Y, float>) {
+      if (g.stream && plain && columns == kColumns &&
+          reinterpret_cast<uintptr_t>(to + at) % 64 == 0) {
+        StreamRow(sum, to + at);
+        continue;
+      }
+    }
+    if (columns == kColumns)
+      FinishRow<true>(g, sum, column, columns, to, at);
+    else
+      FinishRow<false>(g, sum, column, columns, to, at);
+  }
 }
 
 inline void TileTask(const Bf16Gemm& g, size_t task) {
@@ -67,7 +86,10 @@ inline void TileTask(const Bf16Gemm& g, size_t task) {
     Tile<Bf16Element>(rows, kColumns, g.a + row * g.lda + k, g.lda, b + k * kColumns, words, sums,
                       kColumns, k == 0 ? Sum::kSet : Sum::kAdd);
   }
-  for (size_t r = 0; r < rows; ++r) FinishRow(g, sums + r * kColumns, row + r, column, columns);
+  if (g.c_bf16 != nullptr)
+    FinishTile(g, sums, row, rows, column, columns, g.c_bf16);
+  else
+    FinishTile(g, sums, row, rows, column, columns, g.c);
   if (g.stream) hwy::FlushStream();
 }
 

@@ -39,6 +39,7 @@ struct RowKernels {
   // y = x / (1 - p) where dropout keeps it, else 0; element i takes word (first + i) % 4 of
   // philox(key, (first + i) / 4). y may be x.
   void (*dropout)(const T* x, size_t n, const DropoutRule& rule, uint64_t first, T* y);
+  // Rounded to nearest even; below 2^-126 zero will do.
   void (*from_floats)(const float* x, size_t n, T* y);
   // x . row, and y += a row, all [n].
   float (*dot)(const float* x, const T* row, size_t n);
@@ -48,6 +49,8 @@ struct RowKernels {
 // The best for this CPU. For float and Bf16.
 template <class T>
 const RowKernels<T>& row_kernels();
+// With its instruction for rounding; only where has_avx512_bf16().
+const RowKernels<Bf16>& row_kernels_avx512_bf16();
 
 // The loss of cross_entropy without the gradient.
 double cross_entropy_loss(const float* x, size_t V, size_t label);

@@ -86,7 +86,7 @@ HWY_INLINE void MicroTile(const typename E::T* a, size_t lda, const typename E::
   }
 }
 
-// As many rows at once as the registers hold; the last ones four, two and one at a time.
+// As many rows at once as the registers hold; the last ones four and one at a time.
 template <class E, int kVectors>
 HWY_INLINE void TileRows(size_t rows, const typename E::T* a, size_t lda, const typename E::T* b,
                          size_t words, float* c, size_t ldc, Sum sum, const float* scale) {

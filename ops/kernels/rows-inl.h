@@ -1,0 +1,232 @@
+// The passes of ops/kernels/rows.h for one target.
+#if defined(GIGAGPT_OPS_KERNELS_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef GIGAGPT_OPS_KERNELS_ROWS_INL_H_
+#undef GIGAGPT_OPS_KERNELS_ROWS_INL_H_
+#else
+#define GIGAGPT_OPS_KERNELS_ROWS_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "ops/kernels/philox-inl.h"
+#include "ops/kernels/rows.h"
+
+HWY_BEFORE_NAMESPACE();
+GIGAGPT_SIMD_TARGET
+namespace gigagpt::ops::kernels::GIGAGPT_SIMD {
+
+// Sums f(tag, i) over the elements of a row.
+template <class F>
+HWY_INLINE float SumOver(size_t n, F f) {
+  const DF d;
+  VF sums[2] = {hn::Zero(d), hn::Zero(d)};
+  size_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    sums[0] = hn::Add(sums[0], f(d, i));
+    sums[1] = hn::Add(sums[1], f(d, i + kLanes));
+  }
+  float rest = 0.0F;
+  for (; i < n; ++i) rest += hn::GetLane(f(D1(), i));
+  return hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[0], sums[1]))) + rest;
+}
+
+template <class Y>
+RowStats LayerNormRow(const float* x, const float* weight, const float* bias, size_t C, float eps,
+                      Y* y) {
+  const float mean = SumOver(C, [&](auto d, size_t i) { return LoadF(d, x + i); }) / float(C);
+  const float variance = SumOver(C,
+                                 [&](auto d, size_t i) {
+                                   const auto centred = hn::Sub(LoadF(d, x + i), hn::Set(d, mean));
+                                   return hn::Mul(centred, centred);
+                                 }) /
+                         float(C);
+  const float rstd = 1.0F / std::sqrt(variance + eps);
+  ForVectors(C, [&](auto d, size_t i) {
+    const auto centred = hn::Mul(hn::Sub(LoadF(d, x + i), hn::Set(d, mean)), hn::Set(d, rstd));
+    const auto b = bias == nullptr ? hn::Zero(d) : LoadF(d, bias + i);
+    StoreF(d, hn::MulAdd(centred, LoadF(d, weight + i), b), y + i);
+  });
+  return {mean, rstd};
+}
+
+template <class Y>
+void LayerNormRowBackward(const float* x, const float* weight, RowStats stats, const Y* dy,
+                          const float* also, size_t C, float* dx, float* dweight, float* dbias) {
+  const auto normal = [&](auto d, size_t i) {
+    return hn::Mul(hn::Sub(LoadF(d, x + i), hn::Set(d, stats.mean)), hn::Set(d, stats.rstd));
+  };
+  const auto g = [&](auto d, size_t i) { return hn::Mul(LoadF(d, dy + i), LoadF(d, weight + i)); };
+  const float g_mean = SumOver(C, g) / float(C);
+  const float gx_mean =
+      SumOver(C, [&](auto d, size_t i) { return hn::Mul(g(d, i), normal(d, i)); }) / float(C);
+  ForVectors(C, [&](auto d, size_t i) {
+    const auto n = normal(d, i), dyi = LoadF(d, dy + i);
+    StoreF(d, hn::MulAdd(dyi, n, LoadF(d, dweight + i)), dweight + i);
+    if (dbias != nullptr) StoreF(d, hn::Add(dyi, LoadF(d, dbias + i)), dbias + i);
+    const auto rest = hn::NegMulAdd(n, hn::Set(d, gx_mean), hn::Sub(g(d, i), hn::Set(d, g_mean)));
+    auto result = hn::Mul(rest, hn::Set(d, stats.rstd));
+    if (also != nullptr) result = hn::Add(LoadF(d, also + i), result);
+    StoreF(d, result, dx + i);
+  });
+}
+
+HWY_INLINE float MaxOf(const float* x, size_t n) {
+  const DF d;
+  float top = -std::numeric_limits<float>::infinity();
+  VF tops[2] = {hn::Set(d, top), hn::Set(d, top)};
+  size_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    tops[0] = hn::Max(tops[0], hn::LoadU(d, x + i));
+    tops[1] = hn::Max(tops[1], hn::LoadU(d, x + i + kLanes));
+  }
+  for (; i < n; ++i) top = std::max(top, x[i]);
+  return std::max(top, hn::GetLane(hn::MaxOfLanes(d, hn::Max(tops[0], tops[1]))));
+}
+
+// The sum of exp(scale (x - top)), which `e` gets unless null; it may be x.
+HWY_INLINE float SumOfPowers(const float* x, size_t n, float scale, float top, float* e) {
+  return SumOver(n, [&](auto d, size_t i) {
+    const auto power =
+        Exp2(d, hn::Mul(hn::Sub(LoadF(d, x + i), hn::Set(d, top)), hn::Set(d, scale * kLog2E)));
+    if (e != nullptr) StoreF(d, power, e + i);
+    return power;
+  });
+}
+
+inline float Exponentials(float* x, size_t n, float scale) {
+  return SumOfPowers(x, n, scale, MaxOf(x, n), x);
+}
+
+inline double CrossEntropyLoss(const float* x, size_t V, size_t label) {
+  const float top = MaxOf(x, V);
+  const float sum = SumOfPowers(x, V, 1.0F, top, nullptr);
+  return std::log(double(sum)) + double(top) - double(x[label]);
+}
+
+template <class T>
+double CrossEntropy(float* x, size_t V, size_t label, float scale, T* dx) {
+  const double wanted = x[label];
+  const float top = MaxOf(x, V);
+  const float sum = SumOfPowers(x, V, 1.0F, top, x);
+  const float factor = scale / sum;
+  // Taken before a narrower dx in the same place overwrites it.
+  const float of_label = x[label] * factor - scale;
+  ForVectors(V, [&](auto d, size_t i) {
+    StoreF(d, hn::Mul(LoadF(d, x + i), hn::Set(d, factor)), dx + i);
+  });
+  StoreF(D1(), hn::Set(D1(), of_label), dx + label);
+  return std::log(double(sum)) + double(top) - wanted;
+}
+
+// Phi(x) and exp(-x^2 / 2).
+template <class D>
+struct Normal {
+  hn::Vec<D> cumulative, density;
+};
+template <class D>
+HWY_INLINE Normal<D> NormalOf(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, 1.0F);
+  const auto density = Exp2(d, hn::Mul(hn::Mul(x, x), hn::Set(d, -0.5F * kLog2E)));
+  const auto z = hn::Mul(hn::Abs(x), hn::Set(d, 0.70710678F));
+  // 1 / (1 + 0.3275911 z) by one step of Newton's from an estimate: a division takes longer.
+  const auto below = hn::MulAdd(z, hn::Set(d, 0.3275911F), one);
+  const auto estimate = hn::ApproximateReciprocal(below);
+  const auto t = hn::Mul(estimate, hn::NegMulAdd(below, estimate, hn::Set(d, 2.0F)));
+  auto p = hn::Set(d, 1.061405429F);
+  p = hn::MulAdd(p, t, hn::Set(d, -1.453152027F));
+  p = hn::MulAdd(p, t, hn::Set(d, 1.421413741F));
+  p = hn::MulAdd(p, t, hn::Set(d, -0.284496736F));
+  p = hn::MulAdd(p, t, hn::Set(d, 0.254829592F));
+  const auto tail = hn::Mul(hn::Mul(hn::Mul(p, t), density), hn::Set(d, 0.5F));  // Phi(-|x|)
+  return {hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(one, tail)), density};
+}
+
+template <class T>
+void Gelu(const T* x, size_t n, T* y) {
+  ForVectors(n, [&](auto d, size_t i) {
+    const auto v = LoadF(d, x + i);
+    StoreF(d, hn::Mul(v, NormalOf(d, v).cumulative), y + i);
+  });
+}
+
+template <class T>
+void GeluBackward(const T* x, const T* dy, size_t n, T* dx, T* y) {
+  ForVectors(n, [&](auto d, size_t i) {
+    const auto v = LoadF(d, x + i);
+    const auto normal = NormalOf(d, v);
+    const auto slope =
+        hn::MulAdd(hn::Mul(v, normal.density), hn::Set(d, 0.39894228F), normal.cumulative);
+    StoreF(d, hn::Mul(LoadF(d, dy + i), slope), dx + i);
+    if (y != nullptr) StoreF(d, hn::Mul(v, normal.cumulative), y + i);
+  });
+}
+
+template <class T>
+void Dropout(const T* x, size_t n, const DropoutRule& rule, uint64_t first, T* y) {
+  const hn::ScalableTag<uint32_t> d32;
+  const DF d;
+  const auto threshold = static_cast<uint32_t>(rule.p * 0x1p32);
+  const auto scale = static_cast<float>(1.0 / (1.0 - rule.p));
+  // Vectors of counters; the four words of each go to neighbouring elements.
+  HWY_ALIGN uint32_t low[kLanes], high[kLanes];
+  HWY_ALIGN float words[4][kLanes];
+  for (uint64_t counter = first / 4; counter * 4 < first + n; counter += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      low[lane] = static_cast<uint32_t>(counter + lane);
+      high[lane] = static_cast<uint32_t>((counter + lane) >> 32);
+    }
+    hn::Vec<decltype(d32)> bits[4];
+    Philox(d32, rule.key, hn::Load(d32, low), hn::Load(d32, high), bits);
+    for (int i = 0; i < 4; ++i) hn::Store(DropoutFactor(d, bits[i], threshold, scale), d, words[i]);
+    const uint64_t begin = std::max(first, counter * 4);
+    const uint64_t end = std::min(first + n, (counter + kLanes) * 4);
+    for (uint64_t i = begin; i < end; ++i) {
+      const float factor = words[i % 4][i / 4 - counter];
+      const float value = hn::GetLane(LoadF(D1(), x + (i - first)));
+      StoreF(D1(), hn::Set(D1(), value * factor), y + (i - first));
+    }
+  }
+}
+
+template <class T>
+void FromFloats(const float* x, size_t n, T* y) {
+  ForVectors(n, [&](auto d, size_t i) { StoreF(d, LoadF(d, x + i), y + i); });
+}
+
+template <class T>
+float Dot(const float* x, const T* row, size_t n) {
+  const DF d;
+  VF sums[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+  size_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (size_t u = 0; u < 4; ++u) {
+      const size_t at = i + u * kLanes;
+      sums[u] = hn::MulAdd(hn::LoadU(d, x + at), LoadF(d, row + at), sums[u]);
+    }
+  }
+  for (; i + kLanes <= n; i += kLanes)
+    sums[0] = hn::MulAdd(hn::LoadU(d, x + i), LoadF(d, row + i), sums[0]);
+  float rest = 0.0F;
+  for (; i < n; ++i) rest += x[i] * hn::GetLane(LoadF(D1(), row + i));
+  const VF sum = hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]));
+  return hn::GetLane(hn::SumOfLanes(d, sum)) + rest;
+}
+
+template <class T>
+void AddScaled(float a, const T* row, size_t n, float* y) {
+  ForVectors(n, [&](auto d, size_t i) {
+    StoreF(d, hn::MulAdd(hn::Set(d, a), LoadF(d, row + i), LoadF(d, y + i)), y + i);
+  });
+}
+
+template <class T>
+constexpr RowKernels<T> kRowKernels = {
+    LayerNormRow<T>, LayerNormRowBackward<T>, Gelu<T>, GeluBackward<T>, CrossEntropy<T>,
+    Dropout<T>,      FromFloats<T>,           Dot<T>,  AddScaled<T>};
+
+}  // namespace gigagpt::ops::kernels::GIGAGPT_SIMD
+HWY_AFTER_NAMESPACE();
+
+#endif
