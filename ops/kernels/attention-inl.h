@@ -28,6 +28,11 @@ constexpr size_t kStrip = 16;        // keys at once on the diagonal
 constexpr float kMasked = -1e30F;    // a score that counts nothing, without the NaNs of inf
 constexpr size_t kSquare = kBlock * kBlock;
 
+// Behind the strip of keys that query c of a block on the diagonal ends in.
+constexpr size_t StripEnd(size_t c) {
+  return c / kStrip * kStrip + kStrip;
+}
+
 // Cuts memory into arrays; without memory it only counts how much they take.
 class Arena {
  public:
@@ -219,8 +224,10 @@ struct Forward {
                 t.q + first * E::kPair, Depth(a) / E::kPair, t.s + r * kBlock + first, kBlock);
       }
       if (j + rows > first_visible + 1) MaskLater(t.s, rows, j, first_visible);
-      for (size_t c = 0; c < kBlock; c += kLanes)
-        SoftmaxColumns<E>(t.s, rows, j, c, scale, dropout, t.max, t.sum, t.alpha, t.p);
+      for (size_t c = 0; c < kBlock; c += kLanes) {
+        const size_t seen = diagonal ? whole + StripEnd(c) : rows;
+        SoftmaxColumns<E>(t.s, seen, j, c, scale, dropout, t.max, t.sum, t.alpha, t.p);
+      }
       const size_t strip = diagonal ? kStrip : kBlock;
       for (size_t c = 0; c < kBlock; c += strip) {
         const size_t seen = diagonal ? whole + c + strip : rows;

@@ -143,7 +143,6 @@ struct Backward {
               kBlock);
       Tile<E>(strip, kBlock - first, t.v + r * t.depth, t.depth, t.dy_cols + b, words, t.dp + c,
               kBlock);
-      for (size_t i = r; i < r + strip; ++i) std::fill_n(t.dp + i * kBlock, first, 0.0F);
     }
     if (diagonal) MaskLater(t.s, kBlock, 0, 0);
     Gradients(a, head, key, block, t);
@@ -177,7 +176,8 @@ struct Backward {
     for (size_t c = 0; c < kBlock; c += kLanes) {
       const VF lse = hn::Load(d, t.lse + block * kBlock + c);
       const VF delta = hn::Load(d, t.delta + block * kBlock + c);
-      for (size_t r = 0; r < kBlock; r += 4) {
+      const size_t rows = key == block * kBlock ? StripEnd(c) : kBlock;
+      for (size_t r = 0; r < rows; r += 4) {
         VF factors[4], ds[4];
         if (dropout.on()) dropout.Factors(key + r, c, factors);
         for (size_t i = 0; i < 4; ++i) {
