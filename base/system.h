@@ -21,6 +21,8 @@ std::string cpu_name();  // as /proc/cpuinfo has it
 int core_count();        // CPUs this process may run on
 // What a process may still take, in 1e9 bytes: of the machine's memory, and of its control group's.
 double available_memory_gb();
+// Has malloc keep large buffers for their next use instead of giving them back to the system.
+void keep_freed_memory();
 double peak_rss_gb();  // the most memory this process has held, in 1e9 bytes
 
 }  // namespace gigagpt

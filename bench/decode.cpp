@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <malloc.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -71,8 +70,7 @@ double read_rate(const at::Tensor& memory) {
 }
 
 int run(int argc, char** argv) {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  keep_freed_memory();
   CLI::App app{"Times sampling from the 111M model (random weights)"};
   std::string precision = "auto";
   int64_t prompt = 64, count = 64;

@@ -4,7 +4,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <malloc.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <CLI/CLI.hpp>
@@ -193,8 +192,7 @@ void compare_products(at::ScalarType type, int rounds) {
 }
 
 int run(int argc, char** argv) {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  keep_freed_memory();
   CLI::App app{"Times the ops at the size of the 111M model (1 x 2048 tokens)"};
   std::string only_gemm, precision = ops::has_native_bf16() ? "bf16" : "fp32";
   int rounds = 7;

@@ -1,7 +1,6 @@
 // `gigagpt-compute`: the commands that need LibTorch. Takes the same command line as `gigagpt`,
 // which starts it.
 #include <ATen/Parallel.h>
-#include <malloc.h>
 
 #include <cmath>
 #include <cstdio>
@@ -233,9 +232,7 @@ void run_sample(const SampleArguments& arguments) {
 }
 
 void run(int argc, char** argv) {
-  // Large buffers are kept for the next step instead of going back to the system each time.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  keep_freed_memory();
   const Arguments arguments = parse_arguments(argc, argv);
   switch (arguments.command) {
     case Arguments::Command::kTrain:

@@ -150,15 +150,15 @@ void attend_one(const AttentionArgs<T>& a) {
   parallel_tasks(a.B * a.H, [&](size_t head, int) {
     float* p = data<float>(memory) + head * (a.Tk + 2 * a.D);
     float *q = p + a.Tk, *y = q + a.D;
-    const size_t of_q = head / a.H * a.q_batch + head % a.H * a.D;
-    const size_t of_kv = head / a.H * a.kv_batch + head % a.H * a.D;
+    const size_t of_q = a.head_at(head, a.q_batch);
+    const size_t of_kv = a.head_at(head, a.kv_batch);
     std::fill_n(q, 2 * a.D, 0.0F);
     rows.add_scaled(1.0F / std::sqrt(float(a.D)), a.q + of_q, a.D, q);
     for (size_t j = 0; j < a.Tk; ++j) p[j] = rows.dot(q, a.k + of_kv + j * a.kv_row, a.D);
     const float sum = kernels::exponentials(p, a.Tk, 1.0F);
     for (size_t j = 0; j < a.Tk; ++j)
       rows.add_scaled(p[j] / sum, a.v + of_kv + j * a.kv_row, a.D, y);
-    rows.from_floats(y, a.D, a.y + head / a.H * a.y_batch + head % a.H * a.D);
+    rows.from_floats(y, a.D, a.y + a.head_at(head, a.y_batch));
   });
 }
 

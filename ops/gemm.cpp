@@ -18,10 +18,8 @@ namespace {
 using at::Tensor;
 using kernels::Bf16;
 
-constexpr size_t kPanel = 64;  // columns that are packed or transposed at once
-
 size_t panels(int64_t columns) {
-  return (size_t(columns) + kPanel - 1) / kPanel;
+  return (size_t(columns) + kernels::kGemmPanel - 1) / kernels::kGemmPanel;
 }
 
 bool& own_gemm_wanted() {

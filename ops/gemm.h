@@ -11,8 +11,6 @@ namespace gigagpt::ops {
 
 // True if this CPU multiplies bf16 in hardware (AVX512_BF16 or AMX).
 bool has_native_bf16();
-// True if oneDNN computes in bf16 at all here (AVX-512); elsewhere gemm goes by way of fp32.
-bool onednn_has_bf16();
 // True if products of bf16 matrices are our own; for a test or a measurement, `use_own_gemm(false)`
 // leaves them to oneDNN.
 bool has_own_gemm();

@@ -6,7 +6,6 @@
 #include "ops/dropout.h"
 #include "ops/gelu.h"
 #include "ops/gradient.h"
-#include "ops/kernels/optimizer.h"
 #include "ops/kernels/rows.h"
 #include "ops/ops.h"
 #include "ops/parallel.h"

@@ -73,17 +73,14 @@ bool has_native_bf16() {
   return cpu_has(dnnl::cpu_isa::avx512_core_bf16);
 }
 
-bool onednn_has_bf16() {
-  return cpu_has(dnnl::cpu_isa::avx512_core);
-}
-
 bool has_amx() {
   return cpu_has(dnnl::cpu_isa::avx512_core_amx);
 }
 
 void onednn_gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
                  const GemmExtras& extras) {
-  if (a.scalar_type() == at::kBFloat16 && !onednn_has_bf16()) {
+  // Without AVX-512 oneDNN has no bf16: by way of fp32.
+  if (a.scalar_type() == at::kBFloat16 && !cpu_has(dnnl::cpu_isa::avx512_core)) {
     at::Tensor wide = c.scalar_type() == at::kFloat ? c : at::empty(c.sizes(), at::kFloat);
     onednn_gemm(a.to(at::kFloat), b.to(at::kFloat), wide, extras);
     if (!wide.is_same(c)) c.copy_(wide);

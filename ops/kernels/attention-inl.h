@@ -27,6 +27,7 @@ constexpr size_t kKeyBlock = 128;    // keys at once in the forward pass
 constexpr size_t kStrip = 16;        // keys at once on the diagonal
 constexpr float kMasked = -1e30F;    // a score that counts nothing, without the NaNs of inf
 constexpr size_t kSquare = kBlock * kBlock;
+static_assert(kBlock == kQueryBlock);
 
 // Behind the strip of keys that query c of a block on the diagonal ends in.
 constexpr size_t StripEnd(size_t c) {
@@ -190,7 +191,7 @@ struct Forward {
 
   static void Pack(const Args& a, size_t head, std::byte* memory) {
     const Packed packed(a, memory);
-    const size_t offset = head / a.H * a.kv_batch + head % a.H * a.D;
+    const size_t offset = a.head_at(head, a.kv_batch);
     CopyRows(a.k + offset, a.kv_row, a.Tk, a.D, packed.k, Keys(a), Depth(a));
     for (size_t j = 0; j < a.Tk; j += kKeyBlock) {
       Transpose(a.v + offset + j * a.kv_row, a.kv_row, std::min(kKeyBlock, a.Tk - j), a.D,
@@ -207,8 +208,7 @@ struct Forward {
     const size_t keys = std::min(RoundUp(first_visible + queries, kBlock), Keys(a));
     const ProbabilityDropout dropout(a, head, query);
     const float scale = kLog2E / std::sqrt(float(a.D));
-    PackColumns<E>(a.q + head / a.H * a.q_batch + head % a.H * a.D + query * a.q_row, a.q_row,
-                   queries, a.D, t.q);
+    PackColumns<E>(a.q + a.head_at(head, a.q_batch) + query * a.q_row, a.q_row, queries, a.D, t.q);
     std::fill_n(t.max, kBlock, kMasked);
     std::fill_n(t.sum, kBlock, 0.0F);
     for (size_t j = 0; j < keys; j += kKeyBlock) {
@@ -249,7 +249,7 @@ struct Forward {
     }
     Transpose(t.y, kBlock, a.D, kBlock, t.yt, a.D);
     for (size_t i = 0; i < queries; ++i) {
-      T* y = a.y + head / a.H * a.y_batch + (query + i) * a.y_row + head % a.H * a.D;
+      T* y = a.y + a.head_at(head, a.y_batch) + (query + i) * a.y_row;
       ForVectors(a.D,
                  [&](auto tag, size_t c) { StoreF(tag, LoadF(tag, t.yt + i * a.D + c), y + c); });
       a.lse[head * a.Tq + query + i] = t.max[i] + std::log2(t.sum[i]);

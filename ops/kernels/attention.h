@@ -28,6 +28,9 @@ struct AttentionArgs {
   // philox(key, ((b H + h) Tq + i) ceil(Tk / 4) + j / 4).
   double dropout_p;
   uint64_t dropout_key;
+
+  // Where head b H + h begins in a tensor with that stride between batch rows.
+  size_t head_at(size_t head, size_t batch) const { return head / H * batch + head % H * D; }
 };
 
 // Needs Tq == Tk, y and lse as the forward pass left them, and dy, with y's strides. dq has the

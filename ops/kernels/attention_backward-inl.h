@@ -66,7 +66,7 @@ struct Backward {
     const AttentionArgs<T>& a = args.forward;
     const Scratch t(a, memory);
     PrepareQueries(args, head, t);
-    const size_t offset = head / a.H * a.kv_batch + head % a.H * a.D;
+    const size_t offset = a.head_at(head, a.kv_batch);
     for (size_t key = 0; key < a.Tk; key += kBlock) {
       const size_t keys = std::min(kBlock, a.Tk - key), at = offset + key * a.kv_row;
       CopyRows(a.k + at, a.kv_row, keys, a.D, t.k, kBlock, t.depth);
@@ -85,7 +85,7 @@ struct Backward {
     for (size_t block = 0; block < t.blocks; ++block) {
       Transpose(t.dqt + block * a.D * kBlock, kBlock, a.D, kBlock, t.dq, a.D);
       const size_t query = block * kBlock, queries = std::min(kBlock, a.Tq - query);
-      T* to = args.dq + head / a.H * a.q_batch + head % a.H * a.D + query * a.q_row;
+      T* to = args.dq + a.head_at(head, a.q_batch) + query * a.q_row;
       for (size_t r = 0; r < queries; ++r) StoreRow(t.dq + r * a.D, a.D, to + r * a.q_row);
     }
   }
@@ -97,8 +97,8 @@ struct Backward {
 
   static void PrepareQueries(const Args& args, size_t head, const Scratch& t) {
     const AttentionArgs<T>& a = args.forward;
-    const T* q = a.q + head / a.H * a.q_batch + head % a.H * a.D;
-    const size_t y_offset = head / a.H * a.y_batch + head % a.H * a.D;
+    const T* q = a.q + a.head_at(head, a.q_batch);
+    const size_t y_offset = a.head_at(head, a.y_batch);
     for (size_t block = 0; block < t.blocks; ++block) {
       const size_t query = block * kBlock, queries = std::min(kBlock, a.Tq - query);
       const T *qs = q + query * a.q_row, *dys = args.dy + y_offset + query * a.y_row;

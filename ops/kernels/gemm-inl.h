@@ -10,6 +10,7 @@ namespace gigagpt::ops::kernels::GIGAGPT_SIMD {
 
 // A tile of C in fp32 (24 KiB) stays in the first-level cache while K runs; the rows of A and the
 // panel of B that meet in it for one stretch of K stay in the second-level one.
+static_assert(kColumns == kGemmPanel);
 constexpr size_t kTileRows = 96;
 constexpr size_t kDepth = 768;
 

@@ -8,6 +8,8 @@
 
 namespace gigagpt::ops::kernels {
 
+constexpr size_t kGemmPanel = 64;  // columns that a task packs or transposes
+
 // A [M, K], rows lda apart, readable up to an even K; the rest of the last pair is zero.
 struct Bf16Gemm {
   size_t M, K, N;
