@@ -100,6 +100,13 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_bytes_);
 }
 
+void MappedFile::drop(std::span<const std::byte> bytes) const {
+  constexpr size_t kPage = 4096;
+  const size_t begin = size_t(bytes.data() - data_) / kPage * kPage;
+  const size_t end = size_t(bytes.data() - data_) + bytes.size();
+  ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
 std::string read_text(const Path& path) {
   const File file = File::open_read(path);
   if (fs::is_directory(path)) fail("{} is a directory, not a file", path.string());

@@ -43,6 +43,8 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
+  // Says that these bytes are not needed soon: their memory can go. They can still be read.
+  void drop(std::span<const std::byte> bytes) const;
   const Path& path() const { return path_; }
 
  private:

@@ -182,7 +182,7 @@ void run_eval(const Arguments& arguments) {
   const TokenData data(config, "val");
   GPT gpt(config, /*training=*/false);
   Display display;
-  engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false,
+  engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0,
                           follow(display, "loading"));
   const auto result =
       evaluate(gpt.executor, data, config, config.eval_batches, follow(display, "evaluation"));

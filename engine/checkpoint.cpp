@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 
 #include "base/error.h"
 #include "engine/manifest.h"
+#include "engine/state_file.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -44,6 +46,26 @@ class ValueCounter {
   double all_ = 0, done_ = 0;
 };
 
+// Calls visit(first element, how many) for pieces of a parameter that need little memory.
+template <class Visit>
+void in_pieces(int64_t count, Visit visit) {
+  constexpr int64_t kPiece = 1 << 20;
+  for (int64_t first = 0; first < count; first += kPiece) {
+    visit(first, size_t(std::min(kPiece, count - first)));
+  }
+}
+
+void write_values(SafetensorsWriter& writer, Store& store, Kept kept, const std::string& name,
+                  ValueCounter& counter) {
+  std::vector<float> values;
+  in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
+    values.resize(count);
+    store.read(kept, name, first, values);
+    writer.write(std::as_bytes(std::span(values)));
+    counter.add(int64_t(count));
+  });
+}
+
 void write_weights(const Path& path, Store& store, const std::vector<StoredTensor>& tensors,
                    ValueCounter& counter) {
   std::vector<TensorInfo> infos;
@@ -54,24 +76,36 @@ void write_weights(const Path& path, Store& store, const std::vector<StoredTenso
       writer.write(bytes_of(at::zeros(t.shape, at::kFloat)));
       continue;
     }
-    at::Tensor value =
-        wrap(store.values(Kept::kMaster, t.parameter), store.param(t.parameter).shape);
-    if (t.transposed) value = value.t().contiguous();
-    writer.write(bytes_of(value));
-    counter.add(value.numel());
+    if (t.transposed) {
+      std::vector<float> values = store.read(Kept::kMaster, t.parameter);
+      writer.write(bytes_of(wrap(values, store.param(t.parameter).shape).t().contiguous()));
+      counter.add(int64_t(values.size()));
+    } else {
+      write_values(writer, store, Kept::kMaster, t.parameter, counter);
+    }
   }
   writer.finish();
+}
+
+// Calls visit(name) for every parameter, in the order in which a store has them side by side.
+template <class Visit>
+void for_each_parameter(Store& store, Visit visit) {
+  for (size_t i = 0; i < store.layer_count(); ++i) {
+    for (const bool matrices : {true, false}) {
+      for (const ParamSpec& param : store.layer(i).params) {
+        if ((param.shape.size() >= 2) == matrices) visit(store.layer(i).prefix + param.name);
+      }
+    }
+  }
 }
 
 // Calls visit(name in the file, parameter, what) for both moments of every parameter.
 template <class Visit>
 void for_each_moment(Store& store, Visit visit) {
-  for (size_t i = 0; i < store.layer_count(); ++i) {
-    for (const ParamSpec& param : store.layer(i).params) {
-      const std::string name = store.layer(i).prefix + param.name;
-      visit("exp_avg/" + name, name, Kept::kExpAvg);
-      visit("exp_avg_sq/" + name, name, Kept::kExpAvgSq);
-    }
+  for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq}) {
+    const std::string prefix = kept == Kept::kExpAvg ? "exp_avg/" : "exp_avg_sq/";
+    for_each_parameter(store,
+                       [&](const std::string& name) { visit(prefix + name, name, kept); });
   }
 }
 
@@ -82,8 +116,7 @@ void write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
   });
   SafetensorsWriter writer(path, infos, {});
   for_each_moment(store, [&](const std::string&, const std::string& name, Kept kept) {
-    writer.write(std::as_bytes(store.values(kept, name)));
-    counter.add(store.param(name).count());
+    write_values(writer, store, kept, name, counter);
   });
   writer.finish();
 }
@@ -96,35 +129,44 @@ void check_shape(const SafetensorsReader& reader, const std::string& name,
        fmt::join(shape, ", "), fmt::join(wanted, ", "));
 }
 
-void read_weights(const Path& path, Store& store, const std::vector<StoredTensor>& tensors,
-                  ValueCounter& counter) {
-  const SafetensorsReader reader(path);
-  for (const StoredTensor& t : tensors) {
-    check_shape(reader, t.name, t.shape);
-    if (t.parameter.empty()) {
-      std::vector<float> zeros(size_t(reader.info(t.name).count()));
-      reader.read_floats(t.name, zeros);
-      const bool all_zero = std::all_of(zeros.begin(), zeros.end(), [](float v) { return v == 0; });
-      if (!all_zero) fail("{}: {} is not zero, but bias is false", path.string(), t.name);
-      continue;
-    }
-    const auto values = store.values(Kept::kMaster, t.parameter);
-    reader.read_floats(t.name, values);
-    if (t.transposed) {
-      const at::Tensor stored = wrap(values, t.shape).clone();
-      wrap(values, store.param(t.parameter).shape).copy_(stored.t());
-    }
-    counter.add(int64_t(values.size()));
-  }
-  for (size_t i = 0; i < store.layer_count(); ++i) store.refresh_compute_weights(i);
+void read_values(const SafetensorsReader& reader, const std::string& stored, Store& store,
+                 Kept kept, const std::string& name, ValueCounter& counter) {
+  std::vector<float> values;
+  in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
+    values.resize(count);
+    reader.read_floats(stored, first, values);
+    store.write(kept, name, first, values);
+    counter.add(int64_t(count));
+  });
 }
 
-void read_optimizer(const Path& path, Store& store, ValueCounter& counter) {
-  const SafetensorsReader reader(path);
+void read_weights(const SafetensorsReader& reader, Store& store,
+                  const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
+  std::map<std::string, const StoredTensor*> stored;  // by parameter
+  for (const StoredTensor& t : tensors) {
+    check_shape(reader, t.name, t.shape);
+    stored[t.parameter] = &t;
+    if (!t.parameter.empty()) continue;
+    std::vector<float> zeros(size_t(reader.info(t.name).count()));
+    reader.read_floats(t.name, zeros);
+    const bool all_zero = std::all_of(zeros.begin(), zeros.end(), [](float v) { return v == 0; });
+    if (!all_zero) fail("{}: {} is not zero, but bias is false", reader.path().string(), t.name);
+  }
+  for_each_parameter(store, [&](const std::string& name) {
+    const StoredTensor& t = *stored.at(name);
+    if (!t.transposed) return read_values(reader, t.name, store, Kept::kMaster, name, counter);
+    std::vector<float> values(size_t(store.param(name).count()));
+    reader.read_floats(t.name, values);
+    const at::Tensor turned = wrap(values, t.shape).t().contiguous();
+    store.write(Kept::kMaster, name, 0, {turned.data_ptr<float>(), values.size()});
+    counter.add(int64_t(values.size()));
+  });
+}
+
+void read_optimizer(const SafetensorsReader& reader, Store& store, ValueCounter& counter) {
   for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept kept) {
     check_shape(reader, stored, store.param(name).shape);
-    reader.read_floats(stored, store.values(kept, name));
-    counter.add(store.param(name).count());
+    read_values(reader, stored, store, kept, name, counter);
   });
 }
 
@@ -137,10 +179,12 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
   remove_partial_directories(out_dir);
   const Path target = checkpoint_directory(out_dir, state.step);
   PendingDirectory pending(target);
-  ValueCounter counter(store, 3, progress);
+  const std::string file_id = store.storage().file_id();
+  ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
   write_weights(pending.path() / "model.safetensors", store, tensors, counter);
-  write_optimizer(pending.path() / "optimizer.safetensors", store, counter);
+  if (file_id.empty()) write_optimizer(pending.path() / "optimizer.safetensors", store, counter);
   state.manifest = manifest();
+  if (!file_id.empty()) state.manifest.emplace_back("store", file_id);
   state.manifest.emplace_back("precision", precision_name(store.precision()));
   formats::write_trainer_state(pending.path(), state);
   write_rest(pending.path());
@@ -152,9 +196,45 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
   return target;
 }
 
-std::optional<ResumePoint> find_resume_point(const Path& out_dir,
+namespace {
+
+// The file that a checkpoint's moments are in; "" if they are beside it, or there are none.
+std::string store_of(const Path& checkpoint) {
+  if (!std::filesystem::exists(checkpoint / "trainer_state.json")) return "";
+  for (const auto& [key, value] : formats::read_trainer_state(checkpoint).manifest) {
+    if (key == "store") return value;
+  }
+  return "";
+}
+
+// Going on from `store_file`; nothing if that holds no run, or newer checkpoints are of another one.
+std::optional<ResumePoint> find_store(const Path& out_dir, const Path& store_file,
+                                      const std::optional<std::string>& wanted,
+                                      int64_t step_tokens) {
+  const auto found = StateFile::peek(store_file);
+  if (!found) return std::nullopt;
+  if (!wanted || *wanted != "latest") {
+    fail("store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
+         "delete it",
+         store_file.string(), found->step);
+  }
+  const auto steps = checkpoint_steps(out_dir);
+  const std::string of_newest =
+      steps.empty() ? "" : store_of(checkpoint_directory(out_dir, steps.back()));
+  if (!steps.empty() && of_newest != found->id) return std::nullopt;
+  if (found->step_tokens != step_tokens) {
+    fail("batch_size: {} is of a run with {} tokens a step, not {}", store_file.string(),
+         found->step_tokens, step_tokens);
+  }
+  return ResumePoint{store_file, found->step, false, /*in_store=*/true};
+}
+
+}  // namespace
+
+std::optional<ResumePoint> find_resume_point(const Path& out_dir, const Path& store_file,
                                              const std::optional<std::string>& wanted,
                                              int64_t step_tokens) {
+  if (const auto point = find_store(out_dir, store_file, wanted, step_tokens)) return point;
   const auto steps = checkpoint_steps(out_dir);
   const auto refuse = [&] {
     fail(
@@ -194,11 +274,17 @@ Path find_checkpoint(const Path& given) {
 }
 
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
-                     bool optimizer, const Progress& progress) {
-  const bool whole = optimizer && std::filesystem::exists(checkpoint / "trainer_state.json");
+                     bool optimizer, int64_t step, const Progress& progress) {
+  const bool whole = optimizer && std::filesystem::exists(checkpoint / "trainer_state.json") &&
+                     store_of(checkpoint).empty();
+  const SafetensorsReader weights(checkpoint / "model.safetensors");
   ValueCounter counter(store, whole ? 3 : 1, progress);
-  read_weights(checkpoint / "model.safetensors", store, tensors, counter);
-  if (whole) read_optimizer(checkpoint / "optimizer.safetensors", store, counter);
+  store.storage().begin_writing(step);
+  read_weights(weights, store, tensors, counter);
+  if (whole) {
+    read_optimizer(SafetensorsReader(checkpoint / "optimizer.safetensors"), store, counter);
+  }
+  store.storage().finish_writing();
 }
 
 std::vector<int64_t> checkpoint_steps(const Path& out_dir) {

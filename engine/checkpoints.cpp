@@ -8,7 +8,8 @@ namespace gigagpt::engine {
 
 Checkpoints::Checkpoints(CheckpointRules rules)
     : rules_(std::move(rules)),
-      from_(find_resume_point(rules_.out_dir, rules_.from, rules_.step_tokens)) {}
+      from_(find_resume_point(rules_.out_dir, rules_.store_file, rules_.from,
+                              rules_.step_tokens)) {}
 
 std::string Checkpoints::origin() const {
   if (!from_) return "";
@@ -17,10 +18,10 @@ std::string Checkpoints::origin() const {
 
 int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,
                            const Progress& progress) {
-  if (from_)
-    load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/true, progress);
-  else
-    store.initialise(seed, progress);
+  if (!from_) store.initialise(seed, progress);
+  if (from_ && !from_->in_store) {
+    load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/true, from_->step, progress);
+  }
   std::filesystem::create_directories(rules_.out_dir);
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};

@@ -13,6 +13,7 @@ namespace gigagpt::engine {
 
 struct CheckpointRules {
   Path out_dir;
+  Path store_file;                  // where a file store of this run is, if there is one
   std::optional<std::string> from;  // as in find_resume_point
   int64_t every_steps = 0;          // 0: no limit
   double every_minutes = 0;         // 0: no limit
@@ -28,8 +29,11 @@ class Checkpoints {
   // "continuing from ... at step N", or "" for a new run.
   std::string origin() const;
 
-  // Loads the weights and moments the run goes on from, or draws new ones from `seed`; makes
-  // out_dir. Returns the steps completed.
+  // Whether the run goes on from the file that its state is in.
+  bool in_store() const { return from_ && from_->in_store; }
+
+  // Loads the weights and moments the run goes on from, unless they are in the store already, or
+  // draws new ones from `seed`; makes out_dir. Returns the steps completed.
   int64_t start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,
                 const Progress& progress);
 

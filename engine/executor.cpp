@@ -19,6 +19,7 @@ struct Executor::Window {
   std::span<const MicroBatch> batches;
   std::vector<uint64_t> keys;     // per micro-batch
   std::vector<double> shares;     // of the step's loss, per micro-batch
+  bool last = false;              // of the step
   std::function<bool(int)> tick;  // after each layer and micro-batch, by its work; false: abandon
   bool abandoned = false;
   double* loss = nullptr;  // of the step; micro-batches add their shares in order
@@ -75,9 +76,12 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
   int work_done = 0;
   const auto tell = [&] { return !progress || progress(double(work_done) / double(all_work)); };
   if (!tell()) return std::nullopt;
+  const size_t windows = (batches.size() + window_size - 1) / window_size;
+  store_.expect(visits_of_step(windows));
   double loss = 0;
   for (size_t first = 0; first < batches.size(); first += window_size) {
     Window window;
+    window.last = first + window_size >= batches.size();
     window.batches = batches.subspan(first, std::min(window_size, batches.size() - first));
     for (size_t m = 0; m < window.batches.size(); ++m) {
       window.keys.push_back(mix(key, first + m));
@@ -88,14 +92,27 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
       return tell();
     };
     window.loss = &loss;
-    if (!run_window(window)) return std::nullopt;
+    if (!run_window(window)) {
+      window.runs.clear();  // graphs first, then the memory they look at
+      store_.abandon();
+      return std::nullopt;
+    }
   }
   if (!std::isfinite(loss)) {
     throw NonFinite("the loss is not finite, first in layer " +
                     first_nonfinite_layer(batches, key));
   }
-  store_.finish_gradients();
   return loss;
+}
+
+std::vector<Visit> Executor::visits_of_step(size_t windows) const {
+  std::vector<Visit> visits;
+  const size_t last = model_.size() - 1;
+  for (size_t window = 1; window <= windows; ++window) {
+    for (size_t i = 0; i < last; ++i) visits.push_back(forward_visit(i));
+    for (size_t i = last + 1; i-- > 0;) visits.push_back(backward_visit(i, window == windows));
+  }
+  return visits;
 }
 
 bool Executor::run_window(Window& window) {
@@ -112,6 +129,7 @@ bool Executor::run_window(Window& window) {
 
 void Executor::forward_layer(Window& window, size_t layer) {
   auto& run = window.runs[layer];
+  store_.enter(forward_visit(layer));
   run.weights = store_.weights(layer, /*gradients=*/true);
   for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
     const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
@@ -122,12 +140,15 @@ void Executor::forward_layer(Window& window, size_t layer) {
     window.abandoned = !window.tick(1);
   }
   if (options_.recompute) run.weights = {};
+  store_.leave(forward_visit(layer));
 }
 
 // The last layer has no forward pass of its own: its output is needed here alone.
 void Executor::backward_layer(Window& window, size_t layer) {
   auto& run = window.runs[layer];
   const bool last = layer + 1 == model_.size();
+  const Visit visit = backward_visit(layer, window.last);
+  store_.enter(visit);
   if (run.outputs.empty()) run.weights = store_.weights(layer, /*gradients=*/true);
   for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
     Tensor output;
@@ -146,54 +167,80 @@ void Executor::backward_layer(Window& window, size_t layer) {
     window.abandoned = !window.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
   }
   run = {};
+  store_.leave(visit);
+}
+
+// Calls visit(layer, its weights) for each layer, without gradients; false ends it.
+template <class F>
+bool Executor::walk(const F& visit) {
+  at::NoGradGuard no_grad;
+  std::vector<Visit> visits;
+  for (size_t i = 0; i < model_.size(); ++i) visits.push_back({i});
+  store_.expect(visits);
+  for (size_t i = 0; i < model_.size(); ++i) {
+    store_.enter(visits[i]);
+    const bool go_on = visit(i, store_.weights(i, /*gradients=*/false));
+    if (!go_on) {
+      store_.abandon();
+      return false;
+    }
+    store_.leave(visits[i]);
+  }
+  return true;
 }
 
 std::vector<double> Executor::evaluate(std::span<const MicroBatch> batches,
                                        const Progress& progress) {
-  at::NoGradGuard no_grad;
-  const double visits = double(model_.size() * batches.size());
-  double visited = 0;
-  std::vector<Tensor> x;
-  for (const MicroBatch& batch : batches) x.push_back(batch.input);
-  for (size_t i = 0; i < model_.size(); ++i) {
-    const Weights weights = store_.weights(i, /*gradients=*/false);
-    for (size_t m = 0; m < batches.size(); ++m) {
-      x[m] = model_[i]->forward(weights, x[m], Pass{batches[m]});
-      if (progress && !progress(++visited / visits)) return {};
-    }
-  }
   std::vector<double> losses;
-  for (const Tensor& loss : x) losses.push_back(loss.item<double>());
+  const size_t size = options_.window > 0 ? size_t(options_.window) : batches.size();
+  for (size_t first = 0; first < batches.size(); first += size) {
+    const auto window = batches.subspan(first, std::min(size, batches.size() - first));
+    std::vector<Tensor> x;
+    for (const MicroBatch& batch : window) x.push_back(batch.input);
+    const bool complete = walk([&](size_t i, const Weights& weights) {
+      for (size_t m = 0; m < window.size(); ++m) {
+        x[m] = model_[i]->forward(weights, x[m], Pass{window[m]});
+        const double visited = double(first * model_.size() + i * window.size() + m + 1);
+        const double all = double(model_.size() * batches.size());
+        if (progress && !progress(visited / all)) return false;
+      }
+      return true;
+    });
+    if (!complete) return {};
+    for (const Tensor& loss : x) losses.push_back(loss.item<double>());
+  }
   return losses;
 }
 
 Tensor Executor::infer(const MicroBatch& batch, std::span<ops::KVCache> caches) {
-  at::NoGradGuard no_grad;
   Tensor x = batch.input;
   int64_t position = 0;
   for (const ops::KVCache& cache : caches) position = std::max(position, cache.length());
-  for (size_t i = 0; i < model_.size(); ++i) {
+  walk([&](size_t i, const Weights& weights) {
     Pass pass{batch};
     pass.cache = caches.empty() ? nullptr : &caches[i];
     pass.position = position;
-    x = model_[i]->forward(store_.weights(i, /*gradients=*/false), x, pass);
-  }
+    x = model_[i]->forward(weights, x, pass);
+    return true;
+  });
   return x;
 }
 
 // Repeats the step's forward pass, looking at every output.
 std::string Executor::first_nonfinite_layer(std::span<const MicroBatch> batches, uint64_t key) {
-  at::NoGradGuard no_grad;
   std::vector<Tensor> x;
   for (const MicroBatch& batch : batches) x.push_back(batch.input);
-  for (size_t i = 0; i < model_.size(); ++i) {
-    const Weights weights = store_.weights(i, /*gradients=*/false);
+  std::string name = "none: it did not happen again";
+  walk([&](size_t i, const Weights& weights) {
     for (size_t m = 0; m < batches.size(); ++m) {
       x[m] = model_[i]->forward(weights, x[m], Pass{batches[m], /*training=*/true, mix(key, m)});
-      if (!at::isfinite(x[m]).all().item<bool>()) return model_[i]->spec().name;
+      if (at::isfinite(x[m]).all().item<bool>()) continue;
+      name = model_[i]->spec().name;
+      return false;
     }
-  }
-  return "none: it did not happen again";
+    return true;
+  });
+  return name;
 }
 
 }  // namespace gigagpt::engine

@@ -49,6 +49,13 @@ class Executor {
 
  private:
   struct Window;
+  Visit forward_visit(size_t layer) const { return {layer, false, !options_.recompute}; }
+  Visit backward_visit(size_t layer, bool last) const {
+    return {layer, true, !options_.recompute, last};
+  }
+  std::vector<Visit> visits_of_step(size_t windows) const;
+  template <class F>
+  bool walk(const F& visit);
   std::string first_nonfinite_layer(std::span<const MicroBatch> batches, uint64_t key);
   bool run_window(Window& window);
   void forward_layer(Window& window, size_t layer);

@@ -25,10 +25,6 @@ std::vector<MicroBatch> make_batches(int64_t step) {
   return batches;
 }
 
-at::Tensor as_tensor(std::span<float> values) {
-  return at::from_blob(values.data(), {int64_t(values.size())}, at::kFloat).clone();
-}
-
 struct Mode {
   int64_t window;
   bool recompute;
@@ -51,7 +47,7 @@ TEST_P(ExecutorModes, EqualsTheOracleForSeveralSteps) {
     EXPECT_EQ(*loss, oracle.loss);
     for (const auto& [name, grad] : oracle.grads) {
       SCOPED_TRACE(name);
-      expect_same_bits(as_tensor(store.gradient(name)), grad.flatten());
+      expect_same_bits(tensor_of(store, Kept::kGradient, name), grad);
     }
     apply_gradients(store, {}, 0.01, 0.5, step + 1);
   }
@@ -73,7 +69,7 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   double squares = 0;
   std::map<std::string, at::Tensor> grads;
   for (const auto& [name, value] : values) {
-    grads[name] = as_tensor(store.gradient(name));
+    grads[name] = tensor_of(store, Kept::kGradient, name);
     squares += ops::f64(grads[name]).square().sum().item<double>();
   }
   const double max_norm = 0.25 * std::sqrt(squares);
@@ -82,8 +78,8 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   for (const auto& [name, value] : values) {
     const double decay = value.dim() >= 2 ? 0.5 : 0.0;
     const at::Tensor expected =
-        ops::f64(value).flatten() * (1 - 0.1 * decay) - 0.1 * 0.25 * ops::f64(grads[name]);
-    ops::expect_close(as_tensor(store.values(Kept::kMaster, name)), expected, 4 * ops::kUnit32 * 2);
+        ops::f64(value) * (1 - 0.1 * decay) - 0.1 * 0.25 * ops::f64(grads[name]);
+    ops::expect_close(tensor_of(store, Kept::kMaster, name), expected, 4 * ops::kUnit32 * 2);
   }
 }
 
@@ -172,7 +168,9 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   const Model model = make_autoencoder(6, 5, 3);
   Store store(specs_of(model), Precision::kFp32, /*training=*/true);
   store.initialise(1, {});
-  store.values(Kept::kMaster, "gates.1.scale")[2] = std::numeric_limits<float>::infinity();
+  auto scale = store.read(Kept::kMaster, "gates.1.scale");
+  scale[2] = std::numeric_limits<float>::infinity();
+  store.set(Kept::kMaster, "gates.1.scale", scale);
   try {
     Executor(model, store, {}).train_step(make_batches(0), 1, {});
     FAIL() << "no error";
@@ -186,7 +184,10 @@ TEST(Update, RefusesGradientsThatAreNotFiniteBeforeChangingAnything) {
   Store store(specs_of(model), Precision::kFp32, /*training=*/true);
   store.initialise(1, {});
   const auto before = copy_values(store);
-  store.gradient("tied.bias")[0] = std::nanf("");
+  auto batches = make_batches(0);
+  batches[2].target[0][1] = std::nanf("");
+  Executor executor(model, store, {});
+  EXPECT_THROW(executor.train_step(batches, 1, {}), NonFinite);
   EXPECT_THROW(apply_gradients(store, {}, 0.1, 1.0, 1), NonFinite);
   for (const auto& [name, value] : copy_values(store)) expect_same_bits(value, before.at(name));
 }

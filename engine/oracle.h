@@ -11,6 +11,7 @@
 
 #include "base/random.h"
 #include "engine/layer.h"
+#include "engine/state_layout.h"
 
 namespace gigagpt::engine {
 
@@ -69,6 +70,13 @@ inline OracleResult run_oracle(const Model& model, const std::map<std::string, a
   return result;
 }
 
+// What a store keeps of a parameter, in its shape.
+template <class Store>
+at::Tensor tensor_of(Store& store, Kept kept, const std::string& name) {
+  std::vector<float> values = store.read(kept, name);
+  return at::from_blob(values.data(), store.param(name).shape, at::kFloat).clone();
+}
+
 // Every master weight of a store as a tensor of its own.
 template <class Store>
 std::map<std::string, at::Tensor> copy_values(Store& store) {
@@ -76,8 +84,7 @@ std::map<std::string, at::Tensor> copy_values(Store& store) {
   for (size_t i = 0; i < store.layer_count(); ++i) {
     for (const ParamSpec& param : store.layer(i).params) {
       const std::string name = store.layer(i).prefix + param.name;
-      const auto span = store.values(Kept::kMaster, name);
-      values[name] = at::from_blob(span.data(), param.shape, at::kFloat).clone();
+      values[name] = tensor_of(store, Kept::kMaster, name);
     }
   }
   return values;

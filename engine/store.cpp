@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <set>
 
 #include "base/error.h"
 #include "base/random.h"
 #include "base/trace.h"
+#include "engine/memory_storage.h"
 #include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/pointers.h"
@@ -15,10 +17,10 @@
 namespace gigagpt::engine {
 namespace {
 
-constexpr int64_t kAlign = 16;  // floats: parameters begin on a cache line
+constexpr int64_t kPiece = 1 << 20;  // elements that are drawn at once
 
-int64_t padded(int64_t count) {
-  return (count + kAlign - 1) / kAlign * kAlign;
+void add_once(std::vector<size_t>& to, size_t layer) {
+  if (std::find(to.begin(), to.end(), layer) == to.end()) to.push_back(layer);
 }
 
 }  // namespace
@@ -37,56 +39,37 @@ double measure_peak_flops(Precision precision) {
 }
 
 Store::Store(std::vector<LayerSpec> layers, Precision precision, bool training)
-    : precision_(precision) {
-  for (size_t i = 0; i < layers.size(); ++i) {
-    LayerState state;
-    state.spec = std::move(layers[i]);
-    for (size_t p = 0; p < state.spec.params.size(); ++p) {
-      const auto [_, fresh] =
-          places_.emplace(state.spec.prefix + state.spec.params[p].name, Place{i, p});
-      GIGAGPT_ASSERT(fresh);
-      state.offsets.push_back(state.size);
-      state.size += padded(state.spec.params[p].count());
-    }
-    const auto reserve = [&](at::ScalarType type) { return at::zeros({state.size}, type); };
-    state.master = reserve(at::kFloat);
-    if (precision == Precision::kBf16) state.compute = reserve(at::kBFloat16);
-    if (training) {
-      state.grad = reserve(at::kFloat);
-      state.exp_avg = reserve(at::kFloat);
-      state.exp_avg_sq = reserve(at::kFloat);
-    }
-    layers_.push_back(std::move(state));
+    : Store(std::make_unique<MemoryStorage>(std::move(layers), precision, training)) {}
+
+Store::Store(std::unique_ptr<Storage> storage)
+    : storage_(std::move(storage)), states_(layout().layer_count()) {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    states_[i].values.resize(layer(i).params.size());
+    for (const std::string& name : layer(i).shared) add_once(states_[i].owners, place(name).layer);
   }
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    for (size_t p = 0; p < layers_[i].spec.params.size(); ++p) {
-      const bool copy =
-          precision_ == Precision::kBf16 && layers_[i].spec.params[p].shape.size() >= 2;
-      layers_[i].values.push_back(view(copy ? layers_[i].compute : layers_[i].master, {i, p}));
-    }
-  }
-  if (training) make_gradients();
+  if (layout().training()) make_gradients();
 }
 
 void Store::make_gradients() {
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    LayerState& state = layers_[i];
-    for (size_t p = 0; p < state.spec.params.size(); ++p) {
-      const ParamSpec& spec = state.spec.params[p];
-      state.grads.push_back({view(state.grad, {i, p})});
+  for (size_t i = 0; i < states_.size(); ++i) {
+    LayerState& state = states_[i];
+    for (const ParamSpec& spec : layer(i).params) {
+      state.grads.emplace_back();
       state.lookups.emplace_back();
       if (spec.looked_up)
         state.lookups.back().rows = std::make_unique<ops::RowSums>(spec.shape.front());
     }
   }
   std::set<std::string> taken;  // looked up ones whose dense gradient another layer's use fills
-  for (LayerState& state : layers_) {
-    state.shared_grads.resize(state.spec.shared.size());
-    for (size_t s = 0; s < state.spec.shared.size(); ++s) {
-      const std::string& name = state.spec.shared[s];
-      const Place owner = place(name);
+  for (size_t i = 0; i < states_.size(); ++i) {
+    LayerState& state = states_[i];
+    state.shared_grads.resize(layer(i).shared.size());
+    for (size_t s = 0; s < layer(i).shared.size(); ++s) {
+      const std::string& name = layer(i).shared[s];
+      const auto owner = place(name);
       if (param(name).looked_up && taken.insert(name).second) {
-        state.shared_uses.push_back(&layers_[owner.layer].grads[owner.param]);
+        state.shared_uses.push_back(&states_[owner.layer].grads[owner.param]);
+        add_once(state.gradient_owners, owner.layer);
         continue;
       }
       state.shared_grads[s].sum = at::zeros(param(name).shape, at::kFloat);
@@ -97,45 +80,103 @@ void Store::make_gradients() {
 
 void Store::initialise(uint64_t seed, const Progress& progress) {
   if (progress) progress(0);
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    for (size_t p = 0; p < layers_[i].spec.params.size(); ++p) {
-      const ParamSpec& spec = layers_[i].spec.params[p];
-      const uint64_t key = mix(seed, hash_name(layers_[i].spec.prefix + spec.name));
-      const auto values = span_of(layers_[i].master, {i, p});
-      at::parallel_for(0, (spec.count() + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
-        const int64_t count = std::min(4 * end, spec.count()) - 4 * begin;
-        fill_normal(values.subspan(size_t(4 * begin), size_t(count)), uint64_t(4 * begin), key,
-                    float(spec.init_mean), float(spec.init_std));
-      });
+  storage_->begin_writing(0);
+  std::vector<float> values;
+  for (size_t i = 0; i < layer_count(); ++i) {
+    for (const ParamSpec& spec : layer(i).params) {
+      const std::string name = layer(i).prefix + spec.name;
+      const uint64_t key = mix(seed, hash_name(name));
+      for (int64_t first = 0; first < spec.count(); first += kPiece) {
+        values.resize(size_t(std::min(kPiece, spec.count() - first)));
+        const auto count = int64_t(values.size());
+        at::parallel_for(0, (count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
+          const auto part = std::span(values).subspan(
+              size_t(4 * begin), size_t(std::min(4 * end, count) - 4 * begin));
+          fill_normal(part, uint64_t(first + 4 * begin), key, float(spec.init_mean),
+                      float(spec.init_std));
+        });
+        write(Kept::kMaster, name, first, values);
+      }
     }
-    refresh_compute_weights(i);
-    if (progress) progress(double(i + 1) / double(layers_.size()));
+    if (progress) progress(double(i + 1) / double(layer_count()));
+  }
+  storage_->finish_writing();
+}
+
+std::vector<Need> Store::needs_of(const Visit& visit) const {
+  const LayerState& state = states_[visit.layer];
+  std::vector<Need> needs = {{visit.layer, false, visit.keep && !visit.backward}};
+  for (const size_t owner : state.owners) needs.push_back({owner, false, visit.keep});
+  if (!visit.backward) return needs;
+  needs.push_back({visit.layer, true});
+  for (const size_t owner : state.gradient_owners) needs.push_back({owner, true});
+  return needs;
+}
+
+void Store::expect(std::span<const Visit> visits) {
+  std::vector<Need> all;
+  for (const Visit& visit : visits) {
+    const auto needs = needs_of(visit);
+    all.insert(all.end(), needs.begin(), needs.end());
+  }
+  storage_->expect(all);
+}
+
+void Store::enter(const Visit& visit) {
+  for (const Need& need : needs_of(visit)) bind(need, storage_->acquire(need));
+}
+
+void Store::leave(const Visit& visit) {
+  if (visit.backward && visit.last) finish_gradient(visit.layer);
+  for (const Need& need : needs_of(visit)) storage_->release(need);
+}
+
+void Store::abandon() {
+  storage_->abandon();
+  forget_gradients();
+}
+
+// Makes views of memory that is elsewhere than before.
+void Store::bind(const Need& need, std::byte* memory) {
+  LayerState& state = states_[need.layer];
+  std::byte*& bound = need.gradient ? state.gradient : state.weights;
+  if (bound == memory) return;
+  bound = memory;
+  const auto& params = layer(need.layer).params;
+  for (size_t p = 0; p < params.size(); ++p) {
+    const int64_t offset = layout().layer(need.layer).offsets[p];
+    if (need.gradient) {
+      state.grads[p].sum = at::from_blob(memory + 4 * offset, params[p].shape, at::kFloat);
+      continue;
+    }
+    const bool rounded = precision() == Precision::kBf16 && params[p].shape.size() >= 2;
+    state.values[p] = at::from_blob(memory + layout().working_at(need.layer, offset),
+                                    params[p].shape, rounded ? at::kBFloat16 : at::kFloat);
   }
 }
 
-Weights Store::weights(size_t layer, bool gradients) {
-  LayerState& state = layers_[layer];
+Weights Store::weights(size_t layer_index, bool gradients) {
+  LayerState& state = states_[layer_index];
   Weights weights;
-  const auto add = [&](const std::string& name, Place place, ops::GradientSum* grad) {
+  const auto add = [&](const std::string& name, StateLayout::Place place, ops::GradientSum* grad) {
     // detach: a leaf of its own for every visit, as two visits may be alive at once.
-    at::Tensor value = layers_[place.layer].values[place.param].detach();
+    at::Tensor value = states_[place.layer].values[place.param].detach();
     if (gradients) value.requires_grad_(true);
     weights.add(name, {value, grad});
   };
-  for (size_t p = 0; p < state.spec.params.size(); ++p) {
-    const bool rows = state.spec.params[p].looked_up;
-    auto& grads = rows ? state.lookups : state.grads;
-    add(state.spec.params[p].name, {layer, p}, gradients ? &grads[p] : nullptr);
+  const LayerSpec& spec = layer(layer_index);
+  for (size_t p = 0; p < spec.params.size(); ++p) {
+    auto& grads = spec.params[p].looked_up ? state.lookups : state.grads;
+    add(spec.params[p].name, {layer_index, p}, gradients ? &grads[p] : nullptr);
   }
-  for (size_t s = 0; s < state.spec.shared.size(); ++s) {
-    const std::string& name = state.spec.shared[s];
-    add(name, place(name), gradients ? state.shared_uses[s] : nullptr);
+  for (size_t s = 0; s < spec.shared.size(); ++s) {
+    add(spec.shared[s], place(spec.shared[s]), gradients ? state.shared_uses[s] : nullptr);
   }
   return weights;
 }
 
 void Store::forget_gradients() {
-  for (LayerState& state : layers_) {
+  for (LayerState& state : states_) {
     for (auto* sums : {&state.grads, &state.shared_grads}) {
       for (ops::GradientSum& grad : *sums) grad.state = ops::GradientSum::kEmpty;
     }
@@ -145,84 +186,53 @@ void Store::forget_gradients() {
   }
 }
 
-void Store::finish_gradients() {
-  const Zone zone("shared gradients");
-  for (LayerState& state : layers_) {
-    for (size_t s = 0; s < state.shared_grads.size(); ++s) {
-      const Place owner = place(state.spec.shared[s]);
-      if (state.shared_grads[s].state == ops::GradientSum::kEmpty) continue;
-      ops::add_gradient(layers_[owner.layer].grads[owner.param], state.shared_grads[s].sum);
+// Layers that share a parameter come after its owner, so the backward pass has been through them.
+void Store::finish_gradient(size_t layer_index) {
+  LayerState& state = states_[layer_index];
+  for (size_t i = 0; i < states_.size(); ++i) {
+    for (size_t s = 0; s < states_[i].shared_grads.size(); ++s) {
+      const auto owner = place(layer(i).shared[s]);
+      const ops::GradientSum& shared = states_[i].shared_grads[s];
+      if (owner.layer != layer_index || shared.state == ops::GradientSum::kEmpty) continue;
+      ops::add_gradient(state.grads[owner.param], shared.sum);
     }
   }
-  for (LayerState& state : layers_) {
-    for (size_t p = 0; p < state.grads.size(); ++p) {
-      ops::fill_gradient(state.grads[p]);
-      if (state.lookups[p].rows != nullptr) state.lookups[p].rows->add_to(state.grads[p].sum);
-    }
+  state.square_sum = 0;
+  for (size_t p = 0; p < state.grads.size(); ++p) {
+    ops::fill_gradient(state.grads[p]);
+    const at::Tensor& sum = state.grads[p].sum;
+    if (state.lookups[p].rows != nullptr) state.lookups[p].rows->add_to(sum);
+    state.square_sum += ops::sum_of_squares({sum.data_ptr<float>(), size_t(sum.numel())});
   }
 }
 
-double Store::gradient_square_sum(size_t layer) const {
-  const at::Tensor& grad = layers_[layer].grad;  // the padding holds zeros
-  return ops::sum_of_squares({grad.data_ptr<float>(), size_t(grad.numel())});
+void Store::update(const ops::UpdateRule& rule, double lr, double grad_scale, int64_t step) {
+  storage_->defer({rule, lr, grad_scale, step});
 }
 
-void Store::update(size_t layer, const ops::UpdateRule& rule, double lr, double grad_scale,
-                   int64_t step) {
-  const LayerState& state = layers_[layer];
-  std::vector<ops::ParamState> params;
-  for (size_t p = 0; p < state.spec.params.size(); ++p) {
-    const Place place{layer, p};
-    auto* compute = precision_ == Precision::kBf16
-                        ? ops::data<ops::kernels::Bf16>(state.compute) + state.offsets[p]
-                        : nullptr;
-    params.push_back({span_of(state.master, place), span_of(state.grad, place),
-                      span_of(state.exp_avg, place), span_of(state.exp_avg_sq, place), compute,
-                      /*decays=*/state.spec.params[p].shape.size() >= 2});
-  }
-  ops::update(params, rule, lr, grad_scale, step);
+void Store::read(Kept kept, const std::string& name, int64_t first, std::span<float> values) {
+  const auto where = place(name);
+  storage_->settle();
+  storage_->read(kept, where.layer, layout().offset(where) + first, values);
 }
 
-const ParamSpec& Store::param(const std::string& name) const {
-  const Place where = place(name);
-  return layers_[where.layer].spec.params[where.param];
+std::vector<float> Store::read(Kept kept, const std::string& name) {
+  std::vector<float> values(size_t(param(name).count()));
+  read(kept, name, 0, values);
+  return values;
 }
 
-std::span<float> Store::values(Kept kept, const std::string& name) {
-  const Place where = place(name);
-  const LayerState& state = layers_[where.layer];
-  const at::Tensor& array = kept == Kept::kMaster   ? state.master
-                            : kept == Kept::kExpAvg ? state.exp_avg
-                                                    : state.exp_avg_sq;
-  return span_of(array, where);
+void Store::write(Kept kept, const std::string& name, int64_t first,
+                  std::span<const float> values) {
+  const auto where = place(name);
+  storage_->write(kept, where.layer, layout().offset(where) + first, values);
 }
 
-std::span<float> Store::gradient(const std::string& name) {
-  const Place where = place(name);
-  return span_of(layers_[where.layer].grad, where);
-}
-
-void Store::refresh_compute_weights(size_t layer) {
-  LayerState& state = layers_[layer];
-  if (precision_ == Precision::kBf16) state.compute.copy_(state.master);
-}
-
-const Store::Place& Store::place(const std::string& name) const {
-  const auto found = places_.find(name);
-  GIGAGPT_ASSERT(found != places_.end());
-  return found->second;
-}
-
-at::Tensor Store::view(const at::Tensor& array, Place place) const {
-  const LayerState& state = layers_[place.layer];
-  const ParamSpec& spec = state.spec.params[place.param];
-  return array.narrow(0, state.offsets[place.param], spec.count()).view(spec.shape);
-}
-
-std::span<float> Store::span_of(const at::Tensor& array, Place place) const {
-  const LayerState& state = layers_[place.layer];
-  return {array.data_ptr<float>() + state.offsets[place.param],
-          size_t(state.spec.params[place.param].count())};
+void Store::set(Kept kept, const std::string& name, std::span<const float> values) {
+  storage_->settle();
+  storage_->begin_writing(storage_->step());
+  write(kept, name, 0, values);
+  storage_->finish_writing();
 }
 
 }  // namespace gigagpt::engine

@@ -1,21 +1,20 @@
-// Where a model's state lives: per layer, fp32 master weights, the copy that is multiplied, fp32
-// gradients and the optimizer's moments.
+// A model's parameters as layers work with them: weights and gradients as tensors over the memory of
+// a Storage, for one visit at a time.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "engine/layer.h"
+#include "engine/storage.h"
 #include "ops/optimizer.h"
 
 namespace gigagpt::engine {
-
-enum class Precision { kFp32, kBf16 };
 
 // From "fp32", "bf16" or "auto": bf16 where this CPU multiplies it natively.
 Precision choose_precision(const std::string& wanted);
@@ -23,71 +22,86 @@ const char* precision_name(Precision precision);
 // The rate of large products in that precision on this machine (ops/gemm.h), in FLOP/s.
 double measure_peak_flops(Precision precision);
 
-// What is kept of a parameter beside the gradient.
-enum class Kept { kMaster, kExpAvg, kExpAvgSq };
+// One stay in a layer.
+struct Visit {
+  size_t layer = 0;
+  bool backward = false;  // gradients are added up
+  bool keep = false;      // weights stay from the forward to the backward pass, as graphs hold them
+  bool last = false;      // the step's last backward visit to the layer: its gradient is complete
+};
 
-// A store in RAM. Use from one thread.
+// Use from one thread.
 class Store {
  public:
-  // `training` reserves gradients and moments too; everything starts as zeros.
+  explicit Store(std::unique_ptr<Storage> storage);
+  // A store in RAM.
   Store(std::vector<LayerSpec> layers, Precision precision, bool training);
 
-  size_t layer_count() const { return layers_.size(); }
-  const LayerSpec& layer(size_t i) const { return layers_[i].spec; }
-  Precision precision() const { return precision_; }
+  size_t layer_count() const { return layout().layer_count(); }
+  const LayerSpec& layer(size_t i) const { return layout().spec(i); }
+  Precision precision() const { return layout().precision(); }
 
   // Draws every parameter from its initial distribution: a function of (seed, full name) alone.
   void initialise(uint64_t seed, const Progress& progress);
 
-  // The layer's parameters for one visit. With `gradients`, values ask autograd for gradients and
-  // the ops' are added to the layer's accumulators; a shared parameter has one of its own per use.
+  // Visits are announced, so that a file can be read ahead, and then made in that order.
+  void expect(std::span<const Visit> visits);
+  void enter(const Visit& visit);
+  void leave(const Visit& visit);
+  void abandon();  // forgets what was announced and, of this step, gradients
+  // The parameters of an entered layer. With `gradients`, values ask autograd for gradients and the
+  // ops' are added to the layer's accumulators in a backward visit; a shared parameter has one of
+  // its own per use.
   Weights weights(size_t layer, bool gradients);
 
-  // Once a step, before and after its micro-batches: what follows overwrites the gradients; those
-  // of shared uses are added to the parameters they belong to, and what got none is zero.
+  // Before a step's first visit: what follows overwrites the gradients.
   void forget_gradients();
-  void finish_gradients();
-  double gradient_square_sum(size_t layer) const;
+  // Of a layer's gradient, after its last visit in a step: those of shared uses are added by then.
+  double gradient_square_sum(size_t layer) const { return states_[layer].square_sum; }
 
-  // One optimizer step of a layer with gradients scaled by `grad_scale`; `step` counts from 1.
-  // Parameters with fewer than two dimensions do not decay.
-  void update(size_t layer, const ops::UpdateRule& rule, double lr, double grad_scale,
-              int64_t step);
+  // One optimizer step of all layers with gradients scaled by `grad_scale`; `step` counts from 1.
+  // Parameters with fewer than two dimensions do not decay. It is made as the weights are next
+  // asked for, or now by settle().
+  void update(const ops::UpdateRule& rule, double lr, double grad_scale, int64_t step);
+  void settle() { storage_->settle(); }
+  int64_t step() const { return storage_->step(); }
 
-  bool contains(const std::string& name) const { return places_.contains(name); }
-  const ParamSpec& param(const std::string& name) const;
-  std::span<float> values(Kept kept, const std::string& name);
-  std::span<float> gradient(const std::string& name);
-  // Must follow a change of master weights through values().
-  void refresh_compute_weights(size_t layer);
+  bool contains(const std::string& name) const { return layout().contains(name); }
+  const ParamSpec& param(const std::string& name) const { return layout().param(place(name)); }
+  // Values of a parameter from its element `first`, after all updates; gradients until an update.
+  void read(Kept kept, const std::string& name, int64_t first, std::span<float> values);
+  std::vector<float> read(Kept kept, const std::string& name);
+  // Between storage().begin_writing() and finish_writing().
+  void write(Kept kept, const std::string& name, int64_t first, std::span<const float> values);
+  // The same for a few values, in between.
+  void set(Kept kept, const std::string& name, std::span<const float> values);
+
+  Storage& storage() { return *storage_; }
 
  private:
-  struct Place {
-    size_t layer;
-    size_t param;
-  };
   struct LayerState {
-    LayerSpec spec;
-    std::vector<int64_t> offsets;  // of each parameter in the arrays below, in elements
-    int64_t size = 0;              // elements, padded
-    at::Tensor master, grad, exp_avg, exp_avg_sq;  // [size] fp32
-    at::Tensor compute;                            // [size] bf16, only in Precision::kBf16
-    std::vector<at::Tensor> values;                // per parameter: the view that is multiplied
-    std::vector<ops::GradientSum> grads;           // per parameter, views of `grad`
-    std::vector<ops::GradientSum> lookups;         // per parameter: rows of one that is looked up
+    std::byte* weights = nullptr;   // what `values` are views of
+    std::byte* gradient = nullptr;  // what `grads` are views of
+    std::vector<at::Tensor> values;
+    std::vector<ops::GradientSum> grads;    // per parameter
+    std::vector<ops::GradientSum> lookups;  // per parameter: rows of one that is looked up
     // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
     std::vector<ops::GradientSum> shared_grads;
     std::vector<ops::GradientSum*> shared_uses;
+    std::vector<size_t> owners;           // other layers whose weights a visit needs,
+    std::vector<size_t> gradient_owners;  // and whose gradients
+    double square_sum = 0;
   };
 
+  const StateLayout& layout() const { return storage_->layout(); }
+  StateLayout::Place place(const std::string& name) const { return layout().place(name); }
+  std::vector<Need> needs_of(const Visit& visit) const;
   void make_gradients();
-  const Place& place(const std::string& name) const;
-  at::Tensor view(const at::Tensor& array, Place place) const;  // the parameter's part, in shape
-  std::span<float> span_of(const at::Tensor& array, Place place) const;
+  void bind(const Need& need, std::byte* memory);
+  void finish_gradient(size_t layer);
 
-  Precision precision_;
-  std::vector<LayerState> layers_;
-  std::map<std::string, Place> places_;
+  std::unique_ptr<Storage> storage_;
+  std::vector<LayerState> states_;
 };
 
 }  // namespace gigagpt::engine

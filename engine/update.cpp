@@ -14,8 +14,7 @@ double apply_gradients(Store& store, const ops::UpdateRule& rule, double lr, dou
     }
   }
   const double norm = std::sqrt(square_sum);
-  const double grad_scale = norm > max_norm ? max_norm / norm : 1.0;
-  for (size_t i = 0; i < store.layer_count(); ++i) store.update(i, rule, lr, grad_scale, step);
+  store.update(rule, lr, norm > max_norm ? max_norm / norm : 1.0, step);
   return norm;
 }
 

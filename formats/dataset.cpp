@@ -68,6 +68,7 @@ void TokenFile::copy(int64_t first, int64_t count, int64_t vocab_size, int64_t* 
     }
     out[i] = token;
   }
+  file_.drop({bytes, size_t(count * token_bytes_)});
 }
 
 TokenFile open_split(const std::string& dataset, const std::string& split, int64_t vocab_size,

@@ -22,7 +22,7 @@ void write_dataset_meta(const Path& directory, const DatasetMeta& meta);
 // both when neither exists.
 Path find_dataset(const std::string& dataset);
 
-// The ids in a train.bin or val.bin, memory-mapped.
+// The ids in a train.bin or val.bin, memory-mapped; what was read does not stay in memory.
 class TokenFile {
  public:
   TokenFile(const Path& path, const DatasetMeta& meta);

@@ -198,11 +198,21 @@ std::span<const std::byte> SafetensorsReader::bytes(const std::string& name) con
 
 void SafetensorsReader::read_floats(const std::string& name, std::span<float> values) const {
   const TensorInfo& tensor = info(name);
-  const auto raw = bytes(name);
   if (static_cast<size_t>(tensor.count()) != values.size()) {
     fail("{}: tensor {} has {} elements, not {}", path().string(), name, tensor.count(),
          values.size());
   }
+  read_floats(name, 0, values);
+}
+
+void SafetensorsReader::read_floats(const std::string& name, int64_t first,
+                                    std::span<float> values) const {
+  const TensorInfo& tensor = info(name);
+  GIGAGPT_ASSERT(first >= 0 && uint64_t(first) + values.size() <= uint64_t(tensor.count()));
+  if (values.empty()) return;
+  const auto whole = bytes(name);
+  const size_t width = whole.size() / size_t(tensor.count());
+  const auto raw = whole.subspan(size_t(first) * width, values.size() * width);
   if (tensor.dtype == "F32") {
     if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
   } else if (tensor.dtype == "BF16") {
@@ -215,6 +225,7 @@ void SafetensorsReader::read_floats(const std::string& name, std::span<float> va
   } else {
     fail("{}: tensor {} is {}, not floating point", path().string(), name, tensor.dtype);
   }
+  file_.drop(raw);
 }
 
 }  // namespace gigagpt::formats

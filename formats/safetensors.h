@@ -63,6 +63,8 @@ class SafetensorsReader {
   std::span<const std::byte> bytes(const std::string& name) const;  // valid while the reader lives
   // Converts F32, F16, BF16 or F64 to float; `values` must have exactly the tensor's size.
   void read_floats(const std::string& name, std::span<float> values) const;
+  // The same for elements from `first` on. What was read does not stay in memory.
+  void read_floats(const std::string& name, int64_t first, std::span<float> values) const;
   const Path& path() const { return file_.path(); }
 
  private:

@@ -52,6 +52,10 @@ std::vector<Option> GPTConfig::options() {
       {"beta1", &beta1, "AdamW's decay of the first moment; SGD's momentum", between(0, 0.99999)},
       {"beta2", &beta2, "AdamW's decay of the second moment", between(0, 0.99999)},
       {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 16)},
+      {"store", &store, "of weights and optimizer: auto, memory, or a file's path"},
+      {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: nearly all that is free", above(0)},
+      {"recompute", &recompute, "run layers again in the backward pass, to save memory",
+       one_of({"auto", "on", "off"})},
   };
 }
 

@@ -54,6 +54,9 @@ struct GPTConfig {
   double beta1 = 0.9;
   double beta2 = 0.95;
   int64_t threads = 0;
+  std::string store = "auto";
+  std::optional<double> memory_gb = {};
+  std::string recompute = "auto";
 
   // The fields above by name; the options point into this object.
   std::vector<Option> options();

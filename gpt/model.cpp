@@ -94,11 +94,23 @@ engine::Model make_model(const GPTConfig& config) {
   return model;
 }
 
-GPT::GPT(const GPTConfig& config, bool training)
+GPT::GPT(const GPTConfig& config, bool training, bool reopen)
     : model(make_model(config)),
-      store(config.layers(), engine::choose_precision(config.precision), training),
-      executor(model, store, {}),
+      size{config.micro_batch() * config.sequence_length,
+           (config.batch_size + config.micro_batch() - 1) / config.micro_batch(),
+           training},
+      plan(engine::plan_memory(
+          config.layers(), engine::choose_precision(config.precision), size,
+          {config.store, config.recompute, config.memory_gb.value_or(0), store_file(config)})),
+      store(engine::open_storage(config.layers(), engine::choose_precision(config.precision), size,
+                                 plan, reopen)),
+      executor(model, store, {plan.window, plan.recompute}),
       layout(formats::hf_gpt2_tensors(hf_config(config))) {}
+
+Path store_file(const GPTConfig& config) {
+  const bool named = config.store != "auto" && config.store != "memory";
+  return named ? Path(config.store) : Path(config.out_dir) / "model.store";
+}
 
 GPTConfig config_of_checkpoint(const Path& checkpoint) {
   const formats::HfGpt2Config hf = formats::read_hf_config(checkpoint);

@@ -5,6 +5,7 @@
 
 #include "engine/checkpoint.h"
 #include "engine/executor.h"
+#include "engine/open_storage.h"
 #include "engine/store.h"
 #include "formats/hf_gpt2.h"
 #include "gpt/config.h"
@@ -18,12 +19,18 @@ engine::Model make_model(const GPTConfig& config);
 
 // The model, its state, what runs it, and how it lies in a checkpoint.
 struct GPT {
-  GPT(const GPTConfig& config, bool training);
+  // With `reopen`, the state is in a file from before.
+  GPT(const GPTConfig& config, bool training, bool reopen = false);
   engine::Model model;
+  engine::RunSize size;
+  engine::MemoryPlan plan;
   engine::Store store;
   engine::Executor executor;
   std::vector<engine::StoredTensor> layout;
 };
+
+// Where a run's state is if it is in a file.
+Path store_file(const GPTConfig& config);
 
 // The model part of a config from a checkpoint's config.json, and back.
 GPTConfig config_of_checkpoint(const Path& checkpoint);

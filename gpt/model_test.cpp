@@ -70,10 +70,6 @@ std::vector<MicroBatch> read_batch(const SafetensorsReader& fixture, const GPTCo
   return batches;
 }
 
-Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
-  return at::from_blob(values.data(), shape, at::kFloat);
-}
-
 template <class Visit>
 void for_each_parameter(engine::Store& store, Visit visit) {
   for (size_t i = 0; i < store.layer_count(); ++i) {
@@ -83,10 +79,9 @@ void for_each_parameter(engine::Store& store, Visit visit) {
 
 void load(engine::Store& store, const SafetensorsReader& fixture) {
   for_each_parameter(store, [&](const std::string& name) {
-    wrap(store.values(engine::Kept::kMaster, name), store.param(name).shape)
-        .copy_(read_parameter(fixture, "weights", name));
+    const Tensor values = read_parameter(fixture, "weights", name).to(at::kFloat).contiguous();
+    store.set(engine::Kept::kMaster, name, {values.data_ptr<float>(), size_t(values.numel())});
   });
-  for (size_t i = 0; i < store.layer_count(); ++i) store.refresh_compute_weights(i);
 }
 
 struct FixtureCase {
@@ -139,7 +134,7 @@ TEST_P(Reference, LossAndGradients) {
     const Tensor expected = read_parameter(fixture_, "grads", name);
     const double size = expected.abs().max().item<double>();
     EXPECT_GT(size, 1e-4);
-    ops::expect_close(wrap(gpt_->store.gradient(name), expected.sizes().vec()), expected,
+    ops::expect_close(tensor_of(gpt_->store, engine::Kept::kGradient, name), expected,
                       tolerance(config_) * std::max(size, 0.05));
   });
 }
@@ -167,8 +162,7 @@ TEST_P(Reference, TenOptimizerSteps) {
   for_each_parameter(gpt_->store, [&](const std::string& name) {
     SCOPED_TRACE(name);
     const Tensor expected = read_parameter(fixture_, "after", name);
-    const Tensor actual =
-        wrap(gpt_->store.values(engine::Kept::kMaster, name), expected.sizes().vec());
+    const Tensor actual = tensor_of(gpt_->store, engine::Kept::kMaster, name);
     const Tensor error = (f64(actual) - f64(expected)).abs();
     const bool keys = name.ends_with("proj_qkv.bias");
     if (keys) error.chunk(3)[1].zero_();
@@ -218,7 +212,7 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
       EXPECT_EQ(*loss, oracle.loss);
       for (const auto& [name, grad] : oracle.grads) {
         SCOPED_TRACE(name);
-        ops::expect_same_bits(wrap(store.gradient(name), grad.sizes().vec()), grad);
+        ops::expect_same_bits(tensor_of(store, engine::Kept::kGradient, name), grad);
       }
     }
   }
@@ -244,7 +238,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   GPT gpt(config, /*training=*/false);
   gpt.store.initialise(3, {});
   const auto deviation = [&](const std::string& name) {
-    const auto values = gpt.store.values(engine::Kept::kMaster, name);
+    const auto values = gpt.store.read(engine::Kept::kMaster, name);
     return std::sqrt(ops::sum_of_squares(values) / double(values.size()));
   };
   // 5 standard errors of a deviation over n values: 5 / sqrt(2 n) relative.
@@ -259,7 +253,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   config.residual_init_std = 0.0025;
   GPT other(config, /*training=*/false);
   other.store.initialise(3, {});
-  const auto values = other.store.values(engine::Kept::kMaster, "decoder.0.ffn.proj.weight");
+  const auto values = other.store.read(engine::Kept::kMaster, "decoder.0.ffn.proj.weight");
   EXPECT_NEAR(std::sqrt(ops::sum_of_squares(values) / double(values.size())), 0.0025,
               near(0.0025, 4 * 128 * 128));
 }

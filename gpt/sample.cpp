@@ -13,7 +13,7 @@ Sampler::Sampler(const Path& checkpoint, const GPTConfig& config, const engine::
       tokenizer_(formats::Tokenizer::load(checkpoint)),
       context_(size_t(config.max_position_embeddings)),
       caches_(gpt_.model.size(), ops::KVCache(config.max_position_embeddings)) {
-  engine::load_checkpoint(checkpoint, gpt_.store, gpt_.layout, /*optimizer=*/false, progress);
+  engine::load_checkpoint(checkpoint, gpt_.store, gpt_.layout, /*optimizer=*/false, 0, progress);
 }
 
 void Sampler::generate(const std::string& prompt, const SampleOptions& options,

@@ -20,14 +20,15 @@ class Training {
         events_(events),
         data_(config, "train"),
         tokenizer_(formats::Tokenizer::read(formats::find_dataset(config.dataset))),
-        checkpoints_({config.out_dir, config.checkpoint_path, config.checkpoint_steps,
+        checkpoints_({config.out_dir, store_file(config), config.checkpoint_path, config.checkpoint_steps,
                       config.checkpoint_minutes, config.keep_checkpoints, step_tokens()}),
-        gpt_(config, /*training=*/true) {
+        gpt_(config, /*training=*/true, checkpoints_.in_store()) {
     if (config.eval_steps > 0) val_.emplace(config, "val");
   }
 
   void run() {
     events_.note(checkpoints_.origin());
+    events_.note(gpt_.plan.note);
     step_ =
         checkpoints_.start(gpt_.store, gpt_.layout, uint64_t(config_.seed), events_.io_progress);
     metrics_.emplace(Path(config_.out_dir) / "metrics.jsonl", step_);

@@ -13,23 +13,45 @@ namespace {
 
 constexpr size_t kChunk = 1 << 14;  // elements that are worth a thread's while
 
+// How a step goes over one stretch of elements, the same for every way of cutting them.
+class Updater {
+ public:
+  Updater(const UpdateRule& rule, double lr, double grad_scale, int64_t step)
+      : step_of_(rule.sgd ? kernels::optimizer_kernels().sgd : kernels::optimizer_kernels().adamw),
+        decaying_(numbers(rule, lr, grad_scale, step)),
+        others_(decaying_) {
+    others_.keep = 1.0F;
+  }
+
+  void operator()(const ParamState& s, size_t begin, size_t end) const {
+    step_of_({s.value.data(), s.grad.data(), s.exp_avg.data(), s.exp_avg_sq.data(), s.compute},
+             s.decays ? decaying_ : others_, begin, end);
+  }
+
+ private:
+  static kernels::UpdateNumbers numbers(const UpdateRule& rule, double lr, double grad_scale,
+                                        int64_t step) {
+    const double b1_power = std::pow(rule.beta1, double(step));
+    const double b2_power = std::pow(rule.beta2, double(step));
+    return {float(1.0 - lr * rule.weight_decay),
+            float(grad_scale),
+            float(rule.beta1),
+            float(rule.beta2),
+            float(1.0 - rule.beta1),
+            float(1.0 - rule.beta2),
+            float(rule.sgd ? lr : lr / (1.0 - b1_power)),
+            float(1.0 / std::sqrt(1.0 - b2_power)),
+            float(rule.epsilon)};
+  }
+
+  decltype(kernels::OptimizerKernels::adamw) step_of_;
+  kernels::UpdateNumbers decaying_, others_;
+};
+
 }  // namespace
 
 void update(std::span<const ParamState> states, const UpdateRule& rule, double lr,
             double grad_scale, int64_t step) {
-  const double b1_power = std::pow(rule.beta1, double(step));
-  const double b2_power = std::pow(rule.beta2, double(step));
-  kernels::UpdateNumbers decaying{float(1.0 - lr * rule.weight_decay),
-                                  float(grad_scale),
-                                  float(rule.beta1),
-                                  float(rule.beta2),
-                                  float(1.0 - rule.beta1),
-                                  float(1.0 - rule.beta2),
-                                  float(rule.sgd ? lr : lr / (1.0 - b1_power)),
-                                  float(1.0 / std::sqrt(1.0 - b2_power)),
-                                  float(rule.epsilon)};
-  kernels::UpdateNumbers others = decaying;
-  others.keep = 1.0F;
   struct Task {
     const ParamState* state;
     size_t begin, end;
@@ -43,15 +65,16 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
       tasks.push_back({&state, i, std::min(i + kChunk, state.value.size())});
   }
   const Zone zone("optimizer", 0, bytes);
-  const auto& kernel = kernels::optimizer_kernels();
-  const auto step_of = rule.sgd ? kernel.sgd : kernel.adamw;
+  const Updater updater(rule, lr, grad_scale, step);
   parallel_parts(tasks.size(), 1, [&](size_t begin, size_t end, size_t) {
-    for (size_t i = begin; i < end; ++i) {
-      const ParamState& s = *tasks[i].state;
-      step_of({s.value.data(), s.grad.data(), s.exp_avg.data(), s.exp_avg_sq.data(), s.compute},
-              s.decays ? decaying : others, tasks[i].begin, tasks[i].end);
-    }
+    for (size_t i = begin; i < end; ++i) updater(*tasks[i].state, tasks[i].begin, tasks[i].end);
   });
+}
+
+void update_alone(std::span<const ParamState> states, const UpdateRule& rule, double lr,
+                  double grad_scale, int64_t step) {
+  const Updater updater(rule, lr, grad_scale, step);
+  for (const ParamState& state : states) updater(state, 0, state.value.size());
 }
 
 void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,

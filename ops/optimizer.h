@@ -35,6 +35,10 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
 void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
             int64_t step);
 
+// The same bits from the caller's thread alone, which may be one without OpenMP.
+void update_alone(std::span<const ParamState> states, const UpdateRule& rule, double lr,
+                  double grad_scale, int64_t step);
+
 // Sum of squares in double; the order of additions depends on the length alone.
 double sum_of_squares(std::span<const float> values);
 

@@ -1,0 +1,127 @@
+// What callers of a FileStorage see: they leave requests for its thread and wait for their effect.
+#include "engine/file_storage.h"
+
+#include "base/error.h"
+#include "base/system.h"
+#include "base/trace.h"
+
+namespace gigagpt::engine {
+namespace {
+
+constexpr size_t kInfoBlocks = 64;  // transfers of parts under way at once
+
+}  // namespace
+
+FileStorage::FileStorage(std::vector<LayerSpec> specs, Precision precision, bool training,
+                         const Path& path, Mode mode, const StreamOptions& options)
+    : Storage(StateLayout(std::move(specs), precision, training, options.segment_elements)),
+      options_(options),
+      weights_(layout().layer_count()),
+      gradients_(layout().layer_count()),
+      gradient_written_(layout().layer_count()),
+      pending_(layout().layer_count()),
+      info_blocks_(kInfoBlocks * kBlockBytes),
+      state_writes_(layout().layer_count()) {
+  for (size_t i = 0; i < options.buffers; ++i) {
+    buffers_.emplace_back(layout().slot_bytes());
+    free_buffers_.push_back(i);
+  }
+  for (size_t i = 0; i < kInfoBlocks; ++i) free_blocks_.push_back(i);
+  if (mode == Mode::kCreate) {
+    // As many again wait for a sync while the others are on their way.
+    const size_t spare_slots = training ? 2 * options.buffers : 0;
+    file_ = StateFile::create(path, layout(), spare_slots, options.step_tokens, options.engine);
+  } else {
+    file_ = StateFile::open(path, layout(), options.engine);
+    step_ = file_->header().step;
+    for (size_t i = 0; i < layout().segments().size(); ++i) {
+      if (file_->state_step(i) < step_) pending_[segment(i).layer] = true;
+    }
+  }
+  thread_ = std::thread([this] { run(); });
+}
+
+FileStorage::~FileStorage() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  file_->file().wake();
+  thread_.join();
+}
+
+template <class Done>
+void FileStorage::wait(std::unique_lock<std::mutex>& lock, const Done& done) {
+  file_->file().wake();
+  changed_.wait(lock, [&] { return error_ != nullptr || done(); });
+  if (error_) std::rethrow_exception(error_);
+}
+
+void FileStorage::expect(std::span<const Need> needs) {
+  const std::lock_guard lock(mutex_);
+  expected_.insert(expected_.end(), needs.begin(), needs.end());
+  file_->file().wake();
+}
+
+std::byte* FileStorage::acquire(const Need& need) {
+  std::unique_lock lock(mutex_);
+  const Held& memory = held(need);
+  const auto ready = [&] { return !started_.empty() && memory.missing == 0; };
+  if (!ready() || error_) {
+    const Zone zone("waiting for the disk");
+    const Stopwatch watch;
+    waiting_ = true;
+    wait(lock, ready);
+    waiting_ = false;
+    counts_.stall_ms += watch.seconds() * 1e3;
+  }
+  GIGAGPT_ASSERT(started_.front().layer == need.layer && started_.front().gradient == need.gradient);
+  started_.pop_front();
+  file_->file().wake();  // one more can be started
+  return memory.memory.data();
+}
+
+void FileStorage::release(const Need& need) {
+  const std::lock_guard lock(mutex_);
+  Held& memory = held(need);
+  GIGAGPT_ASSERT(memory.busy);
+  if (need.gradient) {
+    gradient_written_[need.layer] = true;
+    memory.missing = layout().segment_count(need.layer);
+    stores_.push_back({Job::kStoreGradient, need.layer});
+  } else {
+    memory.busy = false;
+    if (!need.keep) take_memory(memory);
+  }
+  file_->file().wake();
+}
+
+void FileStorage::abandon() {
+  std::unique_lock lock(mutex_);
+  abandoning_ = true;
+  wait(lock, [&] { return !abandoning_; });
+}
+
+void FileStorage::defer(const PendingUpdate& update) {
+  const std::lock_guard lock(mutex_);
+  GIGAGPT_ASSERT(expected_.empty() && update.step == step_ + 1);
+  step_ = update.step;
+  deferring_ = update;
+  file_->file().wake();
+}
+
+void FileStorage::settle() {
+  std::unique_lock lock(mutex_);
+  GIGAGPT_ASSERT(expected_.empty() && started_.empty());
+  const Stopwatch watch;
+  settling_ = true;
+  wait(lock, [&] { return !settling_; });
+  counts_.stall_ms += watch.seconds() * 1e3;
+}
+
+IoCounts FileStorage::counts() const {
+  const std::lock_guard lock(mutex_);
+  return counts_;
+}
+
+}  // namespace gigagpt::engine

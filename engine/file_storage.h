@@ -1,0 +1,152 @@
+// A model's state in a file, streamed past the compute: a thread of its own reads what will be needed
+// next, makes deferred updates on the way, and writes behind.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/async_file.h"
+#include "engine/segment_math.h"
+#include "engine/state_file.h"
+#include "engine/storage.h"
+
+namespace gigagpt::engine {
+
+struct StreamOptions {
+  int64_t segment_elements = StateLayout::kSegmentElements;
+  size_t buffers = 8;  // segments that are on their way through an update at once, in memory
+  size_t ahead = 4;    // needs that are filled before they are acquired
+  // For weights and gradients of layers; what is waited for gets its memory in any case.
+  uint64_t memory_bytes = ~uint64_t{0};
+  bool poison = false;  // released memory is filled with NaNs, for tests
+  int64_t step_tokens = 0;  // of the run; kept in the file, see StateFile::peek
+  EngineMaker engine = {};
+};
+
+class FileStorage : public Storage {
+ public:
+  enum class Mode { kCreate, kOpen };
+  // Creating replaces a file of that name; its content counts after finish_writing().
+  FileStorage(std::vector<LayerSpec> specs, Precision precision, bool training, const Path& path,
+              Mode mode, const StreamOptions& options);
+  ~FileStorage() override;
+
+  void expect(std::span<const Need> needs) override;
+  std::byte* acquire(const Need& need) override;
+  void release(const Need& need) override;
+  void abandon() override;
+  void defer(const PendingUpdate& update) override;
+  void settle() override;
+  int64_t step() const override { return step_; }
+  void read(Kept kept, size_t layer, int64_t first, std::span<float> values) override;
+  void begin_writing(int64_t step) override;
+  void write(Kept kept, size_t layer, int64_t first, std::span<const float> values) override;
+  void finish_writing() override;
+  IoCounts counts() const override;
+  std::string file_id() const override { return file_->id(); }
+
+ private:
+  // A layer's working weights, or its gradient, in memory.
+  struct Held {
+    PageBuffer memory;
+    size_t missing = 0;    // segments still to arrive, or to be written
+    bool present = false;  // there is memory, filled or being filled
+    bool busy = false;     // from the start of a need to its release, or until it is written
+  };
+  enum class Job { kLoadWeights, kLoadGradient, kStoreGradient, kUpdate, kWriteBack, kSync };
+  // A layer's segments on their way in or out.
+  struct Move {
+    Job job;
+    size_t layer = 0;
+    size_t next = 0;      // segment of the layer
+    bool deliver = true;  // an update's weights are wanted in memory
+  };
+  // One transfer under way.
+  struct Flight {
+    Job job;
+    size_t segment = 0;
+    size_t block = 0;   // of info_blocks_, or of buffers_ for an update
+    uint32_t slot = 0;  // where an update goes
+    bool deliver = true;
+  };
+
+  // What the thread does; file_storage_thread.cpp.
+  void run();
+  bool accept();
+  bool start(const Need& need);
+  bool finish_requests();
+  void begin_deferring();
+  bool give_memory(Held& held, uint64_t bytes);
+  void take_memory(Held& held);
+  bool issue();
+  bool issue_next(Move& move);
+  void complete(uint64_t id);
+  void update_segment(const Flight& flight);
+  void arrived(Held& held);
+  void give_back_slots();
+  bool idle() const { return moves_.empty() && stores_.empty() && flights_.empty(); }
+
+  Held& held(const Need& need) {
+    return need.gradient ? gradients_[need.layer] : weights_[need.layer];
+  }
+  SegmentArrays arrays_in(std::byte* slot, const SlotParts& parts) const;
+  const Segment& segment(size_t index) const { return layout().segments()[index]; }
+
+  // Reading and writing single values; file_storage_values.cpp. On the thread.
+  void errand(const std::function<void()>& work);
+  void load_for_edit(size_t segment);
+  void store_edited();
+  void load_part(size_t segment, Kept kept);
+
+  // Waits until `done`, and throws what the thread threw.
+  template <class Done>
+  void wait(std::unique_lock<std::mutex>& lock, const Done& done);
+
+  const StreamOptions options_;
+  int64_t step_ = 0;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  // Guarded by mutex_.
+  std::deque<Need> expected_;            // not started
+  std::deque<Need> started_;             // not acquired
+  std::vector<Held> weights_, gradients_;  // per layer; the memory of busy ones is not guarded
+  std::vector<bool> gradient_written_;   // per layer, in this step
+  std::vector<bool> pending_;            // per layer: the update is still to be made
+  std::optional<PendingUpdate> deferring_;
+  bool waiting_ = false;  // in acquire
+  bool settling_ = false, abandoning_ = false, stopping_ = false;
+  std::function<void()> errand_;
+  std::exception_ptr error_;
+  IoCounts counts_;
+
+  // The thread's own.
+  std::deque<Move> moves_, stores_;    // in order; writes of gradients go first
+  std::map<uint64_t, Flight> flights_;
+  uint64_t next_id_ = 1;
+  std::vector<PageBuffer> buffers_;    // of a slot each
+  std::vector<size_t> free_buffers_;
+  PageBuffer info_blocks_;
+  std::vector<size_t> free_blocks_;
+  std::vector<PageBuffer> unused_;     // memory that can be given again
+  uint64_t held_bytes_ = 0;            // given out and unused
+  std::vector<size_t> state_writes_;   // per layer, under way
+  std::vector<uint32_t> retired_, syncing_;  // old slots of segments, before and during a sync
+  size_t edited_ = kNone;              // segment whose content is in buffers_[0]
+  size_t part_segment_ = kNone;        // the same for one part of it
+  Kept part_ = Kept::kMaster;
+  static constexpr size_t kNone = ~size_t{0};
+
+  std::unique_ptr<StateFile> file_;  // goes first, as it waits for transfers into the buffers
+  std::thread thread_;
+};
+
+}  // namespace gigagpt::engine

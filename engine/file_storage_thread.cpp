@@ -1,0 +1,307 @@
+// The thread of a FileStorage. It runs no OpenMP: the update's arithmetic is a plain loop.
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "engine/file_storage.h"
+#include "ops/optimizer.h"
+
+namespace gigagpt::engine {
+
+void FileStorage::run() {
+  try {
+    for (;;) {
+      do {
+        const std::lock_guard lock(mutex_);
+        if (stopping_) return;
+        while (accept()) {
+        }
+        counts_.read_bytes = file_->file().read_bytes();
+        counts_.write_bytes = file_->file().written_bytes();
+      } while (issue());
+      if (const auto id = file_->file().wait()) complete(*id);
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    error_ = std::current_exception();
+    changed_.notify_all();
+  }
+}
+
+// Does what requests allow by now; true if there may be more. With the lock.
+bool FileStorage::accept() {
+  if (finish_requests()) return true;
+  if (deferring_) return false;
+  if (settling_) {
+    for (size_t i = 0; i < pending_.size(); ++i) {
+      if (!pending_[i]) continue;
+      pending_[i] = false;
+      moves_.push_back({Job::kUpdate, i, 0, /*deliver=*/false});
+    }
+    return false;
+  }
+  if (expected_.empty() || started_.size() >= options_.ahead || !start(expected_.front())) {
+    return false;
+  }
+  started_.push_back(expected_.front());
+  expected_.pop_front();
+  changed_.notify_all();
+  return true;
+}
+
+// Requests that wait until nothing is under way. True if one was done.
+bool FileStorage::finish_requests() {
+  if (!idle()) return false;
+  const bool updated = std::none_of(pending_.begin(), pending_.end(), [](bool b) { return b; });
+  if (abandoning_) {
+    expected_.clear();
+    started_.clear();
+    for (auto* all : {&weights_, &gradients_}) {
+      for (Held& memory : *all) {
+        if (memory.present) take_memory(memory);
+        memory.busy = false;
+      }
+    }
+    gradient_written_.assign(gradient_written_.size(), false);
+    abandoning_ = false;
+  } else if (deferring_) {
+    GIGAGPT_ASSERT(updated);
+    file_->write_header({deferring_->step, /*pending=*/true, *deferring_});
+    give_back_slots();
+    pending_.assign(pending_.size(), true);
+    gradient_written_.assign(gradient_written_.size(), false);
+    deferring_.reset();
+  } else if (settling_ && updated) {
+    if (file_->header().pending) {
+      file_->write_header({step_, /*pending=*/false, {}});
+      give_back_slots();
+    }
+    settling_ = false;
+  } else if (errand_) {
+    errand_();
+    errand_ = nullptr;
+  } else {
+    return false;
+  }
+  changed_.notify_all();
+  return true;
+}
+
+// Begins to fill the memory that a need asks for, if it can. Needs for the same memory take turns.
+bool FileStorage::start(const Need& need) {
+  Held& memory = held(need);
+  if (memory.busy) return false;
+  const uint64_t bytes = need.gradient ? layout().gradient_bytes(need.layer)
+                                       : layout().working_bytes(need.layer);
+  if (!memory.present) {
+    if (!give_memory(memory, bytes)) return false;
+    if (need.gradient ? bool(gradient_written_[need.layer]) : true) {
+      memory.missing = layout().segment_count(need.layer);
+      const Job job = need.gradient           ? Job::kLoadGradient
+                      : pending_[need.layer] ? Job::kUpdate
+                                              : Job::kLoadWeights;
+      if (memory.missing > 0) moves_.push_back({job, need.layer});
+    }
+    if (!need.gradient) {
+      pending_[need.layer] = false;
+      ++counts_.weight_reads;
+    }
+  }
+  memory.busy = true;
+  return true;
+}
+
+bool FileStorage::give_memory(Held& memory, uint64_t bytes) {
+  const auto same = std::find_if(unused_.begin(), unused_.end(), [&](const PageBuffer& unused) {
+    return unused.size_bytes() - bytes < kBlockBytes;
+  });
+  if (same != unused_.end()) {
+    memory.memory = std::move(*same);
+    unused_.erase(same);
+  } else {
+    while (held_bytes_ + bytes > options_.memory_bytes && !unused_.empty()) {
+      held_bytes_ -= unused_.back().size_bytes();
+      unused_.pop_back();
+    }
+    // Nobody else can free any, so what is waited for gets it.
+    const bool needed = waiting_ && started_.empty() && stores_.empty() && flights_.empty();
+    if (held_bytes_ + bytes > options_.memory_bytes && !needed) return false;
+    memory.memory = PageBuffer(bytes);
+    held_bytes_ += memory.memory.size_bytes();
+  }
+  memory.present = true;
+  return true;
+}
+
+void FileStorage::take_memory(Held& memory) {
+  if (options_.poison) std::memset(memory.memory.data(), 0xFF, memory.memory.size_bytes());
+  unused_.push_back(std::move(memory.memory));
+  memory.present = false;
+  memory.missing = 0;
+}
+
+// Starts what transfers it can; true if a whole move is on its way, as another may follow then.
+bool FileStorage::issue() {
+  bool finished = false;
+  for (auto* moves : {&stores_, &moves_}) {
+    for (;;) {
+      Move move;
+      {
+        const std::lock_guard lock(mutex_);  // callers add to stores_
+        if (moves->empty()) break;
+        move = moves->front();
+      }
+      bool stuck = false;
+      while (!stuck && move.next < layout().segment_count(move.layer)) stuck = !issue_next(move);
+      const std::lock_guard lock(mutex_);
+      moves->front() = move;
+      if (stuck) break;
+      moves->pop_front();
+      finished = true;
+    }
+  }
+  if (syncing_.empty() && retired_.size() >= options_.buffers) {
+    syncing_.swap(retired_);
+    flights_[next_id_] = {Job::kSync};
+    file_->file().start_sync(next_id_++);
+  }
+  return finished;
+}
+
+// Starts the transfer of a move's next segment; false if something has to end first.
+bool FileStorage::issue_next(Move& move) {
+  const size_t index = layout().first_segment(move.layer) + move.next;
+  const Segment& s = segment(index);
+  const SlotParts parts = layout().slot_parts(s);
+  const uint64_t slot = file_->slot_offset(index);
+  Flight flight = {move.job, index, 0, 0, move.deliver};
+  Transfer transfer;
+  if (move.job == Job::kUpdate) {
+    if (file_->state_step(index) == file_->header().step) {  // updated before an interruption
+      if (!move.deliver) return ++move.next, true;
+      flight.job = Job::kLoadWeights;
+    }
+  } else if (state_writes_[move.layer] > 0) {
+    return false;
+  }
+  if (flight.job == Job::kUpdate) {
+    if (free_buffers_.empty() || !file_->has_spare()) return false;
+    flight.block = free_buffers_.back();
+    free_buffers_.pop_back();
+    flight.slot = file_->take_spare();
+    ++state_writes_[move.layer];
+    const bool copies = layout().precision() == Precision::kBf16;
+    const uint64_t end = copies ? parts.working : parts.end;
+    std::byte* buffer = buffers_[flight.block].data();
+    transfer = {false, slot + parts.gradient_info,
+                {std::span(buffer + parts.gradient_info, end - parts.gradient_info)}};
+  } else {
+    if (free_blocks_.empty()) return false;
+    flight.block = free_blocks_.back();
+    free_blocks_.pop_back();
+    const std::span<std::byte> info(info_blocks_.data() + flight.block * kBlockBytes, kBlockBytes);
+    if (flight.job == Job::kLoadWeights) {
+      std::byte* to = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
+      transfer = {false, slot + parts.info, {info, {to, parts.end - parts.working}}};
+    } else {
+      std::byte* part = gradients_[s.layer].memory.data() + 4 * s.begin;
+      const bool write = flight.job == Job::kStoreGradient;
+      if (write) file_->describe_gradient(index, file_->header().step + 1, part, info.data());
+      transfer = {write, slot + parts.gradient_info, {info, {part, parts.array_bytes}}};
+    }
+  }
+  flights_[next_id_] = flight;
+  file_->file().start(next_id_++, transfer);
+  ++move.next;
+  return true;
+}
+
+void FileStorage::arrived(Held& memory) {
+  const std::lock_guard lock(mutex_);
+  if (--memory.missing == 0) changed_.notify_all();
+}
+
+void FileStorage::complete(uint64_t id) {
+  const auto place = flights_.find(id);
+  const Flight flight = place->second;
+  flights_.erase(place);
+  if (flight.job == Job::kSync) {
+    for (const uint32_t slot : syncing_) file_->give_back(slot);
+    syncing_.clear();
+    return;
+  }
+  const Segment& s = segment(flight.segment);
+  if (flight.job == Job::kUpdate) return update_segment(flight);
+  if (flight.job == Job::kWriteBack) {
+    const uint32_t old = file_->move(flight.segment, flight.slot);
+    retired_.push_back(old);
+    free_buffers_.push_back(flight.block);
+    --state_writes_[s.layer];
+    return;
+  }
+  const std::byte* info = info_blocks_.data() + flight.block * kBlockBytes;
+  if (flight.job == Job::kLoadWeights) {
+    file_->check_state_info(flight.segment, info);
+    file_->check_working(flight.segment, info,
+                         weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin));
+    arrived(weights_[s.layer]);
+  } else if (flight.job == Job::kLoadGradient) {
+    file_->check_gradient_info(flight.segment, file_->header().step + 1, info);
+    file_->check_part(flight.segment, Kept::kGradient, info,
+                      gradients_[s.layer].memory.data() + 4 * s.begin);
+    arrived(gradients_[s.layer]);
+  } else {
+    const std::lock_guard lock(mutex_);
+    Held& memory = gradients_[s.layer];
+    if (--memory.missing == 0) {
+      take_memory(memory);
+      memory.busy = false;
+    }
+  }
+  free_blocks_.push_back(flight.block);
+}
+
+SegmentArrays FileStorage::arrays_in(std::byte* slot, const SlotParts& parts) const {
+  const auto floats = [&](uint64_t at) { return reinterpret_cast<float*>(slot + at); };
+  return {floats(parts.master), floats(parts.gradient), floats(parts.exp_avg),
+          floats(parts.exp_avg_sq), slot + parts.working};
+}
+
+// The segment has been read; what is new of it goes to a spare slot.
+void FileStorage::update_segment(const Flight& flight) {
+  const size_t index = flight.segment;
+  const Segment& s = segment(index);
+  const SlotParts parts = layout().slot_parts(s);
+  std::byte* buffer = buffers_[flight.block].data();
+  const PendingUpdate& update = file_->header().update;
+  file_->check_gradient_info(index, update.step, buffer + parts.gradient_info);
+  file_->check_state_info(index, buffer + parts.info);
+  file_->check_part(index, Kept::kGradient, buffer + parts.gradient_info, buffer + parts.gradient);
+  for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq, Kept::kMaster}) {
+    file_->check_part(index, kept, buffer + parts.info, buffer + parts.at(kept));
+  }
+  const SegmentArrays arrays = arrays_in(buffer, parts);
+  ops::update_alone(param_states(layout(), s, arrays), update.rule, update.lr, update.grad_scale,
+                    update.step);
+  copy_vectors(layout(), s, arrays);
+  if (flight.deliver) {
+    const uint64_t begin = layout().working_at(s.layer, s.begin);
+    std::memcpy(weights_[s.layer].memory.data() + begin, arrays.working,
+                layout().working_at(s.layer, s.begin + s.count) - begin);
+    arrived(weights_[s.layer]);
+  }
+  file_->describe_state(index, update.step, buffer);
+  Flight back = flight;
+  back.job = Job::kWriteBack;
+  flights_[next_id_] = back;
+  file_->file().start(next_id_++, {true, file_->offset_of(flight.slot) + parts.exp_avg,
+                                   {std::span(buffer + parts.exp_avg, parts.end - parts.exp_avg)}});
+}
+
+// After a sync: the old places of updated segments can be used again.
+void FileStorage::give_back_slots() {
+  for (const uint32_t slot : retired_) file_->give_back(slot);
+  retired_.clear();
+}
+
+}  // namespace gigagpt::engine

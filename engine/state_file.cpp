@@ -1,0 +1,327 @@
+#include "engine/state_file.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "base/crc32c.h"
+#include "base/error.h"
+#include "formats/json.h"
+
+namespace gigagpt::engine {
+namespace {
+
+constexpr uint32_t kVersion = 1;
+constexpr char kHeaderMagic[8] = {'G', 'I', 'G', 'A', 's', 't', 'o', 'r'};
+constexpr char kInfoMagic[8] = {'G', 'I', 'G', 'A', 'i', 'n', 'f', 'o'};
+constexpr uint64_t kDescriptionBegin = 2 * kBlockBytes;  // after both headers
+
+// The two headers and the blocks before parts, as they lie in the file: little-endian, the rest of
+// the block zeros, with their own CRC-32C last.
+struct HeaderBlock {
+  char magic[8];
+  uint32_t version;
+  uint32_t sgd;
+  uint64_t run_id, sequence;
+  uint64_t description_bytes, slot_count, slot_bytes;
+  int64_t step, step_tokens;
+  uint64_t pending;
+  double beta1, beta2, epsilon, weight_decay, lr, grad_scale;
+  uint32_t description_crc;
+  uint32_t crc;
+};
+enum InfoKind : uint32_t { kState, kGradientOnly };
+struct InfoBlock {
+  char magic[8];
+  uint64_t run_id;
+  uint32_t kind, segment;
+  int64_t step;
+  uint32_t part_crcs[5];  // by Kept, then the working weights
+  uint32_t crc;
+};
+constexpr size_t kWorkingCrc = 4;
+
+template <class Block>
+uint32_t crc_of(const Block& block) {
+  return crc32c(std::as_bytes(std::span(&block, 1)).first(offsetof(Block, crc)));
+}
+
+template <class Block>
+Block block_at(const std::byte* bytes) {
+  Block block;
+  std::memcpy(&block, bytes, sizeof block);
+  return block;
+}
+
+template <class Block>
+void put_block(Block block, std::byte* bytes) {
+  block.crc = crc_of(block);
+  std::memset(bytes, 0, kBlockBytes);
+  std::memcpy(bytes, &block, sizeof block);
+}
+
+// Of the two at the start of a file; nothing if neither is intact.
+std::optional<HeaderBlock> newest_header(const std::byte* bytes) {
+  std::optional<HeaderBlock> newest;
+  for (const std::byte* at : {bytes, bytes + kBlockBytes}) {
+    const auto block = block_at<HeaderBlock>(at);
+    const bool intact =
+        std::memcmp(block.magic, kHeaderMagic, 8) == 0 && block.crc == crc_of(block);
+    if (intact && (!newest || block.sequence > newest->sequence)) newest = block;
+  }
+  return newest;
+}
+
+std::string id_text(uint64_t run_id) {
+  return fmt::format("{:016x}", run_id);
+}
+
+uint64_t in_blocks(uint64_t bytes) {
+  return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+}
+
+std::string describe(const StateLayout& layout) {
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < layout.layer_count(); ++i) {
+    const LayerSpec& spec = layout.spec(i);
+    nlohmann::ordered_json params = nlohmann::ordered_json::array();
+    for (const ParamSpec& p : spec.params) params.push_back({{"name", p.name}, {"shape", p.shape}});
+    layers.push_back({{"name", spec.name},
+                      {"prefix", spec.prefix},
+                      {"parameters", params},
+                      {"shared", spec.shared}});
+  }
+  return nlohmann::ordered_json{
+      {"precision", layout.precision() == Precision::kBf16 ? "bf16" : "fp32"},
+      {"training", layout.training()},
+      {"segment_elements", layout.segment_elements()},
+      {"layers", layers}}
+      .dump();
+}
+
+}  // namespace
+
+StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& layout,
+                     const EngineMaker& engine)
+    : layout_(layout),
+      file_(path, mode, engine),
+      description_(describe(layout)),
+      slots_(layout.segments().size(), kNone),
+      state_steps_(layout.segments().size(), -1) {
+  slots_begin_ = kDescriptionBegin + in_blocks(description_.size());
+}
+
+std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout& layout,
+                                             size_t spare_slots, int64_t step_tokens,
+                                             const EngineMaker& engine) {
+  std::unique_ptr<StateFile> made(
+      new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
+  std::random_device random;
+  made->run_id_ = uint64_t{random()} << 32 | random();
+  made->step_tokens_ = step_tokens;
+  made->slot_count_ = layout.segments().size() + spare_slots;
+  for (size_t slot = made->slot_count_; slot-- > 0;) made->spares_.push_back(uint32_t(slot));
+  made->file_.reserve(made->offset_of(uint32_t(made->slot_count_)));
+  const PageBuffer text(made->description_.size());
+  std::memcpy(text.data(), made->description_.data(), made->description_.size());
+  made->file_.run({true, kDescriptionBegin, {text.bytes()}});
+  made->write_header({});
+  return made;
+}
+
+std::unique_ptr<StateFile> StateFile::open(const Path& path, const StateLayout& layout,
+                                           const EngineMaker& engine) {
+  std::unique_ptr<StateFile> opened(new StateFile(path, AsyncFile::Mode::kOpen, layout, engine));
+  opened->read_header();
+  opened->find_segments();
+  return opened;
+}
+
+std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
+  if (!std::filesystem::exists(path)) return std::nullopt;
+  const File file = File::open_read(path);
+  if (file.size_bytes() < kDescriptionBegin) return std::nullopt;
+  std::vector<std::byte> bytes(kDescriptionBegin);
+  file.read_at(0, bytes);
+  const auto header = newest_header(bytes.data());
+  if (!header || header->step < 0) return std::nullopt;
+  return Summary{id_text(header->run_id), header->step, header->step_tokens};
+}
+
+std::string StateFile::id() const {
+  return id_text(run_id_);
+}
+
+void StateFile::write_header(const StateHeader& header) {
+  file_.sync();
+  header_ = header;
+  ++sequence_;
+  HeaderBlock block = {};
+  std::copy_n(kHeaderMagic, 8, block.magic);
+  block.version = kVersion;
+  block.run_id = run_id_;
+  block.sequence = sequence_;
+  block.description_bytes = description_.size();
+  block.description_crc = crc32c(std::as_bytes(std::span(description_)));
+  block.slot_count = slot_count_;
+  block.slot_bytes = layout_.slot_bytes();
+  block.step = header.step;
+  block.step_tokens = step_tokens_;
+  block.pending = header.pending;
+  const PendingUpdate& u = header.update;
+  block.sgd = u.rule.sgd;
+  block.beta1 = u.rule.beta1, block.beta2 = u.rule.beta2, block.epsilon = u.rule.epsilon;
+  block.weight_decay = u.rule.weight_decay, block.lr = u.lr, block.grad_scale = u.grad_scale;
+  const PageBuffer memory(kBlockBytes);
+  put_block(block, memory.data());
+  file_.run({true, sequence_ % 2 * kBlockBytes, {memory.bytes()}});
+  file_.sync();
+}
+
+void StateFile::read_header() {
+  const std::string name = file_.path().string();
+  if (file_.size_bytes() < slots_begin_) fail("store: {} is no store, or cut off", name);
+  const PageBuffer memory(slots_begin_);
+  file_.run({false, 0, {memory.bytes()}});
+  const auto newest = newest_header(memory.data());
+  if (!newest) fail("store: {} is no store, or both its headers are damaged", name);
+  if (newest->version != kVersion) {
+    fail("store: {} has version {}, this program knows {}", name, newest->version, kVersion);
+  }
+  const bool same = newest->description_bytes == description_.size() &&
+                    newest->slot_bytes == layout_.slot_bytes() &&
+                    std::memcmp(memory.data() + kDescriptionBegin, description_.data(),
+                                description_.size()) == 0;
+  if (!same) fail("store: {} holds another model, precision or segment size", name);
+  run_id_ = newest->run_id;
+  sequence_ = newest->sequence;
+  step_tokens_ = newest->step_tokens;
+  slot_count_ = newest->slot_count;
+  header_.step = newest->step;
+  header_.pending = newest->pending != 0;
+  header_.update = {{newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon,
+                     newest->weight_decay},
+                    newest->lr, newest->grad_scale, newest->step};
+  if (header_.step < 0) fail("store: {} was never completed; delete it to start again", name);
+  if (file_.size_bytes() < offset_of(uint32_t(slot_count_))) fail("store: {} is cut off", name);
+}
+
+// A crash may have left a segment's content of the step before and after in two slots.
+void StateFile::find_segments() {
+  const PageBuffer memory(kBlockBytes);
+  for (uint32_t slot = 0; slot < slot_count_; ++slot) {
+    file_.run({false, offset_of(slot) + layout_.info_offset(), {memory.bytes()}});
+    const auto info = block_at<InfoBlock>(memory.data());
+    const bool ours = std::memcmp(info.magic, kInfoMagic, 8) == 0 && info.run_id == run_id_ &&
+                      info.kind == kState && info.segment < slots_.size() &&
+                      info.crc == crc_of(info);
+    const bool counts = ours && info.step <= header_.step && info.step > state_steps_[info.segment];
+    const uint32_t unused = !counts ? slot : move(info.segment, slot);
+    if (counts) state_steps_[info.segment] = info.step;
+    if (unused != kNone) give_back(unused);
+  }
+  for (size_t segment = 0; segment < slots_.size(); ++segment) {
+    const int64_t oldest = header_.pending ? header_.step - 1 : header_.step;
+    if (has_slot(segment) && state_steps_[segment] >= oldest) continue;
+    fail("store: {} is missing from {}; go on from a checkpoint", place_name(segment),
+         file_.path().string());
+  }
+}
+
+uint32_t StateFile::take_spare() {
+  GIGAGPT_ASSERT(has_spare());
+  const uint32_t slot = spares_.back();
+  spares_.pop_back();
+  return slot;
+}
+
+uint32_t StateFile::move(size_t segment, uint32_t slot) {
+  return std::exchange(slots_[segment], slot);
+}
+
+std::string StateFile::place_name(size_t segment) const {
+  const Segment& s = layout_.segments()[segment];
+  return fmt::format("segment {} ({}, elements {} to {})", segment, layout_.spec(s.layer).name,
+                     s.begin, s.begin + s.count);
+}
+
+uint64_t StateFile::working_size(size_t segment) const {
+  const Segment& s = layout_.segments()[segment];
+  return layout_.working_at(s.layer, s.begin + s.count) - layout_.working_at(s.layer, s.begin);
+}
+
+void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
+  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  InfoBlock info = {};
+  std::copy_n(kInfoMagic, 8, info.magic);
+  info.run_id = run_id_;
+  info.kind = kState;
+  info.segment = uint32_t(segment);
+  info.step = step;
+  const bool copies = layout_.precision() == Precision::kBf16;
+  for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+    if (!layout_.training() || (kept == Kept::kMaster && !copies)) continue;
+    info.part_crcs[size_t(kept)] = crc32c({slot + parts.at(kept), parts.array_bytes});
+  }
+  info.part_crcs[kWorkingCrc] = crc32c({slot + parts.working, working_size(segment)});
+  if (!copies) info.part_crcs[size_t(Kept::kMaster)] = info.part_crcs[kWorkingCrc];
+  put_block(info, slot + parts.info);
+  state_steps_[segment] = step;
+}
+
+void StateFile::describe_gradient(size_t segment, int64_t step, const std::byte* part,
+                                  std::byte* info_block) {
+  InfoBlock info = {};
+  std::copy_n(kInfoMagic, 8, info.magic);
+  info.run_id = run_id_;
+  info.kind = kGradientOnly;
+  info.segment = uint32_t(segment);
+  info.step = step;
+  const size_t bytes = 4 * size_t(layout_.segments()[segment].count);
+  info.part_crcs[size_t(Kept::kGradient)] = crc32c({part, bytes});
+  put_block(info, info_block);
+}
+
+void StateFile::check_state_info(size_t segment, const std::byte* bytes) const {
+  const auto info = block_at<InfoBlock>(bytes);
+  const bool intact = info.crc == crc_of(info) && info.run_id == run_id_ && info.kind == kState &&
+                      info.segment == segment && info.step == state_steps_[segment];
+  if (intact) return;
+  fail("{}: the description of {} at byte {} is damaged; go on from a checkpoint",
+       file_.path().string(), place_name(segment), slot_offset(segment) + layout_.info_offset());
+}
+
+void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byte* bytes) const {
+  const auto info = block_at<InfoBlock>(bytes);
+  const bool intact = info.crc == crc_of(info) && info.run_id == run_id_ &&
+                      info.kind == kGradientOnly && info.segment == segment && info.step == step;
+  if (intact) return;
+  fail("{}: the description of the gradient of {} at byte {} is damaged; go on from a checkpoint",
+       file_.path().string(), place_name(segment),
+       slot_offset(segment) + layout_.slot_parts(layout_.segments()[segment]).gradient_info);
+}
+
+void StateFile::check_part(size_t segment, Kept part, const std::byte* info,
+                           const std::byte* bytes) const {
+  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  if (block_at<InfoBlock>(info).part_crcs[size_t(part)] == crc32c({bytes, parts.array_bytes})) {
+    return;
+  }
+  constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient"};
+  fail("{}: the checksum of {}'s {} at byte {} does not match: file or disk are damaged; go on "
+       "from a checkpoint",
+       file_.path().string(), place_name(segment), kNames[size_t(part)],
+       slot_offset(segment) + parts.at(part));
+}
+
+void StateFile::check_working(size_t segment, const std::byte* info, const std::byte* bytes) const {
+  if (block_at<InfoBlock>(info).part_crcs[kWorkingCrc] == crc32c({bytes, working_size(segment)})) {
+    return;
+  }
+  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  fail("{}: the checksum of {}'s weights at byte {} does not match: file or disk are damaged; go on "
+       "from a checkpoint",
+       file_.path().string(), place_name(segment), slot_offset(segment) + parts.working);
+}
+
+}  // namespace gigagpt::engine

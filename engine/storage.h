@@ -1,0 +1,83 @@
+// Where the state of a model's parameters is: the seam between RAM and a file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/state_layout.h"
+#include "ops/optimizer.h"
+
+namespace gigagpt::engine {
+
+// Memory of a layer that a visit works with: its working weights, or its gradient.
+struct Need {
+  size_t layer = 0;
+  bool gradient = false;
+  bool keep = false;  // weights: stay in place after the visit, as graphs hold on to them
+};
+
+// An optimizer step whose gradients are complete; `step` counts from 1.
+struct PendingUpdate {
+  ops::UpdateRule rule;
+  double lr = 0;
+  double grad_scale = 1;
+  int64_t step = 0;
+};
+
+// Since the start. Stalls are time that acquire() and settle() waited for a file.
+struct IoCounts {
+  uint64_t read_bytes = 0, write_bytes = 0;
+  double stall_ms = 0;
+  uint64_t weight_reads = 0;  // layers whose working weights were read, by update or alone
+};
+
+// An update is deferred: it is made layer by layer as the weights are next asked for, so that a file
+// is read and written behind the compute of other layers. Use from one thread. Throws Error for
+// what the file system refuses or a checksum contradicts; after that nothing else may be called but
+// the destructor.
+class Storage {
+ public:
+  explicit Storage(StateLayout layout) : layout_(std::move(layout)) {}
+  virtual ~Storage() = default;
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+  const StateLayout& layout() const { return layout_; }
+
+  // Says what will be acquired and released next, in that order; more can be added at any time.
+  virtual void expect(std::span<const Need> needs) = 0;
+  // The memory, in the order of StateLayout, until release: updated weights to read, or a gradient
+  // to add to. A gradient's content is that of its last release in this step, else undefined.
+  virtual std::byte* acquire(const Need& need) = 0;
+  virtual void release(const Need& need) = 0;
+  // Forgets what is expected and kept; gradients so far are lost.
+  virtual void abandon() = 0;
+
+  // The gradients are complete. Returns before anything is updated; the last one must be settled or
+  // all layers' weights acquired since.
+  virtual void defer(const PendingUpdate& update) = 0;
+  // Makes what is left of the deferred update; all is on the disk when it returns. Nothing may be
+  // expected.
+  virtual void settle() = 0;
+  virtual int64_t step() const = 0;  // of the last deferred update, or as given to begin_writing()
+
+  // Values of one parameter, from element `first` of its layer. Nothing may be expected or deferred.
+  virtual void read(Kept kept, size_t layer, int64_t first, std::span<float> values) = 0;
+  // Writing begins with the step that the state is then of, and counts once it is finished.
+  virtual void begin_writing(int64_t step) = 0;
+  virtual void write(Kept kept, size_t layer, int64_t first, std::span<const float> values) = 0;
+  virtual void finish_writing() = 0;
+
+  virtual IoCounts counts() const = 0;
+  // What tells a file from others of the same model; "" in RAM. A file outlives the process: it is
+  // where the run goes on, and snapshots hold its weights only.
+  virtual std::string file_id() const { return ""; }
+
+ private:
+  StateLayout layout_;
+};
+
+}  // namespace gigagpt::engine
