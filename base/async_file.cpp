@@ -59,7 +59,8 @@ void AsyncFile::reserve(uint64_t size_bytes) {
   }
   if (error == 0) return;
   errno = error;
-  fail_errno(fmt::format("cannot reserve {:.1f} GB for {}", double(size_bytes) / 1e9, path_.string()));
+  fail_errno(
+      fmt::format("cannot reserve {:.1f} GB for {}", double(size_bytes) / 1e9, path_.string()));
 }
 
 uint64_t AsyncFile::size_bytes() const {
@@ -129,8 +130,8 @@ void AsyncFile::sync() {
 PageBuffer::PageBuffer(size_t size_bytes)
     : size_bytes_((size_bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes) {
   if (size_bytes_ == 0) return;
-  void* memory = ::mmap(nullptr, size_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                        -1, 0);
+  void* memory =
+      ::mmap(nullptr, size_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     fail_errno(fmt::format("cannot get {:.2f} GB of memory", double(size_bytes_) / 1e9));
   }
@@ -139,7 +140,8 @@ PageBuffer::PageBuffer(size_t size_bytes)
 }
 
 PageBuffer::PageBuffer(PageBuffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_bytes_(std::exchange(other.size_bytes_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_bytes_(std::exchange(other.size_bytes_, 0)) {}
 
 PageBuffer& PageBuffer::operator=(PageBuffer&& other) noexcept {
   std::swap(data_, other.data_);

@@ -38,8 +38,8 @@ class TransferEngine {
   };
   virtual ~TransferEngine() = default;
   virtual void start(uint64_t id, const Transfer& transfer) = 0;
-  virtual void start_sync(uint64_t id) = 0;    // fdatasync
-  virtual std::optional<Result> wait() = 0;    // nothing after a wake()
+  virtual void start_sync(uint64_t id) = 0;  // fdatasync
+  virtual std::optional<Result> wait() = 0;  // nothing after a wake()
   virtual void wake() = 0;
 };
 
@@ -47,7 +47,7 @@ class TransferEngine {
 struct FileCalls {
   std::function<ssize_t(int, const iovec*, int, off_t)> read = ::preadv;
   std::function<ssize_t(int, const iovec*, int, off_t)> write = ::pwritev;
-  std::function<int(int)> sync;  // fdatasync if empty
+  std::function<int(int)> sync = {};  // fdatasync if empty
 };
 
 std::unique_ptr<TransferEngine> make_threaded_engine(int fd, FileCalls calls = {});

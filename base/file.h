@@ -11,6 +11,12 @@ namespace gigagpt {
 
 using Path = std::filesystem::path;
 
+// What streaming from and to a file took. A stall is time that compute waited for the disk.
+struct IoCounts {
+  uint64_t read_bytes = 0, write_bytes = 0;
+  double stall_ms = 0;
+};
+
 // An open file descriptor, closed on destruction. Every call throws Error naming the file.
 class File {
  public:

@@ -127,6 +127,12 @@ std::string option_text(const Option& option) {
   return std::visit([](const auto* field) { return to_text(*field); }, option.target);
 }
 
+std::vector<std::pair<std::string, std::string>> option_texts(std::span<const Option> options) {
+  std::vector<std::pair<std::string, std::string>> texts;
+  for (const Option& option : options) texts.emplace_back(option.name, option_text(option));
+  return texts;
+}
+
 const Option& find_option(std::span<const Option> options, std::string_view name) {
   std::vector<std::string> names;
   for (const Option& option : options) {

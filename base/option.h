@@ -42,6 +42,9 @@ void set_option(const Option& option, std::string_view text);
 // The field's value as text that set_option reads back to the same value ("null" when unset).
 std::string option_text(const Option& option);
 
+// All names with their values as text.
+std::vector<std::pair<std::string, std::string>> option_texts(std::span<const Option> options);
+
 // The option of that name. Throws Error with the nearest name if there is none.
 const Option& find_option(std::span<const Option> options, std::string_view name);
 

@@ -16,9 +16,9 @@
 namespace gigagpt {
 namespace {
 
-constexpr unsigned kDepth = 256;      // transfers that may be under way
-constexpr int kThreads = 8;           // of the threaded engine
-constexpr uint64_t kWoken = ~0ULL;    // in place of an id
+constexpr unsigned kDepth = 256;    // transfers that may be under way
+constexpr int kThreads = 8;         // of the threaded engine
+constexpr uint64_t kWoken = ~0ULL;  // in place of an id
 
 std::array<iovec, 2> vectors_of(const Transfer& transfer) {
   const auto vector = [](std::span<std::byte> bytes) { return iovec{bytes.data(), bytes.size()}; };

@@ -81,7 +81,7 @@ int run(int argc, char** argv) {
   app.add_option("--rounds", rounds, "of which the medians are taken");
   CLI11_PARSE(app, argc, argv);
   at::set_num_threads(core_count());
-  GPT gpt(config_111m(precision), /*training=*/false);
+  auto gpt = make_gpt(config_111m(precision), /*training=*/false);
   gpt.store.initialise(1, {});
   const bool bf16 = gpt.store.precision() == engine::Precision::kBf16;
   // All but the position table, of which a token needs one row.

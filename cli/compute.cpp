@@ -12,6 +12,7 @@
 #include "cli/arguments.h"
 #include "cli/display.h"
 #include "cli/signals.h"
+#include "engine/checkpoint.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"
 #include "gpt/model.h"
@@ -180,7 +181,7 @@ void run_eval(const Arguments& arguments) {
   config.check();
   set_threads(config.threads);
   const TokenData data(config, "val");
-  GPT gpt(config, /*training=*/false);
+  auto gpt = make_gpt(config, /*training=*/false);
   Display display;
   engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0,
                           follow(display, "loading"));

@@ -104,8 +104,7 @@ template <class Visit>
 void for_each_moment(Store& store, Visit visit) {
   for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq}) {
     const std::string prefix = kept == Kept::kExpAvg ? "exp_avg/" : "exp_avg_sq/";
-    for_each_parameter(store,
-                       [&](const std::string& name) { visit(prefix + name, name, kept); });
+    for_each_parameter(store, [&](const std::string& name) { visit(prefix + name, name, kept); });
   }
 }
 
@@ -207,16 +206,18 @@ std::string store_of(const Path& checkpoint) {
   return "";
 }
 
-// Going on from `store_file`; nothing if that holds no run, or newer checkpoints are of another one.
+// Going on from `store_file`; nothing if that holds no run, or newer checkpoints are of another
+// one.
 std::optional<ResumePoint> find_store(const Path& out_dir, const Path& store_file,
                                       const std::optional<std::string>& wanted,
                                       int64_t step_tokens) {
   const auto found = StateFile::peek(store_file);
   if (!found) return std::nullopt;
   if (!wanted || *wanted != "latest") {
-    fail("store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
-         "delete it",
-         store_file.string(), found->step);
+    fail(
+        "store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
+        "delete it",
+        store_file.string(), found->step);
   }
   const auto steps = checkpoint_steps(out_dir);
   const std::string of_newest =

@@ -3,12 +3,13 @@
 #include <utility>
 
 #include "base/error.h"
+#include "engine/memory_plan.h"
 
 namespace gigagpt::engine {
 
 Checkpoints::Checkpoints(CheckpointRules rules)
     : rules_(std::move(rules)),
-      from_(find_resume_point(rules_.out_dir, rules_.store_file, rules_.from,
+      from_(find_resume_point(rules_.out_dir, store_file(rules_.store, rules_.out_dir), rules_.from,
                               rules_.step_tokens)) {}
 
 std::string Checkpoints::origin() const {

@@ -13,7 +13,7 @@ namespace gigagpt::engine {
 
 struct CheckpointRules {
   Path out_dir;
-  Path store_file;                  // where a file store of this run is, if there is one
+  std::string store;                // as in MemoryRules
   std::optional<std::string> from;  // as in find_resume_point
   int64_t every_steps = 0;          // 0: no limit
   double every_minutes = 0;         // 0: no limit

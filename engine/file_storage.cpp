@@ -20,6 +20,7 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, Precision precision, bool
       gradients_(layout().layer_count()),
       gradient_written_(layout().layer_count()),
       pending_(layout().layer_count()),
+      weight_reads_(layout().layer_count()),
       info_blocks_(kInfoBlocks * kBlockBytes),
       state_writes_(layout().layer_count()) {
   for (size_t i = 0; i < options.buffers; ++i) {
@@ -75,7 +76,8 @@ std::byte* FileStorage::acquire(const Need& need) {
     waiting_ = false;
     counts_.stall_ms += watch.seconds() * 1e3;
   }
-  GIGAGPT_ASSERT(started_.front().layer == need.layer && started_.front().gradient == need.gradient);
+  GIGAGPT_ASSERT(started_.front().layer == need.layer &&
+                 started_.front().gradient == need.gradient);
   started_.pop_front();
   file_->file().wake();  // one more can be started
   return memory.memory.data();
@@ -117,6 +119,11 @@ void FileStorage::settle() {
   settling_ = true;
   wait(lock, [&] { return !settling_; });
   counts_.stall_ms += watch.seconds() * 1e3;
+}
+
+std::vector<int64_t> FileStorage::weight_reads() const {
+  const std::lock_guard lock(mutex_);
+  return weight_reads_;
 }
 
 IoCounts FileStorage::counts() const {

@@ -1,5 +1,5 @@
-// A model's state in a file, streamed past the compute: a thread of its own reads what will be needed
-// next, makes deferred updates on the way, and writes behind.
+// A model's state in a file, streamed past the compute: a thread of its own reads what will be
+// needed next, makes deferred updates on the way, and writes behind.
 #pragma once
 
 #include <condition_variable>
@@ -26,7 +26,7 @@ struct StreamOptions {
   size_t ahead = 4;    // needs that are filled before they are acquired
   // For weights and gradients of layers; what is waited for gets its memory in any case.
   uint64_t memory_bytes = ~uint64_t{0};
-  bool poison = false;  // released memory is filled with NaNs, for tests
+  bool poison = false;      // released memory is filled with NaNs, for tests
   int64_t step_tokens = 0;  // of the run; kept in the file, see StateFile::peek
   EngineMaker engine = {};
 };
@@ -52,6 +52,8 @@ class FileStorage : public Storage {
   void finish_writing() override;
   IoCounts counts() const override;
   std::string file_id() const override { return file_->id(); }
+  // How often each layer's weights were read, with an update or alone.
+  std::vector<int64_t> weight_reads() const;
 
  private:
   // A layer's working weights, or its gradient, in memory.
@@ -116,32 +118,33 @@ class FileStorage : public Storage {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   // Guarded by mutex_.
-  std::deque<Need> expected_;            // not started
-  std::deque<Need> started_;             // not acquired
+  std::deque<Need> expected_;              // not started
+  std::deque<Need> started_;               // not acquired
   std::vector<Held> weights_, gradients_;  // per layer; the memory of busy ones is not guarded
-  std::vector<bool> gradient_written_;   // per layer, in this step
-  std::vector<bool> pending_;            // per layer: the update is still to be made
+  std::vector<bool> gradient_written_;     // per layer, in this step
+  std::vector<bool> pending_;              // per layer: the update is still to be made
   std::optional<PendingUpdate> deferring_;
   bool waiting_ = false;  // in acquire
   bool settling_ = false, abandoning_ = false, stopping_ = false;
   std::function<void()> errand_;
   std::exception_ptr error_;
   IoCounts counts_;
+  std::vector<int64_t> weight_reads_;  // per layer
 
   // The thread's own.
-  std::deque<Move> moves_, stores_;    // in order; writes of gradients go first
+  std::deque<Move> moves_, stores_;  // in order; writes of gradients go first
   std::map<uint64_t, Flight> flights_;
   uint64_t next_id_ = 1;
-  std::vector<PageBuffer> buffers_;    // of a slot each
+  std::vector<PageBuffer> buffers_;  // of a slot each
   std::vector<size_t> free_buffers_;
   PageBuffer info_blocks_;
   std::vector<size_t> free_blocks_;
-  std::vector<PageBuffer> unused_;     // memory that can be given again
-  uint64_t held_bytes_ = 0;            // given out and unused
-  std::vector<size_t> state_writes_;   // per layer, under way
+  std::vector<PageBuffer> unused_;           // memory that can be given again
+  uint64_t held_bytes_ = 0;                  // given out and unused
+  std::vector<size_t> state_writes_;         // per layer, under way
   std::vector<uint32_t> retired_, syncing_;  // old slots of segments, before and during a sync
-  size_t edited_ = kNone;              // segment whose content is in buffers_[0]
-  size_t part_segment_ = kNone;        // the same for one part of it
+  size_t edited_ = kNone;                    // segment whose content is in buffers_[0]
+  size_t part_segment_ = kNone;              // the same for one part of it
   Kept part_ = Kept::kMaster;
   static constexpr size_t kNone = ~size_t{0};
 

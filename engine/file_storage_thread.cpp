@@ -91,20 +91,20 @@ bool FileStorage::finish_requests() {
 bool FileStorage::start(const Need& need) {
   Held& memory = held(need);
   if (memory.busy) return false;
-  const uint64_t bytes = need.gradient ? layout().gradient_bytes(need.layer)
-                                       : layout().working_bytes(need.layer);
+  const uint64_t bytes =
+      need.gradient ? layout().gradient_bytes(need.layer) : layout().working_bytes(need.layer);
   if (!memory.present) {
     if (!give_memory(memory, bytes)) return false;
     if (need.gradient ? bool(gradient_written_[need.layer]) : true) {
       memory.missing = layout().segment_count(need.layer);
-      const Job job = need.gradient           ? Job::kLoadGradient
+      const Job job = need.gradient          ? Job::kLoadGradient
                       : pending_[need.layer] ? Job::kUpdate
-                                              : Job::kLoadWeights;
+                                             : Job::kLoadWeights;
       if (memory.missing > 0) moves_.push_back({job, need.layer});
     }
     if (!need.gradient) {
       pending_[need.layer] = false;
-      ++counts_.weight_reads;
+      ++weight_reads_[need.layer];
     }
   }
   memory.busy = true;
@@ -193,7 +193,8 @@ bool FileStorage::issue_next(Move& move) {
     const bool copies = layout().precision() == Precision::kBf16;
     const uint64_t end = copies ? parts.working : parts.end;
     std::byte* buffer = buffers_[flight.block].data();
-    transfer = {false, slot + parts.gradient_info,
+    transfer = {false,
+                slot + parts.gradient_info,
                 {std::span(buffer + parts.gradient_info, end - parts.gradient_info)}};
   } else {
     if (free_blocks_.empty()) return false;
@@ -294,7 +295,8 @@ void FileStorage::update_segment(const Flight& flight) {
   Flight back = flight;
   back.job = Job::kWriteBack;
   flights_[next_id_] = back;
-  file_->file().start(next_id_++, {true, file_->offset_of(flight.slot) + parts.exp_avg,
+  file_->file().start(next_id_++, {true,
+                                   file_->offset_of(flight.slot) + parts.exp_avg,
                                    {std::span(buffer + parts.exp_avg, parts.end - parts.exp_avg)}});
 }
 

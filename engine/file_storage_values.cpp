@@ -23,12 +23,12 @@ void FileStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> 
       const size_t index = layout().segment_of(layer, first);
       const Segment& s = segment(index);
       const SlotParts parts = layout().slot_parts(s);
-      const auto piece = values.first(
-          std::min(values.size(), size_t(s.begin + s.count - first)));
+      const auto piece = values.first(std::min(values.size(), size_t(s.begin + s.count - first)));
       load_part(index, kept);
       const std::byte* slot = buffers_[0].data();
       if (layout().training()) {
-        std::memcpy(piece.data(), slot + parts.at(kept) + 4 * (first - s.begin), piece.size_bytes());
+        std::memcpy(piece.data(), slot + parts.at(kept) + 4 * (first - s.begin),
+                    piece.size_bytes());
       } else {
         const uint64_t at = layout().working_at(layer, first) - layout().working_at(layer, s.begin);
         from_working(layout(), layer, first, slot + parts.working + at, piece);
@@ -77,12 +77,12 @@ void FileStorage::write(Kept kept, size_t layer, int64_t first, std::span<const 
       const size_t index = layout().segment_of(layer, first);
       const Segment& s = segment(index);
       const SlotParts parts = layout().slot_parts(s);
-      const auto piece = values.first(
-          std::min(values.size(), size_t(s.begin + s.count - first)));
+      const auto piece = values.first(std::min(values.size(), size_t(s.begin + s.count - first)));
       load_for_edit(index);
       std::byte* slot = buffers_[0].data();
       if (layout().training()) {
-        std::memcpy(slot + parts.at(kept) + 4 * (first - s.begin), piece.data(), piece.size_bytes());
+        std::memcpy(slot + parts.at(kept) + 4 * (first - s.begin), piece.data(),
+                    piece.size_bytes());
       }
       if (kept == Kept::kMaster) {
         const uint64_t at = layout().working_at(layer, first) - layout().working_at(layer, s.begin);
@@ -104,8 +104,8 @@ void FileStorage::load_for_edit(size_t index) {
     std::memset(slot, 0, layout().slot_bytes());
   } else {
     const uint64_t begin = layout().training() ? parts.exp_avg : parts.info;
-    file_->file().run({false, file_->slot_offset(index) + begin,
-                       {std::span(slot + begin, parts.end - begin)}});
+    file_->file().run(
+        {false, file_->slot_offset(index) + begin, {std::span(slot + begin, parts.end - begin)}});
     file_->check_state_info(index, slot + parts.info);
   }
   edited_ = index;
@@ -118,8 +118,8 @@ void FileStorage::store_edited() {
   if (!file_->has_slot(edited_)) file_->move(edited_, file_->take_spare());
   file_->describe_state(edited_, step_, slot);
   const uint64_t begin = layout().training() ? parts.exp_avg : parts.info;
-  file_->file().run({true, file_->slot_offset(edited_) + begin,
-                     {std::span(slot + begin, parts.end - begin)}});
+  file_->file().run(
+      {true, file_->slot_offset(edited_) + begin, {std::span(slot + begin, parts.end - begin)}});
   edited_ = kNone;
 }
 

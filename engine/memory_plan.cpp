@@ -1,8 +1,8 @@
 #include "engine/memory_plan.h"
 
+#include <unistd.h>
+
 #include <algorithm>
-#include <numeric>
-#include <optional>
 
 #include "base/error.h"
 #include "base/system.h"
@@ -62,7 +62,7 @@ class Needs {
 
  private:
   void add_layer(const LayerSpec& spec) {
-    const double tokens = double(size_.micro_batch_tokens);
+    const double tokens = double(size_.micro_batch_tokens());
     double graph = 0;
     bool looks_up = false;
     for (const ParamSpec& param : spec.params) {
@@ -71,7 +71,7 @@ class Needs {
       kept_input_ = std::max(kept_input_, looks_up ? 4 * tokens * double(param.shape.back()) : 0.0);
       graph += tokens * wide_ * double(param.shape.front() + param.shape.back());
       if (!param.looked_up) continue;
-      const double step_tokens = tokens * double(size_.micro_batches);
+      const double step_tokens = tokens * double(size_.micro_batches());
       rows_ += 4 * std::min(double(param.shape.front()), step_tokens) * double(param.shape.back());
     }
     if (looks_up) graph = 0;
@@ -85,9 +85,10 @@ class Needs {
     for (const std::string& name : spec.shared) {
       const auto& shape = resident_.param(resident_.place(name)).shape;
       const double V = double(shape.front()), C = double(shape.back());
-      const double rows = std::min<double>(double(size_.micro_batch_tokens), wide_ == 2 ? 1024 : 512);
-      loss_ += 4 * rows * V + (size_.training && size_.micro_batches > 1 ? 4 * V * C : 0);
-      loss_ += double(size_.micro_batch_tokens) * C * (2 * wide_ + 8);
+      const double rows =
+          std::min<double>(double(size_.micro_batch_tokens()), wide_ == 2 ? 1024 : 512);
+      loss_ += 4 * rows * V + (size_.training && size_.micro_batches() > 1 ? 4 * V * C : 0);
+      loss_ += double(size_.micro_batch_tokens()) * C * (2 * wide_ + 8);
     }
   }
 
@@ -121,16 +122,25 @@ std::vector<bool> choices_of(const std::string& recompute, bool training) {
 
 }  // namespace
 
+Path store_file(const std::string& store, const Path& out_dir) {
+  return store == "auto" || store == "memory" ? out_dir / "model.store" : Path(store);
+}
+
 MemoryPlan plan_memory(const std::vector<LayerSpec>& specs, Precision precision,
                        const RunSize& size, const MemoryRules& rules) {
-  const double budget = rules.memory_gb > 0 ? rules.memory_gb * 1e9 : 0.9e9 * available_memory_gb();
+  const double budget_gb = rules.memory_gb.value_or(0.9 * available_memory_gb());
+  const double budget = 1e9 * budget_gb;
+  const Path file = store_file(rules.store, rules.out_dir);
+  const bool has_file = size.training && std::filesystem::exists(file);
+  if (rules.store == "memory" && has_file) {
+    fail("store: the state of this run is in {}, not in memory", file.string());
+  }
   const Needs needs(specs, precision, size);
   const auto choices = choices_of(rules.recompute, size.training);
   double least = 1e300;
   MemoryPlan plan;
   plan.state_gb = needs.state() / 1e9;
-  const bool may_be_in_ram =
-      rules.store == "memory" || (rules.store == "auto" && !std::filesystem::exists(rules.default_file));
+  const bool may_be_in_ram = rules.store == "memory" || (rules.store == "auto" && !has_file);
   for (const bool recompute : choices) {
     if (!may_be_in_ram) break;
     const double peak = kProgramBytes + needs.state() + needs.of_activations(1, recompute);
@@ -143,15 +153,16 @@ MemoryPlan plan_memory(const std::vector<LayerSpec>& specs, Precision precision,
     return plan;
   }
   if (rules.store == "memory") {
-    fail("store: in RAM this run needs about {:.1f} GB, but memory_gb is {:.1f}; leave store out to "
-         "stream from a file",
-         least / 1e9, budget / 1e9);
+    fail(
+        "store: in RAM this run needs about {:.1f} GB, but memory_gb is {:.1f}; leave store out to "
+        "stream from a file",
+        least / 1e9, budget / 1e9);
   }
-  plan.file = rules.store == "auto" ? rules.default_file : Path(rules.store);
+  plan.file = size.training ? file : rules.out_dir / fmt::format(".scratch-{}.store", ::getpid());
   plan.state_gb = needs.in_file() / 1e9;
   for (const bool recompute : choices) {
-    const int64_t smallest = recompute || choices.size() == 1 ? 1 : size.micro_batches;
-    for (int64_t window = size.micro_batches; window >= smallest; --window) {
+    const int64_t smallest = recompute || choices.size() == 1 ? 1 : size.micro_batches();
+    for (int64_t window = size.micro_batches(); window >= smallest; --window) {
       const double fixed =
           kProgramBytes + needs.of_buffers() + needs.of_activations(window, recompute);
       const double layers = needs.of_layers(recompute);
@@ -162,16 +173,18 @@ MemoryPlan plan_memory(const std::vector<LayerSpec>& specs, Precision precision,
       plan.layer_bytes = uint64_t(std::min(2 * layers, budget - fixed));
       plan.peak_gb = (fixed + double(plan.layer_bytes)) / 1e9;
       plan.note = fmt::format(
-          "streaming {:.1f} GB of state from {} through {:.1f} GB of RAM; {} of {} micro-batches at "
+          "streaming {:.1f} GB of state from {} through {:.1f} GB of RAM; {} of {} micro-batches "
+          "at "
           "once{}",
-          plan.state_gb, plan.file.string(), plan.peak_gb, window, size.micro_batches,
+          plan.state_gb, plan.file.string(), plan.peak_gb, window, size.micro_batches(),
           plan.recompute ? ", layers run again in the backward pass" : "");
       return plan;
     }
   }
-  fail("memory_gb: {:.2f} is not enough: streamed one micro-batch at a time this run needs about "
-       "{:.2f} GB; a smaller micro_batch_size needs less",
-       budget / 1e9, least / 1e9);
+  fail(
+      "memory_gb: {:.2f} is not enough: streamed one micro-batch at a time this run needs about "
+      "{:.2f} GB; a smaller micro_batch_size needs less",
+      budget / 1e9, least / 1e9);
 }
 
 }  // namespace gigagpt::engine

@@ -27,8 +27,8 @@ std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segme
   for (size_t p = 0; p < spec.params.size(); ++p) {
     const int64_t first = layout.layer(segment.layer).offsets[p];
     const int64_t begin = std::max(first, segment.begin) - segment.begin;
-    const int64_t end = std::min(first + spec.params[p].count(), segment.begin + segment.count) -
-                        segment.begin;
+    const int64_t end =
+        std::min(first + spec.params[p].count(), segment.begin + segment.count) - segment.begin;
     if (begin >= end) continue;
     const size_t count = size_t(end - begin);
     const bool matrix = spec.params[p].shape.size() >= 2;

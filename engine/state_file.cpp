@@ -114,8 +114,7 @@ StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& 
 std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout& layout,
                                              size_t spare_slots, int64_t step_tokens,
                                              const EngineMaker& engine) {
-  std::unique_ptr<StateFile> made(
-      new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
+  std::unique_ptr<StateFile> made(new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
   std::random_device random;
   made->run_id_ = uint64_t{random()} << 32 | random();
   made->step_tokens_ = step_tokens;
@@ -188,10 +187,10 @@ void StateFile::read_header() {
   if (newest->version != kVersion) {
     fail("store: {} has version {}, this program knows {}", name, newest->version, kVersion);
   }
-  const bool same = newest->description_bytes == description_.size() &&
-                    newest->slot_bytes == layout_.slot_bytes() &&
-                    std::memcmp(memory.data() + kDescriptionBegin, description_.data(),
-                                description_.size()) == 0;
+  const bool same =
+      newest->description_bytes == description_.size() &&
+      newest->slot_bytes == layout_.slot_bytes() &&
+      std::memcmp(memory.data() + kDescriptionBegin, description_.data(), description_.size()) == 0;
   if (!same) fail("store: {} holds another model, precision or segment size", name);
   run_id_ = newest->run_id;
   sequence_ = newest->sequence;
@@ -199,9 +198,11 @@ void StateFile::read_header() {
   slot_count_ = newest->slot_count;
   header_.step = newest->step;
   header_.pending = newest->pending != 0;
-  header_.update = {{newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon,
-                     newest->weight_decay},
-                    newest->lr, newest->grad_scale, newest->step};
+  header_.update = {
+      {newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon, newest->weight_decay},
+      newest->lr,
+      newest->grad_scale,
+      newest->step};
   if (header_.step < 0) fail("store: {} was never completed; delete it to start again", name);
   if (file_.size_bytes() < offset_of(uint32_t(slot_count_))) fail("store: {} is cut off", name);
 }
@@ -308,10 +309,11 @@ void StateFile::check_part(size_t segment, Kept part, const std::byte* info,
     return;
   }
   constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient"};
-  fail("{}: the checksum of {}'s {} at byte {} does not match: file or disk are damaged; go on "
-       "from a checkpoint",
-       file_.path().string(), place_name(segment), kNames[size_t(part)],
-       slot_offset(segment) + parts.at(part));
+  fail(
+      "{}: the checksum of {}'s {} at byte {} does not match: file or disk are damaged; go on "
+      "from a checkpoint",
+      file_.path().string(), place_name(segment), kNames[size_t(part)],
+      slot_offset(segment) + parts.at(part));
 }
 
 void StateFile::check_working(size_t segment, const std::byte* info, const std::byte* bytes) const {
@@ -319,9 +321,10 @@ void StateFile::check_working(size_t segment, const std::byte* info, const std::
     return;
   }
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  fail("{}: the checksum of {}'s weights at byte {} does not match: file or disk are damaged; go on "
-       "from a checkpoint",
-       file_.path().string(), place_name(segment), slot_offset(segment) + parts.working);
+  fail(
+      "{}: the checksum of {}'s weights at byte {} does not match: file or disk are damaged; go on "
+      "from a checkpoint",
+      file_.path().string(), place_name(segment), slot_offset(segment) + parts.working);
 }
 
 }  // namespace gigagpt::engine

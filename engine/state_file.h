@@ -1,5 +1,6 @@
-// The file that a streamed model's state lives in: header, description, slots (docs/FILE_FORMAT.md).
-// Knows what is where and what belongs to which step; moving segments is FileStorage's part.
+// The file that a streamed model's state lives in: header, description, slots
+// (docs/FILE_FORMAT.md). Knows what is where and what belongs to which step; moving segments is
+// FileStorage's part.
 #pragma once
 
 #include <cstdint>

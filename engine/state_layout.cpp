@@ -7,7 +7,7 @@
 namespace gigagpt::engine {
 namespace {
 
-constexpr int64_t kParamElements = 16;    // parameters begin on a cache line
+constexpr int64_t kParamElements = 16;     // parameters begin on a cache line
 constexpr int64_t kMatrixElements = 2048;  // of bf16 in a block of the file
 constexpr int64_t kBlockElements = 1024;   // of fp32
 constexpr uint64_t kInfoBytes = 4096;

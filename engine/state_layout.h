@@ -1,6 +1,6 @@
 // Where everything about a model's parameters lies: the order of a layer's elements, the segments
-// that it is cut into, and what a segment looks like in a file (docs/FILE_FORMAT.md). Plain numbers,
-// no LibTorch.
+// that it is cut into, and what a segment looks like in a file (docs/FILE_FORMAT.md). Plain
+// numbers, no LibTorch.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,8 @@ enum class Precision { kFp32, kBf16 };
 enum class Kept { kMaster, kExpAvg, kExpAvgSq, kGradient };
 
 // The elements of one layer: matrices in the order of its spec, then vectors. What is multiplied,
-// the working weights, are in bf16 the matrices rounded to bf16 and the vectors in fp32; in fp32 they
-// are the master weights themselves.
+// the working weights, are in bf16 the matrices rounded to bf16 and the vectors in fp32; in fp32
+// they are the master weights themselves.
 struct LayerLayout {
   std::vector<int64_t> offsets;  // of each parameter, in elements
   int64_t matrices = 0;          // elements up to the first vector, padded
@@ -88,7 +88,7 @@ class StateLayout {
     return first_segments_[layer] + size_t(element / segment_elements_);
   }
   SlotParts slot_parts(const Segment& segment) const;
-  uint64_t slot_bytes() const { return slot_bytes_; }   // the largest end
+  uint64_t slot_bytes() const { return slot_bytes_; }    // the largest end
   uint64_t info_offset() const { return info_offset_; }  // SlotParts::info, in every slot
 
  private:

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "engine/state_layout.h"
 #include "ops/optimizer.h"
 
@@ -28,17 +29,10 @@ struct PendingUpdate {
   int64_t step = 0;
 };
 
-// Since the start. Stalls are time that acquire() and settle() waited for a file.
-struct IoCounts {
-  uint64_t read_bytes = 0, write_bytes = 0;
-  double stall_ms = 0;
-  uint64_t weight_reads = 0;  // layers whose working weights were read, by update or alone
-};
-
-// An update is deferred: it is made layer by layer as the weights are next asked for, so that a file
-// is read and written behind the compute of other layers. Use from one thread. Throws Error for
-// what the file system refuses or a checksum contradicts; after that nothing else may be called but
-// the destructor.
+// An update is deferred: it is made layer by layer as the weights are next asked for, so that a
+// file is read and written behind the compute of other layers. Use from one thread. Throws Error
+// for what the file system refuses or a checksum contradicts; after that nothing else may be called
+// but the destructor.
 class Storage {
  public:
   explicit Storage(StateLayout layout) : layout_(std::move(layout)) {}
@@ -64,14 +58,15 @@ class Storage {
   virtual void settle() = 0;
   virtual int64_t step() const = 0;  // of the last deferred update, or as given to begin_writing()
 
-  // Values of one parameter, from element `first` of its layer. Nothing may be expected or deferred.
+  // Values of one parameter, from element `first` of its layer. Nothing may be expected or
+  // deferred.
   virtual void read(Kept kept, size_t layer, int64_t first, std::span<float> values) = 0;
   // Writing begins with the step that the state is then of, and counts once it is finished.
   virtual void begin_writing(int64_t step) = 0;
   virtual void write(Kept kept, size_t layer, int64_t first, std::span<const float> values) = 0;
   virtual void finish_writing() = 0;
 
-  virtual IoCounts counts() const = 0;
+  virtual IoCounts counts() const = 0;  // since the start
   // What tells a file from others of the same model; "" in RAM. A file outlives the process: it is
   // where the run goes on, and snapshots hold its weights only.
   virtual std::string file_id() const { return ""; }

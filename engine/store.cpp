@@ -90,8 +90,8 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
         values.resize(size_t(std::min(kPiece, spec.count() - first)));
         const auto count = int64_t(values.size());
         at::parallel_for(0, (count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
-          const auto part = std::span(values).subspan(
-              size_t(4 * begin), size_t(std::min(4 * end, count) - 4 * begin));
+          const auto part = std::span(values).subspan(size_t(4 * begin),
+                                                      size_t(std::min(4 * end, count) - 4 * begin));
           fill_normal(part, uint64_t(first + 4 * begin), key, float(spec.init_mean),
                       float(spec.init_std));
         });
@@ -226,6 +226,12 @@ void Store::write(Kept kept, const std::string& name, int64_t first,
                   std::span<const float> values) {
   const auto where = place(name);
   storage_->write(kept, where.layer, layout().offset(where) + first, values);
+}
+
+IoCounts Store::io_since_last_asked() {
+  const IoCounts now = storage_->counts(), before = std::exchange(told_, now);
+  return {now.read_bytes - before.read_bytes, now.write_bytes - before.write_bytes,
+          now.stall_ms - before.stall_ms};
 }
 
 void Store::set(Kept kept, const std::string& name, std::span<const float> values) {

@@ -1,5 +1,5 @@
-// A model's parameters as layers work with them: weights and gradients as tensors over the memory of
-// a Storage, for one visit at a time.
+// A model's parameters as layers work with them: weights and gradients as tensors over the memory
+// of a Storage, for one visit at a time.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -77,6 +77,7 @@ class Store {
   void set(Kept kept, const std::string& name, std::span<const float> values);
 
   Storage& storage() { return *storage_; }
+  IoCounts io_since_last_asked();
 
  private:
   struct LayerState {
@@ -102,6 +103,7 @@ class Store {
 
   std::unique_ptr<Storage> storage_;
   std::vector<LayerState> states_;
+  IoCounts told_;  // by io_since_last_asked
 };
 
 }  // namespace gigagpt::engine

@@ -67,11 +67,18 @@ MetricsLog::MetricsLog(const Path& path, int64_t completed_steps)
       }()) {}
 
 void MetricsLog::write(const StepMetrics& m) {
-  ordered_json row = {{"step", m.step},    {"tokens", m.tokens},
-                      {"loss", m.loss},    {"grad_norm", m.grad_norm},
-                      {"lr", m.lr},        {"tokens_per_s", m.tokens_per_s},
-                      {"mfu", m.mfu},      {"step_ms", m.step_ms},
-                      {"rss_gb", m.rss_gb}};
+  ordered_json row = {{"step", m.step},
+                      {"tokens", m.tokens},
+                      {"loss", m.loss},
+                      {"grad_norm", m.grad_norm},
+                      {"lr", m.lr},
+                      {"tokens_per_s", m.tokens_per_s},
+                      {"mfu", m.mfu},
+                      {"step_ms", m.step_ms},
+                      {"rss_gb", m.rss_gb},
+                      {"read_bytes", m.io.read_bytes},
+                      {"write_bytes", m.io.write_bytes},
+                      {"stall_ms", m.io.stall_ms}};
   if (m.val_loss) row["val_loss"] = *m.val_loss;
   file_.write(row.dump() + "\n");
 }

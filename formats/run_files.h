@@ -36,6 +36,7 @@ struct StepMetrics {
   double mfu = 0;  // share of the GEMM rate measured at the start
   double step_ms = 0;
   double rss_gb = 0;  // peak
+  IoCounts io = {};   // of a state that is in a file, in this step
   std::optional<double> val_loss = {};
 };
 

@@ -94,22 +94,10 @@ engine::Model make_model(const GPTConfig& config) {
   return model;
 }
 
-GPT::GPT(const GPTConfig& config, bool training, bool reopen)
-    : model(make_model(config)),
-      size{config.micro_batch() * config.sequence_length,
-           (config.batch_size + config.micro_batch() - 1) / config.micro_batch(),
-           training},
-      plan(engine::plan_memory(
-          config.layers(), engine::choose_precision(config.precision), size,
-          {config.store, config.recompute, config.memory_gb.value_or(0), store_file(config)})),
-      store(engine::open_storage(config.layers(), engine::choose_precision(config.precision), size,
-                                 plan, reopen)),
-      executor(model, store, {plan.window, plan.recompute}),
-      layout(formats::hf_gpt2_tensors(hf_config(config))) {}
-
-Path store_file(const GPTConfig& config) {
-  const bool named = config.store != "auto" && config.store != "memory";
-  return named ? Path(config.store) : Path(config.out_dir) / "model.store";
+engine::Runtime make_gpt(const GPTConfig& c, bool training, bool reopen) {
+  return engine::Runtime(make_model(c), formats::hf_gpt2_tensors(hf_config(c)), c.precision,
+                         {c.batch_size, c.micro_batch(), c.sequence_length, training},
+                         {c.store, c.recompute, c.memory_gb, c.out_dir}, reopen);
 }
 
 GPTConfig config_of_checkpoint(const Path& checkpoint) {

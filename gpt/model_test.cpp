@@ -109,13 +109,13 @@ class Reference : public testing::TestWithParam<FixtureCase> {
                  fmt::format("reference_{}.safetensors", GetParam().name)),
         config_(read_config(fixture_)) {
     config_.precision = GetParam().precision;
-    gpt_ = std::make_unique<GPT>(config_, /*training=*/true);
+    gpt_.reset(new auto(make_gpt(config_, /*training=*/true)));
     load(gpt_->store, fixture_);
   }
 
   SafetensorsReader fixture_;
   GPTConfig config_;
-  std::unique_ptr<GPT> gpt_;
+  std::unique_ptr<engine::Runtime> gpt_;
 };
 
 TEST_P(Reference, Logits) {
@@ -220,7 +220,7 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
 
 TEST(GPT, MaskReplacesTheCausalOne) {
   const GPTConfig config = tiny_config("");
-  GPT gpt(config, /*training=*/false);
+  auto gpt = make_gpt(config, /*training=*/false);
   gpt.store.initialise(5, {});
   const int64_t T = config.sequence_length;
   const Tensor tokens = at::randint(0, config.vocab_size, {1, T}, at::kLong);
@@ -235,7 +235,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   GPTConfig config = tiny_config("");
   config.width = 128;
   config.depth = 8;
-  GPT gpt(config, /*training=*/false);
+  auto gpt = make_gpt(config, /*training=*/false);
   gpt.store.initialise(3, {});
   const auto deviation = [&](const std::string& name) {
     const auto values = gpt.store.read(engine::Kept::kMaster, name);
@@ -251,7 +251,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   EXPECT_EQ(deviation("decoder.0.ffn.proj.bias"), 0.0);
   EXPECT_EQ(deviation("decoder.0.ln_1.weight"), 1.0);
   config.residual_init_std = 0.0025;
-  GPT other(config, /*training=*/false);
+  auto other = make_gpt(config, /*training=*/false);
   other.store.initialise(3, {});
   const auto values = other.store.read(engine::Kept::kMaster, "decoder.0.ffn.proj.weight");
   EXPECT_NEAR(std::sqrt(ops::sum_of_squares(values) / double(values.size())), 0.0025,

@@ -5,11 +5,12 @@
 #include <algorithm>
 
 #include "base/random.h"
+#include "engine/checkpoint.h"
 
 namespace gigagpt {
 
 Sampler::Sampler(const Path& checkpoint, const GPTConfig& config, const engine::Progress& progress)
-    : gpt_(config, /*training=*/false),
+    : gpt_(make_gpt(config, /*training=*/false)),
       tokenizer_(formats::Tokenizer::load(checkpoint)),
       context_(size_t(config.max_position_embeddings)),
       caches_(gpt_.model.size(), ops::KVCache(config.max_position_embeddings)) {

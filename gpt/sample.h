@@ -30,7 +30,7 @@ class Sampler {
   const formats::Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
-  GPT gpt_;
+  engine::Runtime gpt_;
   formats::Tokenizer tokenizer_;
   size_t context_;                    // longest
   std::vector<ops::KVCache> caches_;  // one per layer

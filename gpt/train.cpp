@@ -20,9 +20,9 @@ class Training {
         events_(events),
         data_(config, "train"),
         tokenizer_(formats::Tokenizer::read(formats::find_dataset(config.dataset))),
-        checkpoints_({config.out_dir, store_file(config), config.checkpoint_path, config.checkpoint_steps,
+        checkpoints_({config.out_dir, config.store, config.checkpoint_path, config.checkpoint_steps,
                       config.checkpoint_minutes, config.keep_checkpoints, step_tokens()}),
-        gpt_(config, /*training=*/true, checkpoints_.in_store()) {
+        gpt_(make_gpt(config, /*training=*/true, checkpoints_.in_store())) {
     if (config.eval_steps > 0) val_.emplace(config, "val");
   }
 
@@ -68,8 +68,16 @@ class Training {
     const double seconds = watch.seconds();
     const double tokens_per_s = double(step_tokens()) / seconds;
     const double mfu = tokens_per_s * config_.train_flops_per_token() / peak_flops_;
-    return formats::StepMetrics{step_, step_ * step_tokens(), *loss,        norm, lr, tokens_per_s,
-                                mfu,   seconds * 1e3,         peak_rss_gb()};
+    return formats::StepMetrics{step_,
+                                step_ * step_tokens(),
+                                *loss,
+                                norm,
+                                lr,
+                                tokens_per_s,
+                                mfu,
+                                seconds * 1e3,
+                                peak_rss_gb(),
+                                gpt_.store.io_since_last_asked()};
   } catch (const engine::NonFinite& error) {
     fail("step {}: {}. Last good checkpoint: {}. Try a lower learning_rate or a longer warm-up",
          step_ + 1, error.what(), checkpoints_.newest());
@@ -79,15 +87,14 @@ class Training {
   }
 
   void save() {
-    formats::TextPairs settings;
-    for (const Option& o : config_.options()) settings.emplace_back(o.name, option_text(o));
     const auto write_rest = [&](const Path& directory) {
       formats::write_hf_config(directory, hf_config(config_));
       formats::Tokenizer::write(directory, tokenizer_);
     };
     metrics_->sync();
-    const Path path = checkpoints_.save(step_, gpt_.store, gpt_.layout, settings, write_rest,
-                                        events_.io_progress);
+    const Path path =
+        checkpoints_.save(step_, gpt_.store, gpt_.layout, option_texts(config_.options()),
+                          write_rest, events_.io_progress);
     events_.note("saved " + path.string());
   }
 
@@ -99,7 +106,7 @@ class Training {
   std::optional<TokenData> val_;
   std::string tokenizer_;  // kept here: the data's folder may go while training
   engine::Checkpoints checkpoints_;
-  GPT gpt_;
+  engine::Runtime gpt_;
   std::optional<formats::MetricsLog> metrics_;
   int64_t step_ = 0;  // steps completed
   double peak_flops_ = 0;

@@ -1,5 +1,6 @@
 // Training end to end: learning, data order, checkpoints, resuming, evaluation and sampling.
 #include "gpt/train.h"
+#include "engine/checkpoint.h"
 
 #include <gtest/gtest.h>
 
@@ -148,7 +149,7 @@ TEST_F(Training, CheckpointIsInHuggingFaceLayout) {
   std::vector<float> zeros(60, 1.0F);
   reader.read_floats("transformer.h.1.attn.c_attn.bias", zeros);
   EXPECT_EQ(zeros, std::vector<float>(60, 0.0F));
-  GPT gpt(config_, /*training=*/true);
+  auto gpt = make_gpt(config_, /*training=*/true);
   engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/true, 8, {});
   std::vector<float> stored(20 * 60);
   reader.read_floats("transformer.h.1.attn.c_attn.weight", stored);
@@ -283,7 +284,7 @@ TEST_F(Training, DataMustFitTheConfig) {
 
 // 1000 tokens are 83 chunks of 12 and a rest of 3: every label counts once.
 TEST_F(Training, EvaluationCoversEveryToken) {
-  GPT gpt(config_, /*training=*/false);
+  auto gpt = make_gpt(config_, /*training=*/false);
   gpt.store.initialise(1, {});
   const TokenData data(config_, "val");
   const auto go = [](double) { return true; };
@@ -322,7 +323,7 @@ TEST_F(Training, SamplesAreAFunctionOfTheSeedAndOutgrowTheContext) {
 
 // With a cache, one token at a time, as without, all at once.
 TEST_F(Training, CachedLogitsEqualThoseOfOnePass) {
-  GPT gpt(config_, /*training=*/false);
+  auto gpt = make_gpt(config_, /*training=*/false);
   gpt.store.initialise(2, {});
   const at::Tensor tokens = at::randint(0, 31, {1, 16}, at::kLong);
   const at::Tensor whole = gpt.executor.infer({tokens}, {});
