@@ -10,6 +10,7 @@
 
 #include "base/system.h"
 #include "gpt/model.h"
+#include "ops/page_allocator.h"
 #include "ops/optimizer.h"
 #include "ops/sampling.h"
 
@@ -71,6 +72,7 @@ double read_rate(const at::Tensor& memory) {
 
 int run(int argc, char** argv) {
   keep_freed_memory();
+  ops::use_page_allocator();
   CLI::App app{"Times sampling from the 111M model (random weights)"};
   std::string precision = "auto";
   int64_t prompt = 64, count = 64;

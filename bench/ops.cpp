@@ -15,6 +15,7 @@
 #include "base/system.h"
 #include "ops/gemm.h"
 #include "ops/ops.h"
+#include "ops/page_allocator.h"
 #include "ops/optimizer.h"
 #include "ops/reference.h"
 
@@ -193,6 +194,7 @@ void compare_products(at::ScalarType type, int rounds) {
 
 int run(int argc, char** argv) {
   keep_freed_memory();
+  ops::use_page_allocator();
   CLI::App app{"Times the ops at the size of the 111M model (1 x 2048 tokens)"};
   std::string only_gemm, precision = ops::has_native_bf16() ? "bf16" : "fp32";
   int rounds = 7;

@@ -18,6 +18,7 @@
 #include "gpt/model.h"
 #include "gpt/sample.h"
 #include "gpt/train.h"
+#include "ops/page_allocator.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -234,6 +235,7 @@ void run_sample(const SampleArguments& arguments) {
 
 void run(int argc, char** argv) {
   keep_freed_memory();
+  ops::use_page_allocator();
   const Arguments arguments = parse_arguments(argc, argv);
   switch (arguments.command) {
     case Arguments::Command::kTrain:

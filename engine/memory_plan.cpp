@@ -148,6 +148,7 @@ MemoryPlan plan_memory(const std::vector<LayerSpec>& specs, Precision precision,
     if (peak > budget) continue;
     plan.recompute = recompute && size.training;
     plan.peak_gb = peak / 1e9;
+    plan.activation_bytes = uint64_t(budget - kProgramBytes - needs.state());
     plan.note = fmt::format("in RAM: about {:.1f} GB{}", plan.peak_gb,
                             plan.recompute ? ", layers run again in the backward pass" : "");
     return plan;
@@ -171,6 +172,8 @@ MemoryPlan plan_memory(const std::vector<LayerSpec>& specs, Precision precision,
       plan.window = window;
       plan.recompute = recompute && size.training;
       plan.layer_bytes = uint64_t(std::min(2 * layers, budget - fixed));
+      plan.activation_bytes =
+          uint64_t(budget - kProgramBytes - needs.of_buffers()) - plan.layer_bytes;
       plan.peak_gb = (fixed + double(plan.layer_bytes)) / 1e9;
       plan.note = fmt::format(
           "streaming {:.1f} GB of state from {} through {:.1f} GB of RAM; {} of {} micro-batches "

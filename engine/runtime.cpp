@@ -2,6 +2,7 @@
 
 #include "engine/file_storage.h"
 #include "engine/memory_storage.h"
+#include "ops/page_allocator.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -32,6 +33,8 @@ Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
       layout(std::move(layout_)),
       plan(plan_memory(specs_of(model), choose_precision(precision), size, rules)),
       store(open_storage(specs_of(model), choose_precision(precision), size, plan, reopen)),
-      executor(model, store, {plan.window, plan.recompute}) {}
+      executor(model, store, {plan.window, plan.recompute}) {
+  ops::limit_pages(plan.activation_bytes);
+}
 
 }  // namespace gigagpt::engine

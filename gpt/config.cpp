@@ -39,7 +39,7 @@ std::vector<Option> GPTConfig::options() {
       {"num_systems", &num_systems, "machines (or MPI ranks) to train on", at_least(1)},
       {"precision", &precision, "of matrix products; auto: bf16 where the CPU multiplies it",
        one_of({"auto", "bf16", "fp32"})},
-      {"micro_batch_size", &micro_batch_size, "sequences at once; null: 4096 tokens",
+      {"micro_batch_size", &micro_batch_size, "sequences at once; null: automatic",
        between(1, 1 << 24)},
       {"eval_steps", &eval_steps, "evaluate every so many steps; 0: never", at_least(0)},
       {"eval_batches", &eval_batches, "batches of val.bin per evaluation; 0: all", at_least(0)},

@@ -1,6 +1,5 @@
 // Training end to end: learning, data order, checkpoints, resuming, evaluation and sampling.
 #include "gpt/train.h"
-#include "engine/checkpoint.h"
 
 #include <gtest/gtest.h>
 
@@ -8,6 +7,7 @@
 #include <fstream>
 #include <set>
 
+#include "engine/checkpoint.h"
 #include "formats/safetensors.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"

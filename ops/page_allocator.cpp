@@ -1,0 +1,105 @@
+#include "ops/page_allocator.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <list>
+#include <mutex>
+#include <unordered_map>
+
+#include "base/async_file.h"
+
+namespace gigagpt::ops {
+namespace {
+
+constexpr size_t kLarge = 1 << 20;
+
+class PageAllocator : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) const override {
+    if (bytes < kLarge) return small_->allocate(bytes);
+    void* data = take(bytes);
+    return {data, data, &give, c10::Device(c10::DeviceType::CPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }  // there are two kinds
+
+  void limit(uint64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_bytes_ = bytes;
+    make_room(0);
+  }
+  PageCounts counts() const {
+    const std::lock_guard lock(mutex_);
+    return counts_;
+  }
+
+  static PageAllocator& get() {
+    static PageAllocator& allocator = *new PageAllocator;  // tensors may outlive main()
+    return allocator;
+  }
+
+ private:
+  void* take(size_t bytes) const {
+    const std::lock_guard lock(mutex_);
+    auto best = kept_.end();
+    for (auto it = kept_.begin(); it != kept_.end(); ++it) {
+      const size_t size = it->size_bytes();
+      const bool fits = size >= bytes && size <= bytes + bytes / 8;
+      if (fits && (best == kept_.end() || size < best->size_bytes())) best = it;
+    }
+    PageBuffer pages;
+    if (best != kept_.end()) {
+      pages = std::move(*best);
+      kept_.erase(best);
+      counts_.kept_bytes -= pages.size_bytes();
+    } else {
+      make_room(bytes);
+      pages = PageBuffer(bytes);
+    }
+    counts_.used_bytes += pages.size_bytes();
+    void* data = pages.data();
+    used_.emplace(data, std::move(pages));
+    return data;
+  }
+
+  static void give(void* data) {
+    PageAllocator& self = get();
+    const std::lock_guard lock(self.mutex_);
+    const auto place = self.used_.find(data);
+    self.counts_.used_bytes -= place->second.size_bytes();
+    self.counts_.kept_bytes += place->second.size_bytes();
+    self.kept_.push_back(std::move(place->second));
+    self.used_.erase(place);
+    self.make_room(0);
+  }
+
+  void make_room(size_t bytes) const {
+    while (!kept_.empty() && counts_.used_bytes + counts_.kept_bytes + bytes > limit_bytes_) {
+      counts_.kept_bytes -= kept_.front().size_bytes();
+      kept_.pop_front();
+    }
+  }
+
+  c10::Allocator* small_ = c10::GetDefaultCPUAllocator();
+  mutable std::mutex mutex_;
+  mutable std::list<PageBuffer> kept_;  // longest unused first
+  mutable std::unordered_map<void*, PageBuffer> used_;
+  mutable PageCounts counts_;
+  uint64_t limit_bytes_ = ~uint64_t{0};
+};
+
+}  // namespace
+
+void use_page_allocator() {
+  c10::SetCPUAllocator(&PageAllocator::get(), /*priority=*/1);
+}
+
+void limit_pages(uint64_t limit_bytes) {
+  PageAllocator::get().limit(limit_bytes);
+}
+
+PageCounts page_counts() {
+  return PageAllocator::get().counts();
+}
+
+}  // namespace gigagpt::ops
