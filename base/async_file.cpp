@@ -40,8 +40,13 @@ AsyncFile::AsyncFile(const Path& path, Mode mode, const EngineMaker& engine) : p
   const int creating = mode == Mode::kCreate ? O_CREAT | O_TRUNC : 0;
   fd_ = open_direct(path, O_RDWR | creating);
   if (fd_ < 0) fail_errno("cannot open " + path.string());
-  engine_ = engine ? engine(fd_) : make_uring_engine(fd_);
-  if (engine_ == nullptr) engine_ = make_threaded_engine(fd_);
+  try {
+    engine_ = engine ? engine(fd_) : make_uring_engine(fd_);
+    if (engine_ == nullptr) engine_ = make_threaded_engine(fd_);
+  } catch (...) {
+    ::close(fd_);
+    throw;
+  }
 }
 
 AsyncFile::~AsyncFile() {
@@ -70,47 +75,65 @@ uint64_t AsyncFile::size_bytes() const {
 }
 
 void AsyncFile::start(uint64_t id, const Transfer& transfer) {
-  const bool fresh = transfers_.emplace(id, transfer).second;
-  GIGAGPT_ASSERT(fresh);
   (transfer.write ? written_bytes_ : read_bytes_) += transfer.size_bytes();
-  engine_->start(id, transfer);
+  begin(id, {transfer});
 }
 
 void AsyncFile::start_sync(uint64_t id) {
-  const bool fresh = transfers_.emplace(id, Transfer{.write = true}).second;
+  begin(id, {.left = {.write = true}, .sync = true});
+}
+
+void AsyncFile::begin(uint64_t id, const UnderWay& what) {
+  const bool fresh = transfers_.emplace(id, what).second;
   GIGAGPT_ASSERT(fresh);
-  engine_->start_sync(id);
+  try {
+    if (what.sync)
+      engine_->start_sync(id);
+    else
+      engine_->start(id, what.left);
+  } catch (const Error&) {
+    transfers_.erase(id);
+    throw;
+  }
 }
 
 std::optional<uint64_t> AsyncFile::wait() {
+  constexpr int kVainTries = 100;
   for (;;) {
     const auto result = engine_->wait();
     if (!result) return std::nullopt;
     const auto place = transfers_.find(result->id);
     GIGAGPT_ASSERT(place != transfers_.end());
-    Transfer& transfer = place->second;
+    UnderWay what = place->second;
     const bool again = result->bytes == -EINTR || result->bytes == -EAGAIN;
-    if (result->bytes < 0 && !again) {
-      const Transfer failed = transfer;
-      transfers_.erase(place);
-      errno = int(-result->bytes);
-      fail_errno(fmt::format("cannot {} {} at byte {}", failed.write ? "write" : "read",
-                             path_.string(), failed.offset_bytes));
-    }
+    if (result->bytes < 0 && !again) fail_transfer(result->id, result->bytes);
     const size_t done = again ? 0 : size_t(result->bytes);
-    if (done >= transfer.size_bytes()) {
+    if (!again && (what.sync || done >= what.left.size_bytes())) {
       transfers_.erase(place);
       return result->id;
     }
-    if (done == 0 && !again) {
-      const Transfer failed = transfer;
-      transfers_.erase(place);
-      fail("cannot {} {}: it ends at byte {}", failed.write ? "write" : "read", path_.string(),
-           failed.offset_bytes);
-    }
-    transfer = rest_of(transfer, done);
-    engine_->start(result->id, transfer);
+    // A read of less than a block that is no interruption has met the end of the file.
+    const bool vain = done < kBlockBytes;
+    what.vain_tries = vain ? what.vain_tries + 1 : 0;
+    const bool at_end = !again && vain && (done == 0 || !what.left.write);
+    if (at_end || what.vain_tries > kVainTries) fail_transfer(result->id, 0);
+    what.left = rest_of(what.left, done);
+    transfers_.erase(place);
+    begin(result->id, what);
   }
+}
+
+// `result` is -errno, or 0 for the end of the file.
+void AsyncFile::fail_transfer(uint64_t id, int64_t result) {
+  const UnderWay failed = transfers_.at(id);
+  transfers_.erase(id);
+  const std::string what =
+      failed.sync ? fmt::format("cannot sync {}", path_.string())
+                  : fmt::format("cannot {} {} at byte {}", failed.left.write ? "write" : "read",
+                                path_.string(), failed.left.offset_bytes);
+  if (result == 0) fail("{}: it ends at byte {}", what, size_bytes());
+  errno = int(-result);
+  fail_errno(what);
 }
 
 void AsyncFile::run(const Transfer& transfer) {

@@ -92,7 +92,14 @@ class AsyncFile {
   Path path_;
   int fd_ = -1;
   std::unique_ptr<TransferEngine> engine_;
-  std::map<uint64_t, Transfer> transfers_;  // what is left of each
+  struct UnderWay {
+    Transfer left;  // what is left of it
+    bool sync = false;
+    int vain_tries = 0;  // since the last block that was moved
+  };
+  void begin(uint64_t id, const UnderWay& what);
+  [[noreturn]] void fail_transfer(uint64_t id, int64_t result);
+  std::map<uint64_t, UnderWay> transfers_;
   uint64_t read_bytes_ = 0, written_bytes_ = 0;
 };
 

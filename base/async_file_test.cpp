@@ -171,7 +171,10 @@ TEST_P(AsyncFileTest, ReservesItsSizeAndSaysWhereItEnds) {
   EXPECT_EQ(read_text(path_), std::string(2 * kBlockBytes, '\0'));
   const PageBuffer memory(3 * kBlockBytes);
   EXPECT_ERROR(file.run({false, kBlockBytes, {memory.bytes()}}),
-               "cannot read " + path_.string() + ": it ends at byte 8192");
+               "cannot read " + path_.string() + " at byte 8192: it ends at byte 8192");
+  EXPECT_ERROR(file.run({false, 4 * kBlockBytes, {memory.bytes()}}), "it ends at byte 8192");
+  std::filesystem::resize_file(path_, 5000);  // within a block
+  EXPECT_ERROR(file.run({false, 0, {memory.bytes()}}), "it ends at byte 5000");
   EXPECT_EQ(file.under_way(), 0U);
   EXPECT_EQ(AsyncFile(path_, Mode::kCreate, engine()).size_bytes(), 0U);  // truncated
 }
@@ -187,6 +190,21 @@ TEST_P(AsyncFileTest, RefusalsOfTheSystemAreErrors) {
                "cannot write /dev/full at byte 4096: No space left");
   EXPECT_ERROR(file.sync(), "/dev/full");
   EXPECT_ERROR(file.reserve(4096), "GB for /dev/full: ");
+}
+
+TEST(AsyncFileFaults, AnInterruptedSyncIsRepeated) {
+  const TemporaryDirectory directory;
+  int calls = 0;
+  FileCalls faulty;
+  faulty.sync = [&](int fd) {
+    if (++calls == 3) return ::fdatasync(fd);
+    errno = calls == 1 ? EINTR : EAGAIN;
+    return -1;
+  };
+  AsyncFile file(directory.path() / "x", Mode::kCreate,
+                 [&](int fd) { return make_threaded_engine(fd, faulty); });
+  file.sync();
+  EXPECT_EQ(calls, 3);
 }
 
 TEST(AsyncFileFaults, ShortTransfersGoOn) {

@@ -54,6 +54,8 @@ class FileStorage : public Storage {
   std::string file_id() const override { return file_->id(); }
   // How often each layer's weights were read, with an update or alone.
   std::vector<int64_t> weight_reads() const;
+  // Where in the file a segment is; only after settle().
+  uint64_t slot_offset(size_t segment) const { return file_->slot_offset(segment); }
 
  private:
   // A layer's working weights, or its gradient, in memory.

@@ -211,6 +211,7 @@ bool FileStorage::issue_next(Move& move) {
       transfer = {write, slot + parts.gradient_info, {info, {part, parts.array_bytes}}};
     }
   }
+  part_segment_ = kNone;
   flights_[next_id_] = flight;
   file_->file().start(next_id_++, transfer);
   ++move.next;

@@ -55,7 +55,7 @@ void FileStorage::load_part(size_t index, Kept kept) {
   part(info, kBlockBytes);
   part(at, bytes);
   if (gradient) {
-    file_->check_gradient_info(index, step_, slot + info);
+    file_->check_gradient_info(index, file_->header().step + 1, slot + info);
   } else {
     file_->check_state_info(index, slot + info);
   }

@@ -207,7 +207,8 @@ void StateFile::read_header() {
   if (file_.size_bytes() < offset_of(uint32_t(slot_count_))) fail("store: {} is cut off", name);
 }
 
-// A crash may have left a segment's content of the step before and after in two slots.
+// A crash may have left a segment's content of the step before and after in two slots, the latter
+// perhaps written in part: then the former counts, and the update is made again.
 void StateFile::find_segments() {
   const PageBuffer memory(kBlockBytes);
   for (uint32_t slot = 0; slot < slot_count_; ++slot) {
@@ -215,9 +216,17 @@ void StateFile::find_segments() {
     const auto info = block_at<InfoBlock>(memory.data());
     const bool ours = std::memcmp(info.magic, kInfoMagic, 8) == 0 && info.run_id == run_id_ &&
                       info.kind == kState && info.segment < slots_.size() &&
-                      info.crc == crc_of(info);
-    const bool counts = ours && info.step <= header_.step && info.step > state_steps_[info.segment];
-    const uint32_t unused = !counts ? slot : move(info.segment, slot);
+                      info.crc == crc_of(info) && info.step <= header_.step;
+    if (!ours) {
+      give_back(slot);
+      continue;
+    }
+    const int64_t found = state_steps_[info.segment];
+    bool counts = info.step > found;
+    if (found >= 0)
+      counts =
+          counts ? is_whole(info.segment, slot) : !is_whole(info.segment, slots_[info.segment]);
+    const uint32_t unused = counts ? move(info.segment, slot) : slot;
     if (counts) state_steps_[info.segment] = info.step;
     if (unused != kNone) give_back(unused);
   }
@@ -227,6 +236,23 @@ void StateFile::find_segments() {
     fail("store: {} is missing from {}; go on from a checkpoint", place_name(segment),
          file_.path().string());
   }
+}
+
+bool StateFile::is_whole(size_t segment, uint32_t slot) {
+  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  const uint64_t begin = layout_.training() ? parts.exp_avg : parts.info;
+  const PageBuffer memory(parts.end);
+  const std::byte* bytes = memory.data();
+  file_.run({false, offset_of(slot) + begin, {memory.bytes().subspan(begin)}});
+  const auto info = block_at<InfoBlock>(bytes + parts.info);
+  bool whole =
+      info.part_crcs[kWorkingCrc] == crc32c({bytes + parts.working, working_size(segment)});
+  for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+    if (!layout_.training()) break;
+    const uint32_t crc = crc32c({bytes + parts.at(kept), parts.array_bytes});
+    whole = whole && info.part_crcs[size_t(kept)] == crc;
+  }
+  return whole;
 }
 
 uint32_t StateFile::take_spare() {

@@ -77,6 +77,8 @@ class StateFile {
             const EngineMaker& engine);
   void read_header();
   void find_segments();
+  // Whether all parts of the segment's state in that slot are as their block says.
+  bool is_whole(size_t segment, uint32_t slot);
   std::string place_name(size_t segment) const;
   uint64_t working_size(size_t segment) const;
 
