@@ -202,6 +202,7 @@ std::vector<Option> SampleArguments::options() {
       {"seed", &seed, "same seed, same text", at_least(0)},
       {"precision", &precision, "of matrix products", one_of({"auto", "bf16", "fp32"})},
       {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
+      {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: most of what is free", above(0)},
   };
 }
 

@@ -38,6 +38,7 @@ struct SampleArguments {
   int64_t seed = 0;
   std::string precision = "auto";
   int64_t threads = 0;
+  std::optional<double> memory_gb = {};
   std::vector<Option> options();
 };
 

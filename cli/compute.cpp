@@ -178,12 +178,15 @@ void run_eval(const Arguments& arguments) {
     apply_settings(kept, config);
   }
   config.eval_batches = 0;  // all of it, whatever was enough while training
+  config.store = "auto";    // the file of a run is not for others
+  config.memory_gb.reset();
   apply_settings(arguments.settings, config);
   config.check();
   set_threads(config.threads);
   const TokenData data(config, "val");
   auto gpt = make_gpt(config, /*training=*/false);
   Display display;
+  if (!gpt.plan.file.empty()) fmt::print(stderr, "{}\n", gpt.plan.note);
   engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0,
                           follow(display, "loading"));
   const auto result =
@@ -197,6 +200,8 @@ void run_sample(const SampleArguments& arguments) {
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
   GPTConfig config = config_of_checkpoint(checkpoint);
   config.precision = arguments.precision;
+  config.memory_gb = arguments.memory_gb;
+  config.out_dir = checkpoint.string();  // for scratch
   Display display;
   Sampler sampler(checkpoint, config, follow(display, "loading"));
   const int64_t ngram =

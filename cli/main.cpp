@@ -13,7 +13,7 @@
 namespace gigagpt::cli {
 namespace {
 
-// fp32 weights, gradients and two moments; bf16 training keeps a bf16 copy besides.
+// fp32 weights, gradients and two moments; training in bf16 keeps a copy in bf16 besides.
 double state_gb(const GPTConfig& config) {
   return double(engine::parameter_count(config.layers())) * 16 / 1e9;
 }
@@ -27,18 +27,8 @@ void print_config(GPTConfig& config) {
       double(config.num_steps) * double(config.batch_size) * double(config.sequence_length);
   fmt::print("# parameters: {}\n# parameters per block: {}\n# tokens: {:.4g}\n",
              engine::parameter_count(layers), engine::parameter_count({layers[1]}), tokens);
-  fmt::print("# memory for weights, gradients and optimizer: at least {:.4g} GB\n",
-             state_gb(config));
-}
-
-// Better than being killed half-way through reserving it.
-void check_memory(const GPTConfig& config) {
-  const double available_gb = available_memory_gb();
-  if (state_gb(config) < available_gb) return;
-  fail(
-      "width, depth: a model of {} parameters needs at least {:.1f} GB for weights, gradients and "
-      "optimizer, which this version keeps in RAM; {:.1f} GB are free",
-      engine::parameter_count(config.layers()), state_gb(config), available_gb);
+  fmt::print("# weights, gradients and optimizer, in RAM or a file: {:.4g} GB, in bf16 {:.4g}\n",
+             state_gb(config), state_gb(config) * 18 / 16);
 }
 
 int run(int argc, char** argv) {
@@ -61,7 +51,6 @@ int run(int argc, char** argv) {
       fail("num_systems: {} is more than the one system this version trains on",
            config.num_systems);
     }
-    check_memory(config);
   }
   // Large pages for large arrays: a few per cent, as fewer addresses must be looked up.
   const char* given = std::getenv("GLIBC_TUNABLES");

@@ -36,14 +36,14 @@ struct MemoryRules {
 Path store_file(const std::string& store, const Path& out_dir);
 
 struct MemoryPlan {
-  Path file;                 // where the state is; empty: in RAM
-  int64_t window = 1;        // as in ExecutorOptions
-  bool recompute = false;    // likewise
-  uint64_t layer_bytes = 0;      // for layers that stream through
+  Path file;                      // where the state is; empty: in RAM
+  int64_t window = 1;             // as in ExecutorOptions
+  bool recompute = false;         // likewise
+  uint64_t layer_bytes = 0;       // for layers that stream through
   uint64_t activation_bytes = 0;  // for tensors: what is left
-  double state_gb = 0;       // in RAM or file
-  double peak_gb = 0;        // expected
-  std::string note;          // one line for the user
+  double state_gb = 0;            // in RAM or file
+  double peak_gb = 0;             // expected
+  std::string note;               // one line for the user
 };
 
 // Throws Error if nothing fits, saying what would be needed.

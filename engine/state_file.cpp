@@ -115,6 +115,14 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
                                              size_t spare_slots, int64_t step_tokens,
                                              const EngineMaker& engine) {
   std::unique_ptr<StateFile> made(new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
+  struct Removal {  // of a file that could not be made
+    ~Removal() {
+      std::error_code ignored;
+      if (!done) std::filesystem::remove(path, ignored);
+    }
+    const Path& path;
+    bool done = false;
+  } removal{path};
   std::random_device random;
   made->run_id_ = uint64_t{random()} << 32 | random();
   made->step_tokens_ = step_tokens;
@@ -125,6 +133,7 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
   std::memcpy(text.data(), made->description_.data(), made->description_.size());
   made->file_.run({true, kDescriptionBegin, {text.bytes()}});
   made->write_header({});
+  removal.done = true;
   return made;
 }
 

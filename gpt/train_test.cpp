@@ -282,6 +282,106 @@ TEST_F(Training, DataMustFitTheConfig) {
   EXPECT_FALSE(std::filesystem::exists(config_.out_dir)) << "nothing is written before all is well";
 }
 
+// Streamed from a file, with evaluations and snapshots on the way, stopped and gone on with: the
+// weights are those of a run in RAM.
+TEST_F(Training, StreamedEqualsResidentBitForBit) {
+  config_.dropout = 0.1;
+  config_.eval_steps = 3;
+  config_.batch_size = 12;  // three micro-batches
+  for (const char* precision : {"fp32", "bf16"}) {
+    config_.precision = precision;
+    config_.checkpoint_path.reset();
+    config_.store = "memory";
+    config_.out_dir = out(std::string("ram_") + precision).string();
+    std::vector<formats::StepMetrics> resident;
+    train(config_, quiet(&resident));
+    const Path of_ram = Path(config_.out_dir) / "checkpoint_8";
+    for (const char* recompute : {"on", "off"}) {
+      config_.recompute = recompute;
+      config_.out_dir = out(std::string("file_") + precision + recompute).string();
+      config_.store = config_.out_dir + ".store";
+      config_.checkpoint_path = "latest";
+      std::vector<formats::StepMetrics> streamed;
+      train(config_, quiet(&streamed, 3));
+      train(config_, quiet(&streamed));
+      const Path snapshot = Path(config_.out_dir) / "checkpoint_8";
+      EXPECT_EQ(read_text(snapshot / "model.safetensors"), read_text(of_ram / "model.safetensors"));
+      EXPECT_FALSE(std::filesystem::exists(snapshot / "optimizer.safetensors"));
+      ASSERT_EQ(streamed.size(), resident.size());
+      for (size_t i = 0; i < resident.size(); ++i) {
+        EXPECT_EQ(streamed[i].loss, resident[i].loss);
+        EXPECT_EQ(streamed[i].grad_norm, resident[i].grad_norm);
+        EXPECT_EQ(streamed[i].val_loss, resident[i].val_loss);
+        EXPECT_GT(streamed[i].io.write_bytes, 0U);
+        EXPECT_EQ(resident[i].io.write_bytes, 0U);
+      }
+    }
+    config_.recompute = "auto";
+  }
+}
+
+TEST_F(Training, AStoreFileIsContinuedOrRefused) {
+  config_.store = out("x.store").string();
+  train(config_, quiet(nullptr, 2));
+  EXPECT_ERROR(train(config_, quiet()), "already holds a run at step 2; continue it with");
+  GPTConfig other = config_;
+  other.checkpoint_path = "latest";
+  other.batch_size = 4;
+  EXPECT_ERROR(train(other, quiet()), "is of a run with 72 tokens a step, not 48");
+  other = config_;
+  other.checkpoint_path = "latest";
+  other.width = 24;
+  EXPECT_ERROR(train(other, quiet()), "holds another model");
+  // A newer checkpoint that is not of this file counts more; the file is made anew from it.
+  std::filesystem::remove_all(config_.out_dir);
+  GPTConfig resident = config_;
+  resident.store = "memory";
+  train(resident, quiet(nullptr, 5));
+  config_.checkpoint_path = "latest";
+  std::vector<formats::StepMetrics> log;
+  train(config_, quiet(&log));
+  EXPECT_EQ(log.front().step, 6);
+}
+
+// A snapshot of a file store holds no moments: going on from it starts them anew.
+TEST_F(Training, GoesOnFromASnapshotWithoutItsFile) {
+  config_.store = out("x.store").string();
+  train(config_, quiet(nullptr, 4));
+  std::filesystem::remove(config_.store);
+  config_.store = "memory";
+  config_.checkpoint_path = "latest";
+  std::vector<formats::StepMetrics> log;
+  train(config_, quiet(&log));
+  EXPECT_EQ(log.front().step, 5);
+}
+
+TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
+  train(config_, quiet());
+  const Path checkpoint = Path(config_.out_dir) / "checkpoint_8";
+  const TokenData data(config_, "val");
+  const auto loss_of = [&](const std::string& store) {
+    GPTConfig config = config_;
+    config.store = store;
+    auto gpt = make_gpt(config, /*training=*/false);
+    engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0, {});
+    return evaluate(gpt.executor, data, config, 0, [](double) { return true; })->loss;
+  };
+  EXPECT_EQ(loss_of("file"), loss_of("memory"));
+  EXPECT_FALSE(std::filesystem::exists("file")) << "only scratch is used";
+  const auto text_of = [&](const std::string& store) {
+    GPTConfig config = config_of_checkpoint(checkpoint);
+    config.store = store;
+    config.out_dir = folder_.path().string();
+    std::string all;
+    Sampler(checkpoint, config, {}).generate("#%&", {{1.0, 0, 0}, 30, 1}, [&](const auto& piece) {
+      all += piece;
+      return true;
+    });
+    return all;
+  };
+  EXPECT_EQ(text_of("file"), text_of("memory"));
+}
+
 // 1000 tokens are 83 chunks of 12 and a rest of 3: every label counts once.
 TEST_F(Training, EvaluationCoversEveryToken) {
   auto gpt = make_gpt(config_, /*training=*/false);
