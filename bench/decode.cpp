@@ -10,8 +10,8 @@
 
 #include "base/system.h"
 #include "gpt/model.h"
-#include "ops/page_allocator.h"
 #include "ops/optimizer.h"
+#include "ops/page_allocator.h"
 #include "ops/sampling.h"
 
 namespace gigagpt::bench {

@@ -15,8 +15,8 @@
 #include "base/system.h"
 #include "ops/gemm.h"
 #include "ops/ops.h"
-#include "ops/page_allocator.h"
 #include "ops/optimizer.h"
+#include "ops/page_allocator.h"
 #include "ops/reference.h"
 
 namespace gigagpt::bench {

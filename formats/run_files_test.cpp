@@ -117,7 +117,8 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
                          .tokens_per_s = 7,
                          .mfu = 0.125,
                          .step_ms = 9,
-                         .rss_gb = 10};
+                         .rss_gb = 10,
+                         .io = {11, 12, 13}};
   {
     MetricsLog log(directory / "metrics.jsonl", 0);
     log.write(metrics);
@@ -127,9 +128,10 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
   }
   const auto rows = rows_of(directory / "metrics.jsonl");
   ASSERT_EQ(rows.size(), 2U);
-  json expected = {{"step", 1},         {"tokens", 2},    {"loss", 3.5},
-                   {"grad_norm", 4.25}, {"lr", 6e-4},     {"tokens_per_s", 7.0},
-                   {"mfu", 0.125},      {"step_ms", 9.0}, {"rss_gb", 10.0}};
+  json expected = {{"step", 1},         {"tokens", 2},       {"loss", 3.5},
+                   {"grad_norm", 4.25}, {"lr", 6e-4},        {"tokens_per_s", 7.0},
+                   {"mfu", 0.125},      {"step_ms", 9.0},    {"rss_gb", 10.0},
+                   {"read_bytes", 11},  {"write_bytes", 12}, {"stall_ms", 13.0}};
   EXPECT_EQ(rows[0], expected);
   expected["step"] = 2;
   expected["val_loss"] = 11.5;
