@@ -27,6 +27,9 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, Precision precision, bool
     buffers_.emplace_back(layout().slot_bytes());
     free_buffers_.push_back(i);
   }
+  cached_ = std::min(layout().segments().size(), options.cache_bytes / layout().slot_bytes());
+  for (size_t i = 0; training && i < cached_; ++i) buffers_.emplace_back(layout().slot_bytes());
+  in_cache_.resize(cached_);
   for (size_t i = 0; i < kInfoBlocks; ++i) free_blocks_.push_back(i);
   if (mode == Mode::kCreate) {
     // As many again wait for a sync while the others are on their way.
@@ -35,6 +38,7 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, Precision precision, bool
   } else {
     file_ = StateFile::open(path, layout(), options.engine);
     step_ = file_->header().step;
+    update_ = file_->header().update;
     for (size_t i = 0; i < layout().segments().size(); ++i) {
       if (file_->state_step(i) < step_) pending_[segment(i).layer] = true;
     }

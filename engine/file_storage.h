@@ -26,6 +26,9 @@ struct StreamOptions {
   size_t ahead = 4;    // needs that are filled before they are acquired
   // For weights and gradients of layers; what is waited for gets its memory in any case.
   uint64_t memory_bytes = ~uint64_t{0};
+  // For segments whose state stays in memory, written but not read again: those of the first
+  // layers, whose update a step waits for as it begins.
+  uint64_t cache_bytes = 0;
   bool poison = false;      // released memory is filled with NaNs, for tests
   int64_t step_tokens = 0;  // of the run; kept in the file, see StateFile::peek
   EngineMaker engine = {};
@@ -81,22 +84,26 @@ class FileStorage : public Storage {
     uint32_t slot = 0;  // where an update goes
     bool deliver = true;
   };
+  // Segments below cached_ have buffers of their own.
+  size_t buffer_of(size_t segment) const { return options_.buffers + segment; }
 
   // What the thread does; file_storage_thread.cpp.
   void run();
   bool accept();
   bool start(const Need& need);
   bool finish_requests();
-  void begin_deferring();
   bool give_memory(Held& held, uint64_t bytes);
   void take_memory(Held& held);
   bool issue();
   bool issue_next(Move& move);
   void complete(uint64_t id);
-  void update_segment(const Flight& flight);
+  void update_segment(const Flight& flight, bool from_disk);
+  void write_back();
   void arrived(Held& held);
   void give_back_slots();
-  bool idle() const { return moves_.empty() && stores_.empty() && flights_.empty(); }
+  bool idle() const {
+    return moves_.empty() && stores_.empty() && write_backs_.empty() && flights_.empty();
+  }
 
   Held& held(const Need& need) {
     return need.gradient ? gradients_[need.layer] : weights_[need.layer];
@@ -135,7 +142,12 @@ class FileStorage : public Storage {
 
   // The thread's own.
   std::deque<Move> moves_, stores_;  // in order; writes of gradients go first
+  std::deque<Flight> write_backs_;   // updated segments that wait for a slot, or the header
   std::map<uint64_t, Flight> flights_;
+  PendingUpdate update_;        // the last one that was deferred
+  bool header_due_ = false;     // its gradients are not all durable yet
+  size_t cached_ = 0;           // segments, the first ones
+  std::vector<bool> in_cache_;  // per cached segment: its buffer holds the current state
   uint64_t next_id_ = 1;
   std::vector<PageBuffer> buffers_;  // of a slot each
   std::vector<size_t> free_buffers_;

@@ -47,9 +47,9 @@ struct Way {
 };
 
 std::string text_of(const Way& s) {
-  return fmt::format("window {} recompute {} segment {} buffers {} ahead {} memory {} {}",
+  return fmt::format("window {} recompute {} segment {} buffers {} ahead {} memory {} cache {} {}",
                      s.executor.window, s.executor.recompute, s.stream.segment_elements,
-                     s.stream.buffers, s.stream.ahead, s.stream.memory_bytes,
+                     s.stream.buffers, s.stream.ahead, s.stream.memory_bytes, s.stream.cache_bytes,
                      precision_name(s.precision));
 }
 
@@ -139,6 +139,7 @@ std::vector<Way> all_ways() {
                                      .buffers = buffers,
                                      .ahead = ahead,
                                      .memory_bytes = memory,
+                                     .cache_bytes = ways.size() % 3 * 150'000,
                                      .engine = uring ? EngineMaker() : threads}});
         }
       }

@@ -30,8 +30,14 @@ void FileStorage::run() {
 
 // Does what requests allow by now; true if there may be more. With the lock.
 bool FileStorage::accept() {
+  if (deferring_ && !write_backs_.empty()) return false;  // of the update before
+  if (deferring_) {
+    update_ = *std::exchange(deferring_, std::nullopt);
+    header_due_ = true;
+    pending_.assign(pending_.size(), true);
+    gradient_written_.assign(gradient_written_.size(), false);
+  }
   if (finish_requests()) return true;
-  if (deferring_) return false;
   if (settling_) {
     for (size_t i = 0; i < pending_.size(); ++i) {
       if (!pending_[i]) continue;
@@ -51,7 +57,13 @@ bool FileStorage::accept() {
 
 // Requests that wait until nothing is under way. True if one was done.
 bool FileStorage::finish_requests() {
-  if (!idle()) return false;
+  if (header_due_ && stores_.empty() && flights_.empty()) {
+    file_->write_header({update_.step, /*pending=*/true, update_});
+    give_back_slots();
+    header_due_ = false;
+    return true;
+  }
+  if (header_due_ || !idle()) return false;
   const bool updated = std::none_of(pending_.begin(), pending_.end(), [](bool b) { return b; });
   if (abandoning_) {
     expected_.clear();
@@ -64,13 +76,6 @@ bool FileStorage::finish_requests() {
     }
     gradient_written_.assign(gradient_written_.size(), false);
     abandoning_ = false;
-  } else if (deferring_) {
-    GIGAGPT_ASSERT(updated);
-    file_->write_header({deferring_->step, /*pending=*/true, *deferring_});
-    give_back_slots();
-    pending_.assign(pending_.size(), true);
-    gradient_written_.assign(gradient_written_.size(), false);
-    deferring_.reset();
   } else if (settling_ && updated) {
     if (file_->header().pending) {
       file_->write_header({step_, /*pending=*/false, {}});
@@ -160,7 +165,10 @@ bool FileStorage::issue() {
       finished = true;
     }
   }
-  if (syncing_.empty() && retired_.size() >= options_.buffers) {
+  write_back();
+  const bool short_of_slots = !write_backs_.empty() && !file_->has_spare();
+  const bool worth_a_sync = retired_.size() >= options_.buffers;
+  if (syncing_.empty() && !retired_.empty() && (short_of_slots || worth_a_sync)) {
     syncing_.swap(retired_);
     flights_[next_id_] = {Job::kSync};
     file_->file().start_sync(next_id_++);
@@ -177,7 +185,7 @@ bool FileStorage::issue_next(Move& move) {
   Flight flight = {move.job, index, 0, 0, move.deliver};
   Transfer transfer;
   if (move.job == Job::kUpdate) {
-    if (file_->state_step(index) == file_->header().step) {  // updated before an interruption
+    if (file_->state_step(index) == update_.step) {  // updated before an interruption
       if (!move.deliver) return ++move.next, true;
       flight.job = Job::kLoadWeights;
     }
@@ -185,11 +193,19 @@ bool FileStorage::issue_next(Move& move) {
     return false;
   }
   if (flight.job == Job::kUpdate) {
-    if (free_buffers_.empty() || !file_->has_spare()) return false;
-    flight.block = free_buffers_.back();
-    free_buffers_.pop_back();
-    flight.slot = file_->take_spare();
-    ++state_writes_[move.layer];
+    const bool own_buffer = index < cached_;
+    if (own_buffer && in_cache_[index]) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (!stores_.empty()) return false;  // its gradient may be among them
+      }
+      flight.block = buffer_of(index);
+      update_segment(flight, /*from_disk=*/false);
+      return ++move.next, true;
+    }
+    if (header_due_ || (!own_buffer && free_buffers_.empty())) return false;
+    flight.block = own_buffer ? buffer_of(index) : free_buffers_.back();
+    if (!own_buffer) free_buffers_.pop_back();
     const bool copies = layout().precision() == Precision::kBf16;
     const uint64_t end = copies ? parts.working : parts.end;
     std::byte* buffer = buffers_[flight.block].data();
@@ -207,7 +223,12 @@ bool FileStorage::issue_next(Move& move) {
     } else {
       std::byte* part = gradients_[s.layer].memory.data() + 4 * s.begin;
       const bool write = flight.job == Job::kStoreGradient;
-      if (write) file_->describe_gradient(index, file_->header().step + 1, part, info.data());
+      if (write) {
+        file_->describe_gradient(index, file_->header().step + 1, part, info.data());
+        if (index < cached_) {
+          std::memcpy(buffers_[buffer_of(index)].data() + parts.gradient, part, parts.array_bytes);
+        }
+      }
       transfer = {write, slot + parts.gradient_info, {info, {part, parts.array_bytes}}};
     }
   }
@@ -233,11 +254,11 @@ void FileStorage::complete(uint64_t id) {
     return;
   }
   const Segment& s = segment(flight.segment);
-  if (flight.job == Job::kUpdate) return update_segment(flight);
+  if (flight.job == Job::kUpdate) return update_segment(flight, /*from_disk=*/true);
   if (flight.job == Job::kWriteBack) {
     const uint32_t old = file_->move(flight.segment, flight.slot);
     retired_.push_back(old);
-    free_buffers_.push_back(flight.block);
+    if (flight.block < options_.buffers) free_buffers_.push_back(flight.block);
     --state_writes_[s.layer];
     return;
   }
@@ -269,22 +290,24 @@ SegmentArrays FileStorage::arrays_in(std::byte* slot, const SlotParts& parts) co
           floats(parts.exp_avg_sq), slot + parts.working};
 }
 
-// The segment has been read; what is new of it goes to a spare slot.
-void FileStorage::update_segment(const Flight& flight) {
+// The segment's old state is in its buffer; the new one will go to a spare slot.
+void FileStorage::update_segment(const Flight& flight, bool from_disk) {
   const size_t index = flight.segment;
   const Segment& s = segment(index);
   const SlotParts parts = layout().slot_parts(s);
   std::byte* buffer = buffers_[flight.block].data();
-  const PendingUpdate& update = file_->header().update;
-  file_->check_gradient_info(index, update.step, buffer + parts.gradient_info);
-  file_->check_state_info(index, buffer + parts.info);
-  file_->check_part(index, Kept::kGradient, buffer + parts.gradient_info, buffer + parts.gradient);
-  for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq, Kept::kMaster}) {
-    file_->check_part(index, kept, buffer + parts.info, buffer + parts.at(kept));
+  if (from_disk) {
+    const std::byte *gradient_info = buffer + parts.gradient_info, *info = buffer + parts.info;
+    file_->check_gradient_info(index, update_.step, gradient_info);
+    file_->check_state_info(index, info);
+    file_->check_part(index, Kept::kGradient, gradient_info, buffer + parts.gradient);
+    for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq, Kept::kMaster}) {
+      file_->check_part(index, kept, info, buffer + parts.at(kept));
+    }
   }
   const SegmentArrays arrays = arrays_in(buffer, parts);
-  ops::update_alone(param_states(layout(), s, arrays), update.rule, update.lr, update.grad_scale,
-                    update.step);
+  ops::update_alone(param_states(layout(), s, arrays), update_.rule, update_.lr, update_.grad_scale,
+                    update_.step);
   copy_vectors(layout(), s, arrays);
   if (flight.deliver) {
     const uint64_t begin = layout().working_at(s.layer, s.begin);
@@ -292,13 +315,27 @@ void FileStorage::update_segment(const Flight& flight) {
                 layout().working_at(s.layer, s.begin + s.count) - begin);
     arrived(weights_[s.layer]);
   }
-  file_->describe_state(index, update.step, buffer);
-  Flight back = flight;
-  back.job = Job::kWriteBack;
-  flights_[next_id_] = back;
-  file_->file().start(next_id_++, {true,
-                                   file_->offset_of(flight.slot) + parts.exp_avg,
-                                   {std::span(buffer + parts.exp_avg, parts.end - parts.exp_avg)}});
+  if (index < cached_) in_cache_[index] = true;
+  ++state_writes_[s.layer];
+  write_backs_.push_back(flight);
+}
+
+// Until the header says that an update has begun, the file must stay as it was.
+void FileStorage::write_back() {
+  while (!write_backs_.empty() && !header_due_ && file_->has_spare()) {
+    Flight flight = write_backs_.front();
+    write_backs_.pop_front();
+    flight.job = Job::kWriteBack;
+    flight.slot = file_->take_spare();
+    const SlotParts parts = layout().slot_parts(segment(flight.segment));
+    std::byte* buffer = buffers_[flight.block].data();
+    file_->describe_state(flight.segment, update_.step, buffer);
+    flights_[next_id_] = flight;
+    file_->file().start(next_id_++,
+                        {true,
+                         file_->offset_of(flight.slot) + parts.exp_avg,
+                         {std::span(buffer + parts.exp_avg, parts.end - parts.exp_avg)}});
+  }
 }
 
 // After a sync: the old places of updated segments can be used again.

@@ -68,6 +68,7 @@ void FileStorage::load_part(size_t index, Kept kept) {
 }
 
 void FileStorage::begin_writing(int64_t step) {
+  errand([&] { in_cache_.assign(cached_, false); });
   step_ = step;
 }
 

@@ -172,9 +172,11 @@ MemoryPlan plan_memory(const std::vector<LayerSpec>& specs, Precision precision,
       plan.window = window;
       plan.recompute = recompute && size.training;
       plan.layer_bytes = uint64_t(std::min(2 * layers, budget - fixed));
-      plan.activation_bytes =
-          uint64_t(budget - kProgramBytes - needs.of_buffers()) - plan.layer_bytes;
-      plan.peak_gb = (fixed + double(plan.layer_bytes)) / 1e9;
+      const double spare = budget - fixed - double(plan.layer_bytes);
+      plan.cache_bytes = size.training ? uint64_t(std::min(0.9 * spare, needs.in_file())) : 0;
+      plan.activation_bytes = uint64_t(budget - kProgramBytes - needs.of_buffers()) -
+                              plan.layer_bytes - plan.cache_bytes;
+      plan.peak_gb = (fixed + double(plan.layer_bytes + plan.cache_bytes)) / 1e9;
       plan.note = fmt::format(
           "streaming {:.1f} GB of state from {} through {:.1f} GB of RAM; {} of {} micro-batches "
           "at "

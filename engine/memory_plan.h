@@ -40,6 +40,7 @@ struct MemoryPlan {
   int64_t window = 1;             // as in ExecutorOptions
   bool recompute = false;         // likewise
   uint64_t layer_bytes = 0;       // for layers that stream through
+  uint64_t cache_bytes = 0;       // for state that need not be read again
   uint64_t activation_bytes = 0;  // for tensors: what is left
   double state_gb = 0;            // in RAM or file
   double peak_gb = 0;             // expected

@@ -17,6 +17,7 @@ std::unique_ptr<Storage> open_storage(const std::vector<LayerSpec>& specs, Preci
   if (plan.file.has_parent_path()) std::filesystem::create_directories(plan.file.parent_path());
   StreamOptions options;
   options.memory_bytes = plan.layer_bytes;
+  options.cache_bytes = plan.cache_bytes;
   options.step_tokens = size.step_tokens();
   auto storage =
       std::make_unique<FileStorage>(specs, precision, size.training, plan.file, mode, options);
