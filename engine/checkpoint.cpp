@@ -255,6 +255,7 @@ std::optional<ResumePoint> find_resume_point(const Path& out_dir, const Path& st
   }
   if (!std::filesystem::exists(point.checkpoint / "trainer_state.json")) return point;
   const formats::TrainerState state = formats::read_trainer_state(point.checkpoint);
+  point.moments_lost = !store_of(point.checkpoint).empty();
   point.step = state.tokens / step_tokens;
   if (state.tokens % step_tokens != 0) {
     fail("batch_size: the {} tokens that {} has seen are no whole number of steps of {} tokens",

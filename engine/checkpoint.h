@@ -31,7 +31,8 @@ struct ResumePoint {
   Path checkpoint;
   int64_t step = 0;  // steps completed
   bool in_out_dir = false;
-  bool in_store = false;  // `checkpoint` is the file that the state lives in
+  bool in_store = false;      // `checkpoint` is the file that the state lives in
+  bool moments_lost = false;  // they were in a file that is not there any more
 };
 
 // `wanted` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;

@@ -14,7 +14,10 @@ Checkpoints::Checkpoints(CheckpointRules rules)
 
 std::string Checkpoints::origin() const {
   if (!from_) return "";
-  return fmt::format("continuing from {} at step {}", from_->checkpoint.string(), from_->step);
+  return fmt::format("continuing from {} at step {}{}", from_->checkpoint.string(), from_->step,
+                     from_->moments_lost ? "; it has weights alone: the optimizer's moments, in a "
+                                           "file that is not there, start from zero"
+                                         : "");
 }
 
 int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,

@@ -96,6 +96,9 @@ class FileStorage : public Storage {
   void take_memory(Held& held);
   bool issue();
   bool issue_next(Move& move);
+  bool issue_update(Flight flight);
+  bool issue_part(Flight flight);
+  void start_flight(const Flight& flight, const Transfer& transfer);
   void complete(uint64_t id);
   void update_segment(const Flight& flight, bool from_disk);
   void write_back();

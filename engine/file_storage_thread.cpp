@@ -176,67 +176,80 @@ bool FileStorage::issue() {
   return finished;
 }
 
-// Starts the transfer of a move's next segment; false if something has to end first.
+// Starts a move's next segment; false if something has to end first.
 bool FileStorage::issue_next(Move& move) {
   const size_t index = layout().first_segment(move.layer) + move.next;
+  Flight flight = {move.job, index, 0, 0, move.deliver};
+  bool issued = true;
+  if (move.job == Job::kUpdate && file_->state_step(index) == update_.step) {
+    // It was updated before an interruption.
+    flight.job = Job::kLoadWeights;
+    issued = !move.deliver || issue_part(flight);
+  } else if (move.job == Job::kUpdate) {
+    issued = issue_update(flight);
+  } else {
+    issued = state_writes_[move.layer] == 0 && issue_part(flight);
+  }
+  if (issued) ++move.next;
+  return issued;
+}
+
+// Reads a segment for its update, or makes that at once if the state is in memory.
+bool FileStorage::issue_update(Flight flight) {
+  const size_t index = flight.segment;
+  const bool own_buffer = index < cached_;
+  if (own_buffer) flight.block = buffer_of(index);
+  if (own_buffer && in_cache_[index]) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!stores_.empty()) return false;  // its gradient may be among them
+    }
+    update_segment(flight, /*from_disk=*/false);
+    return true;
+  }
+  if (header_due_ || (!own_buffer && free_buffers_.empty())) return false;
+  if (!own_buffer) {
+    flight.block = free_buffers_.back();
+    free_buffers_.pop_back();
+  }
+  const SlotParts parts = layout().slot_parts(segment(index));
+  const bool copies = layout().precision() == Precision::kBf16;
+  const uint64_t begin = parts.gradient_info, end = copies ? parts.working : parts.end;
+  std::byte* buffer = buffers_[flight.block].data();
+  start_flight(
+      flight, {false, file_->slot_offset(index) + begin, {std::span(buffer + begin, end - begin)}});
+  return true;
+}
+
+// Reads weights, or reads or writes a gradient, with the block that describes it.
+bool FileStorage::issue_part(Flight flight) {
+  if (free_blocks_.empty()) return false;
+  flight.block = free_blocks_.back();
+  free_blocks_.pop_back();
+  const size_t index = flight.segment;
   const Segment& s = segment(index);
   const SlotParts parts = layout().slot_parts(s);
   const uint64_t slot = file_->slot_offset(index);
-  Flight flight = {move.job, index, 0, 0, move.deliver};
-  Transfer transfer;
-  if (move.job == Job::kUpdate) {
-    if (file_->state_step(index) == update_.step) {  // updated before an interruption
-      if (!move.deliver) return ++move.next, true;
-      flight.job = Job::kLoadWeights;
-    }
-  } else if (state_writes_[move.layer] > 0) {
-    return false;
+  const std::span<std::byte> info(info_blocks_.data() + flight.block * kBlockBytes, kBlockBytes);
+  if (flight.job == Job::kLoadWeights) {
+    std::byte* to = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
+    start_flight(flight, {false, slot + parts.info, {info, {to, parts.end - parts.working}}});
+    return true;
   }
-  if (flight.job == Job::kUpdate) {
-    const bool own_buffer = index < cached_;
-    if (own_buffer && in_cache_[index]) {
-      {
-        const std::lock_guard lock(mutex_);
-        if (!stores_.empty()) return false;  // its gradient may be among them
-      }
-      flight.block = buffer_of(index);
-      update_segment(flight, /*from_disk=*/false);
-      return ++move.next, true;
-    }
-    if (header_due_ || (!own_buffer && free_buffers_.empty())) return false;
-    flight.block = own_buffer ? buffer_of(index) : free_buffers_.back();
-    if (!own_buffer) free_buffers_.pop_back();
-    const bool copies = layout().precision() == Precision::kBf16;
-    const uint64_t end = copies ? parts.working : parts.end;
-    std::byte* buffer = buffers_[flight.block].data();
-    transfer = {false,
-                slot + parts.gradient_info,
-                {std::span(buffer + parts.gradient_info, end - parts.gradient_info)}};
-  } else {
-    if (free_blocks_.empty()) return false;
-    flight.block = free_blocks_.back();
-    free_blocks_.pop_back();
-    const std::span<std::byte> info(info_blocks_.data() + flight.block * kBlockBytes, kBlockBytes);
-    if (flight.job == Job::kLoadWeights) {
-      std::byte* to = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
-      transfer = {false, slot + parts.info, {info, {to, parts.end - parts.working}}};
-    } else {
-      std::byte* part = gradients_[s.layer].memory.data() + 4 * s.begin;
-      const bool write = flight.job == Job::kStoreGradient;
-      if (write) {
-        file_->describe_gradient(index, file_->header().step + 1, part, info.data());
-        if (index < cached_) {
-          std::memcpy(buffers_[buffer_of(index)].data() + parts.gradient, part, parts.array_bytes);
-        }
-      }
-      transfer = {write, slot + parts.gradient_info, {info, {part, parts.array_bytes}}};
-    }
+  std::byte* part = gradients_[s.layer].memory.data() + 4 * s.begin;
+  const bool write = flight.job == Job::kStoreGradient;
+  if (write) file_->describe_gradient(index, file_->header().step + 1, part, info.data());
+  if (write && index < cached_) {
+    std::memcpy(buffers_[buffer_of(index)].data() + parts.gradient, part, parts.array_bytes);
   }
+  start_flight(flight, {write, slot + parts.gradient_info, {info, {part, parts.array_bytes}}});
+  return true;
+}
+
+void FileStorage::start_flight(const Flight& flight, const Transfer& transfer) {
   part_segment_ = kNone;
   flights_[next_id_] = flight;
   file_->file().start(next_id_++, transfer);
-  ++move.next;
-  return true;
 }
 
 void FileStorage::arrived(Held& memory) {

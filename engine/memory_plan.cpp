@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/system.h"
+#include "engine/state_file.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -131,7 +132,7 @@ MemoryPlan plan_memory(const std::vector<LayerSpec>& specs, Precision precision,
   const double budget_gb = rules.memory_gb.value_or(0.9 * available_memory_gb());
   const double budget = 1e9 * budget_gb;
   const Path file = store_file(rules.store, rules.out_dir);
-  const bool has_file = size.training && std::filesystem::exists(file);
+  const bool has_file = size.training && StateFile::peek(file).has_value();
   if (rules.store == "memory" && has_file) {
     fail("store: the state of this run is in {}, not in memory", file.string());
   }

@@ -1,52 +1,17 @@
 #include "ops/optimizer.h"
 
-#include <cmath>
 #include <numeric>
 #include <vector>
 
 #include "base/trace.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/parallel.h"
+#include "ops/updater.h"
 
 namespace gigagpt::ops {
 namespace {
 
 constexpr size_t kChunk = 1 << 14;  // elements that are worth a thread's while
-
-// How a step goes over one stretch of elements, the same for every way of cutting them.
-class Updater {
- public:
-  Updater(const UpdateRule& rule, double lr, double grad_scale, int64_t step)
-      : step_of_(rule.sgd ? kernels::optimizer_kernels().sgd : kernels::optimizer_kernels().adamw),
-        decaying_(numbers(rule, lr, grad_scale, step)),
-        others_(decaying_) {
-    others_.keep = 1.0F;
-  }
-
-  void operator()(const ParamState& s, size_t begin, size_t end) const {
-    step_of_({s.value.data(), s.grad.data(), s.exp_avg.data(), s.exp_avg_sq.data(), s.compute},
-             s.decays ? decaying_ : others_, begin, end);
-  }
-
- private:
-  static kernels::UpdateNumbers numbers(const UpdateRule& rule, double lr, double grad_scale,
-                                        int64_t step) {
-    const double b1_power = std::pow(rule.beta1, double(step));
-    const double b2_power = std::pow(rule.beta2, double(step));
-    return {float(1.0 - lr * rule.weight_decay),
-            float(grad_scale),
-            float(rule.beta1),
-            float(rule.beta2),
-            float(1.0 - rule.beta1),
-            float(1.0 - rule.beta2),
-            float(rule.sgd ? lr : lr / (1.0 - b1_power)),
-            float(1.0 / std::sqrt(1.0 - b2_power)),
-            float(rule.epsilon)};
-  }
-
-  decltype(kernels::OptimizerKernels::adamw) step_of_;
-  kernels::UpdateNumbers decaying_, others_;
-};
 
 }  // namespace
 
@@ -69,12 +34,6 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
   parallel_parts(tasks.size(), 1, [&](size_t begin, size_t end, size_t) {
     for (size_t i = begin; i < end; ++i) updater(*tasks[i].state, tasks[i].begin, tasks[i].end);
   });
-}
-
-void update_alone(std::span<const ParamState> states, const UpdateRule& rule, double lr,
-                  double grad_scale, int64_t step) {
-  const Updater updater(rule, lr, grad_scale, step);
-  for (const ParamState& state : states) updater(state, 0, state.value.size());
 }
 
 void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
