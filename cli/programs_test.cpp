@@ -178,7 +178,6 @@ TEST_F(Programs, ErrorsAreOneLineAndExitWithOne) {
            {"train " + config + "--width 3.5", "--width: '3.5' is not a whole number"},
            {"train " + config + "--num_steps", "--num_steps"},
            {"train " + config + "--num_systems 2", "more than the one system"},
-           {"train " + kSource + "/configs/175b.yaml", "which this version keeps in RAM"},
            {"train /no/such.yaml", "/no/such.yaml"},
            {"train " + config + "--dataset /no/such --out_dir " + path("x"), "no folder /no/such"},
            {"eval --checkpoint_path /no/such", "there is no checkpoint in /no/such"},
