@@ -19,17 +19,24 @@ int64_t padded(int64_t count, int64_t to) {
 LayerLayout lay_out(const LayerSpec& spec) {
   LayerLayout layer;
   layer.offsets.resize(spec.params.size());
+  const auto pad = [&](int64_t to) {
+    const int64_t end = padded(layer.size, to);
+    if (end > layer.size) layer.padding.emplace_back(layer.size, end);
+    layer.size = end;
+  };
   const auto place = [&](bool matrices) {
     for (size_t p = 0; p < spec.params.size(); ++p) {
       if ((spec.params[p].shape.size() >= 2) != matrices) continue;
       layer.offsets[p] = layer.size;
-      layer.size += padded(spec.params[p].count(), kParamElements);
+      layer.size += spec.params[p].count();
+      pad(kParamElements);
     }
   };
   place(true);
-  layer.matrices = layer.size = padded(layer.size, kMatrixElements);
+  pad(kMatrixElements);
+  layer.matrices = layer.size;
   place(false);
-  layer.size = padded(layer.size, kBlockElements);
+  pad(kBlockElements);
   return layer;
 }
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/layer_spec.h"
@@ -23,9 +24,10 @@ enum class Kept { kMaster, kExpAvg, kExpAvgSq, kGradient };
 // the working weights, are in bf16 the matrices rounded to bf16 and the vectors in fp32; in fp32
 // they are the master weights themselves.
 struct LayerLayout {
-  std::vector<int64_t> offsets;  // of each parameter, in elements
-  int64_t matrices = 0;          // elements up to the first vector, padded
-  int64_t size = 0;              // elements in all, padded
+  std::vector<int64_t> offsets;                      // of each parameter, in elements
+  int64_t matrices = 0;                              // elements up to the first vector, padded
+  int64_t size = 0;                                  // elements in all, padded
+  std::vector<std::pair<int64_t, int64_t>> padding;  // begin and end of what is in no parameter
 };
 
 // A range of a layer's elements that is read and written as a whole.

@@ -197,13 +197,16 @@ void Store::finish_gradient(size_t layer_index) {
       ops::add_gradient(state.grads[owner.param], shared.sum);
     }
   }
-  state.square_sum = 0;
   for (size_t p = 0; p < state.grads.size(); ++p) {
     ops::fill_gradient(state.grads[p]);
-    const at::Tensor& sum = state.grads[p].sum;
-    if (state.lookups[p].rows != nullptr) state.lookups[p].rows->add_to(sum);
-    state.square_sum += ops::sum_of_squares({sum.data_ptr<float>(), size_t(sum.numel())});
+    if (state.lookups[p].rows != nullptr) state.lookups[p].rows->add_to(state.grads[p].sum);
   }
+  const LayerLayout& whole = layout().layer(layer_index);
+  const std::span all(reinterpret_cast<float*>(state.gradient), size_t(whole.size));
+  for (const auto& [begin, end] : whole.padding) {
+    std::fill(all.begin() + begin, all.begin() + end, 0.0F);
+  }
+  state.square_sum = ops::sum_of_squares(all);
 }
 
 void Store::update(const ops::UpdateRule& rule, double lr, double grad_scale, int64_t step) {
