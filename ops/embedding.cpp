@@ -1,3 +1,4 @@
+// Embeddings: rows of weights looked up, their gradients as sums of rows.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
