@@ -1,6 +1,7 @@
 #include "base/async_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -37,10 +38,15 @@ Transfer rest_of(Transfer transfer, size_t bytes) {
 }  // namespace
 
 AsyncFile::AsyncFile(const Path& path, Mode mode, const EngineMaker& engine) : path_(path) {
-  const int creating = mode == Mode::kCreate ? O_CREAT | O_TRUNC : 0;
-  fd_ = open_direct(path, O_RDWR | creating);
+  fd_ = open_direct(path, O_RDWR | (mode == Mode::kCreate ? O_CREAT : 0));
   if (fd_ < 0) fail_errno("cannot open " + path.string());
   try {
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      fail("{} is in use by another process", path.string());
+    }
+    if (mode == Mode::kCreate && ::ftruncate(fd_, 0) != 0) {
+      fail_errno("cannot truncate " + path.string());
+    }
     engine_ = engine ? engine(fd_) : make_uring_engine(fd_);
     if (engine_ == nullptr) engine_ = make_threaded_engine(fd_);
   } catch (...) {

@@ -61,7 +61,8 @@ using EngineMaker = std::function<std::unique_ptr<TransferEngine>(int fd)>;
 class AsyncFile {
  public:
   enum class Mode { kCreate, kOpen };
-  // Creating truncates. Throws Error naming the file. The default engine is io_uring, else threads.
+  // Creating truncates. The file is locked: a second process (or object) cannot open it. Throws
+  // Error naming the file. The default engine is io_uring, else threads.
   AsyncFile(const Path& path, Mode mode, const EngineMaker& engine = {});
   AsyncFile(const AsyncFile&) = delete;
   AsyncFile& operator=(const AsyncFile&) = delete;

@@ -176,7 +176,13 @@ TEST_P(AsyncFileTest, ReservesItsSizeAndSaysWhereItEnds) {
   std::filesystem::resize_file(path_, 5000);  // within a block
   EXPECT_ERROR(file.run({false, 0, {memory.bytes()}}), "it ends at byte 5000");
   EXPECT_EQ(file.under_way(), 0U);
-  EXPECT_EQ(AsyncFile(path_, Mode::kCreate, engine()).size_bytes(), 0U);  // truncated
+  EXPECT_ERROR(AsyncFile(path_, Mode::kCreate, engine()), "is in use by another process");
+  EXPECT_EQ(file.size_bytes(), 5000U) << "the second one has not touched it";
+}
+
+TEST_P(AsyncFileTest, CreatingTruncates) {
+  AsyncFile(path_, Mode::kCreate, engine()).reserve(kBlockBytes);
+  EXPECT_EQ(AsyncFile(path_, Mode::kCreate, engine()).size_bytes(), 0U);
 }
 
 TEST_P(AsyncFileTest, RefusalsOfTheSystemAreErrors) {
