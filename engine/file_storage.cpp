@@ -62,6 +62,13 @@ void FileStorage::wait(std::unique_lock<std::mutex>& lock, const Done& done) {
   if (error_) std::rethrow_exception(error_);
 }
 
+void FileStorage::errand(const std::function<void()>& work) {
+  std::unique_lock lock(mutex_);
+  GIGAGPT_ASSERT(expected_.empty() && started_.empty());
+  errand_ = work;
+  wait(lock, [&] { return !errand_; });
+}
+
 void FileStorage::expect(std::span<const Need> needs) {
   const std::lock_guard lock(mutex_);
   expected_.insert(expected_.end(), needs.begin(), needs.end());

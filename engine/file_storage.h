@@ -103,7 +103,7 @@ class FileStorage : public Storage {
   void update_segment(const Flight& flight, bool from_disk);
   void write_back();
   void arrived(Held& held);
-  void give_back_slots();
+  void give_back(std::vector<uint32_t>& slots);
   bool idle() const {
     return moves_.empty() && stores_.empty() && write_backs_.empty() && flights_.empty();
   }
@@ -116,6 +116,10 @@ class FileStorage : public Storage {
 
   // Reading and writing single values; file_storage_values.cpp. On the thread.
   void errand(const std::function<void()>& work);
+  template <class Values, class Visit>
+  void in_segments(size_t layer, int64_t first, Values values, const Visit& visit);
+  std::byte* edited_value(Kept kept, size_t segment, int64_t element);
+  std::byte* edited_working(size_t segment, int64_t element);
   void load_for_edit(size_t segment);
   void store_edited();
   void load_part(size_t segment, Kept kept);

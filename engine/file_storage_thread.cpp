@@ -59,7 +59,7 @@ bool FileStorage::accept() {
 bool FileStorage::finish_requests() {
   if (header_due_ && stores_.empty() && flights_.empty()) {
     file_->write_header({update_.step, /*pending=*/true, update_});
-    give_back_slots();
+    give_back(retired_);
     header_due_ = false;
     return true;
   }
@@ -79,7 +79,7 @@ bool FileStorage::finish_requests() {
   } else if (settling_ && updated) {
     if (file_->header().pending) {
       file_->write_header({step_, /*pending=*/false, {}});
-      give_back_slots();
+      give_back(retired_);
     }
     settling_ = false;
   } else if (errand_) {
@@ -100,7 +100,7 @@ bool FileStorage::start(const Need& need) {
       need.gradient ? layout().gradient_bytes(need.layer) : layout().working_bytes(need.layer);
   if (!memory.present) {
     if (!give_memory(memory, bytes)) return false;
-    if (need.gradient ? bool(gradient_written_[need.layer]) : true) {
+    if (!need.gradient || gradient_written_[need.layer]) {
       memory.missing = layout().segment_count(need.layer);
       const Job job = need.gradient          ? Job::kLoadGradient
                       : pending_[need.layer] ? Job::kUpdate
@@ -262,9 +262,7 @@ void FileStorage::complete(uint64_t id) {
   const Flight flight = place->second;
   flights_.erase(place);
   if (flight.job == Job::kSync) {
-    for (const uint32_t slot : syncing_) file_->give_back(slot);
-    syncing_.clear();
-    return;
+    return give_back(syncing_);
   }
   const Segment& s = segment(flight.segment);
   if (flight.job == Job::kUpdate) return update_segment(flight, /*from_disk=*/true);
@@ -343,18 +341,15 @@ void FileStorage::write_back() {
     const SlotParts parts = layout().slot_parts(segment(flight.segment));
     std::byte* buffer = buffers_[flight.block].data();
     file_->describe_state(flight.segment, update_.step, buffer);
-    flights_[next_id_] = flight;
-    file_->file().start(next_id_++,
-                        {true,
-                         file_->offset_of(flight.slot) + parts.exp_avg,
-                         {std::span(buffer + parts.exp_avg, parts.end - parts.exp_avg)}});
+    start_flight(flight,
+                 {true, file_->offset_of(flight.slot) + parts.state, {parts.state_in(buffer)}});
   }
 }
 
 // After a sync: the old places of updated segments can be used again.
-void FileStorage::give_back_slots() {
-  for (const uint32_t slot : retired_) file_->give_back(slot);
-  retired_.clear();
+void FileStorage::give_back(std::vector<uint32_t>& slots) {
+  for (const uint32_t slot : slots) file_->give_back(slot);
+  slots.clear();
 }
 
 }  // namespace gigagpt::engine

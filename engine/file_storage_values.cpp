@@ -3,39 +3,45 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/error.h"
 #include "engine/file_storage.h"
 
 namespace gigagpt::engine {
 
-void FileStorage::errand(const std::function<void()>& work) {
-  std::unique_lock lock(mutex_);
-  GIGAGPT_ASSERT(expected_.empty() && started_.empty());
-  errand_ = work;
-  file_->file().wake();
-  changed_.wait(lock, [&] { return error_ != nullptr || !errand_; });
-  if (error_) std::rethrow_exception(error_);
+// Calls visit(segment, its element that the piece begins with, piece) for what of `values` lies in
+// each segment.
+template <class Values, class Visit>
+void FileStorage::in_segments(size_t layer, int64_t first, Values values, const Visit& visit) {
+  while (!values.empty()) {
+    const size_t index = layout().segment_of(layer, first);
+    const Segment& s = segment(index);
+    const auto piece = values.first(std::min(values.size(), size_t(s.begin + s.count - first)));
+    visit(index, first, piece);
+    values = values.subspan(piece.size());
+    first += int64_t(piece.size());
+  }
+}
+
+// Where an element of the segment in buffers_[0] lies, as one of an fp32 part and as a working
+// weight.
+std::byte* FileStorage::edited_value(Kept kept, size_t index, int64_t element) {
+  const Segment& s = segment(index);
+  return buffers_[0].data() + layout().slot_parts(s).at(kept) + 4 * (element - s.begin);
+}
+std::byte* FileStorage::edited_working(size_t index, int64_t element) {
+  const Segment& s = segment(index);
+  return buffers_[0].data() + layout().slot_parts(s).working +
+         layout().working_at(s.layer, element) - layout().working_at(s.layer, s.begin);
 }
 
 void FileStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
   errand([&] {
-    while (!values.empty()) {
-      const size_t index = layout().segment_of(layer, first);
-      const Segment& s = segment(index);
-      const SlotParts parts = layout().slot_parts(s);
-      const auto piece = values.first(std::min(values.size(), size_t(s.begin + s.count - first)));
+    in_segments(layer, first, values, [&](size_t index, int64_t begin, std::span<float> piece) {
       load_part(index, kept);
-      const std::byte* slot = buffers_[0].data();
-      if (layout().training()) {
-        std::memcpy(piece.data(), slot + parts.at(kept) + 4 * (first - s.begin),
-                    piece.size_bytes());
-      } else {
-        const uint64_t at = layout().working_at(layer, first) - layout().working_at(layer, s.begin);
-        from_working(layout(), layer, first, slot + parts.working + at, piece);
-      }
-      values = values.subspan(piece.size());
-      first += int64_t(piece.size());
-    }
+      if (layout().training())
+        std::memcpy(piece.data(), edited_value(kept, index, begin), piece.size_bytes());
+      else
+        from_working(layout(), layer, begin, edited_working(index, begin), piece);
+    });
   });
 }
 
@@ -74,24 +80,14 @@ void FileStorage::begin_writing(int64_t step) {
 
 void FileStorage::write(Kept kept, size_t layer, int64_t first, std::span<const float> values) {
   errand([&] {
-    while (!values.empty()) {
-      const size_t index = layout().segment_of(layer, first);
-      const Segment& s = segment(index);
-      const SlotParts parts = layout().slot_parts(s);
-      const auto piece = values.first(std::min(values.size(), size_t(s.begin + s.count - first)));
-      load_for_edit(index);
-      std::byte* slot = buffers_[0].data();
-      if (layout().training()) {
-        std::memcpy(slot + parts.at(kept) + 4 * (first - s.begin), piece.data(),
-                    piece.size_bytes());
-      }
-      if (kept == Kept::kMaster) {
-        const uint64_t at = layout().working_at(layer, first) - layout().working_at(layer, s.begin);
-        to_working(layout(), layer, first, piece, slot + parts.working + at);
-      }
-      values = values.subspan(piece.size());
-      first += int64_t(piece.size());
-    }
+    in_segments(layer, first, values,
+                [&](size_t index, int64_t begin, std::span<const float> piece) {
+                  load_for_edit(index);
+                  if (layout().training())
+                    std::memcpy(edited_value(kept, index, begin), piece.data(), piece.size_bytes());
+                  if (kept == Kept::kMaster)
+                    to_working(layout(), layer, begin, piece, edited_working(index, begin));
+                });
   });
 }
 
@@ -104,9 +100,7 @@ void FileStorage::load_for_edit(size_t index) {
   if (!file_->has_slot(index)) {
     std::memset(slot, 0, layout().slot_bytes());
   } else {
-    const uint64_t begin = layout().training() ? parts.exp_avg : parts.info;
-    file_->file().run(
-        {false, file_->slot_offset(index) + begin, {std::span(slot + begin, parts.end - begin)}});
+    file_->file().run({false, file_->slot_offset(index) + parts.state, {parts.state_in(slot)}});
     file_->check_state_info(index, slot + parts.info);
   }
   edited_ = index;
@@ -118,9 +112,7 @@ void FileStorage::store_edited() {
   std::byte* slot = buffers_[0].data();
   if (!file_->has_slot(edited_)) file_->move(edited_, file_->take_spare());
   file_->describe_state(edited_, step_, slot);
-  const uint64_t begin = layout().training() ? parts.exp_avg : parts.info;
-  file_->file().run(
-      {true, file_->slot_offset(edited_) + begin, {std::span(slot + begin, parts.end - begin)}});
+  file_->file().run({true, file_->slot_offset(edited_) + parts.state, {parts.state_in(slot)}});
   edited_ = kNone;
 }
 

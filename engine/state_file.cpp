@@ -60,6 +60,16 @@ void put_block(Block block, std::byte* bytes) {
   std::memcpy(bytes, &block, sizeof block);
 }
 
+InfoBlock make_info(uint64_t run_id, InfoKind kind, size_t segment, int64_t step) {
+  InfoBlock info = {};
+  std::copy_n(kInfoMagic, 8, info.magic);
+  info.run_id = run_id;
+  info.kind = kind;
+  info.segment = uint32_t(segment);
+  info.step = step;
+  return info;
+}
+
 // Of the two at the start of a file; nothing if neither is intact.
 std::optional<HeaderBlock> newest_header(const std::byte* bytes) {
   std::optional<HeaderBlock> newest;
@@ -249,10 +259,9 @@ void StateFile::find_segments() {
 
 bool StateFile::is_whole(size_t segment, uint32_t slot) {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  const uint64_t begin = layout_.training() ? parts.exp_avg : parts.info;
   const PageBuffer memory(parts.end);
   const std::byte* bytes = memory.data();
-  file_.run({false, offset_of(slot) + begin, {memory.bytes().subspan(begin)}});
+  file_.run({false, offset_of(slot) + parts.state, {parts.state_in(memory.data())}});
   const auto info = block_at<InfoBlock>(bytes + parts.info);
   bool whole =
       info.part_crcs[kWorkingCrc] == crc32c({bytes + parts.working, working_size(segment)});
@@ -288,12 +297,7 @@ uint64_t StateFile::working_size(size_t segment) const {
 
 void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  InfoBlock info = {};
-  std::copy_n(kInfoMagic, 8, info.magic);
-  info.run_id = run_id_;
-  info.kind = kState;
-  info.segment = uint32_t(segment);
-  info.step = step;
+  InfoBlock info = make_info(run_id_, kState, segment, step);
   const bool copies = layout_.precision() == Precision::kBf16;
   for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
     if (!layout_.training() || (kept == Kept::kMaster && !copies)) continue;
@@ -307,12 +311,7 @@ void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
 
 void StateFile::describe_gradient(size_t segment, int64_t step, const std::byte* part,
                                   std::byte* info_block) {
-  InfoBlock info = {};
-  std::copy_n(kInfoMagic, 8, info.magic);
-  info.run_id = run_id_;
-  info.kind = kGradientOnly;
-  info.segment = uint32_t(segment);
-  info.step = step;
+  InfoBlock info = make_info(run_id_, kGradientOnly, segment, step);
   const size_t bytes = 4 * size_t(layout_.segments()[segment].count);
   info.part_crcs[size_t(Kept::kGradient)] = crc32c({part, bytes});
   put_block(info, info_block);
@@ -340,26 +339,24 @@ void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byt
 void StateFile::check_part(size_t segment, Kept part, const std::byte* info,
                            const std::byte* bytes) const {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  if (block_at<InfoBlock>(info).part_crcs[size_t(part)] == crc32c({bytes, parts.array_bytes})) {
-    return;
-  }
   constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient"};
-  fail(
-      "{}: the checksum of {}'s {} at byte {} does not match: file or disk are damaged; go on "
-      "from a checkpoint",
-      file_.path().string(), place_name(segment), kNames[size_t(part)],
-      slot_offset(segment) + parts.at(part));
+  check_sum(segment, block_at<InfoBlock>(info).part_crcs[size_t(part)], {bytes, parts.array_bytes},
+            kNames[size_t(part)], parts.at(part));
 }
 
 void StateFile::check_working(size_t segment, const std::byte* info, const std::byte* bytes) const {
-  if (block_at<InfoBlock>(info).part_crcs[kWorkingCrc] == crc32c({bytes, working_size(segment)})) {
-    return;
-  }
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  check_sum(segment, block_at<InfoBlock>(info).part_crcs[kWorkingCrc],
+            {bytes, working_size(segment)}, "weights", parts.working);
+}
+
+void StateFile::check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,
+                          const char* what, uint64_t place) const {
+  if (crc32c(bytes) == wanted) return;
   fail(
-      "{}: the checksum of {}'s weights at byte {} does not match: file or disk are damaged; go on "
+      "{}: the checksum of {}'s {} at byte {} does not match: file or disk are damaged; go on "
       "from a checkpoint",
-      file_.path().string(), place_name(segment), slot_offset(segment) + parts.working);
+      file_.path().string(), place_name(segment), what, slot_offset(segment) + place);
 }
 
 }  // namespace gigagpt::engine

@@ -79,6 +79,8 @@ class StateFile {
   void find_segments();
   // Whether all parts of the segment's state in that slot are as their block says.
   bool is_whole(size_t segment, uint32_t slot);
+  void check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,
+                 const char* what, uint64_t place) const;
   std::string place_name(size_t segment) const;
   uint64_t working_size(size_t segment) const;
 

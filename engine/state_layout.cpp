@@ -112,11 +112,13 @@ SlotParts StateLayout::slot_parts(const Segment& segment) const {
   const uint64_t working = working_at(segment.layer, segment.begin + segment.count) -
                            working_at(segment.layer, segment.begin);
   parts.end = parts.working + padded(int64_t(working), int64_t(kInfoBytes));
+  parts.state = parts.info;
   if (!training_) return parts;
   const bool copies = precision_ == Precision::kBf16;
   parts.master = copies ? parts.info - parts.array_bytes : parts.working;
   parts.exp_avg_sq = (copies ? parts.master : parts.info) - parts.array_bytes;
   parts.exp_avg = parts.exp_avg_sq - parts.array_bytes;
+  parts.state = parts.exp_avg;
   parts.gradient = parts.exp_avg - parts.array_bytes;
   parts.gradient_info = parts.gradient - kInfoBytes;
   return parts;

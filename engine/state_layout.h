@@ -45,8 +45,10 @@ struct SlotParts {
   uint64_t info = 0;  // a block that describes the other parts
   uint64_t working = 0;
   uint64_t end = 0;
+  uint64_t state = 0;        // where all but the gradient begins; it reaches to `end`
   uint64_t array_bytes = 0;  // of each fp32 part
   uint64_t at(Kept kept) const;
+  std::span<std::byte> state_in(std::byte* slot) const { return {slot + state, end - state}; }
 };
 
 class StateLayout {

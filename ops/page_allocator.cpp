@@ -28,10 +28,6 @@ class PageAllocator : public c10::Allocator {
     limit_bytes_ = bytes;
     make_room(0);
   }
-  PageCounts counts() const {
-    const std::lock_guard lock(mutex_);
-    return counts_;
-  }
 
   static PageAllocator& get() {
     static PageAllocator& allocator = *new PageAllocator;  // tensors may outlive main()
@@ -51,12 +47,12 @@ class PageAllocator : public c10::Allocator {
     if (best != kept_.end()) {
       pages = std::move(*best);
       kept_.erase(best);
-      counts_.kept_bytes -= pages.size_bytes();
+      kept_bytes_ -= pages.size_bytes();
     } else {
       make_room(bytes);
       pages = PageBuffer(bytes);
     }
-    counts_.used_bytes += pages.size_bytes();
+    used_bytes_ += pages.size_bytes();
     void* data = pages.data();
     used_.emplace(data, std::move(pages));
     return data;
@@ -66,16 +62,16 @@ class PageAllocator : public c10::Allocator {
     PageAllocator& self = get();
     const std::lock_guard lock(self.mutex_);
     const auto place = self.used_.find(data);
-    self.counts_.used_bytes -= place->second.size_bytes();
-    self.counts_.kept_bytes += place->second.size_bytes();
+    self.used_bytes_ -= place->second.size_bytes();
+    self.kept_bytes_ += place->second.size_bytes();
     self.kept_.push_back(std::move(place->second));
     self.used_.erase(place);
     self.make_room(0);
   }
 
   void make_room(size_t bytes) const {
-    while (!kept_.empty() && counts_.used_bytes + counts_.kept_bytes + bytes > limit_bytes_) {
-      counts_.kept_bytes -= kept_.front().size_bytes();
+    while (!kept_.empty() && used_bytes_ + kept_bytes_ + bytes > limit_bytes_) {
+      kept_bytes_ -= kept_.front().size_bytes();
       kept_.pop_front();
     }
   }
@@ -84,7 +80,7 @@ class PageAllocator : public c10::Allocator {
   mutable std::mutex mutex_;
   mutable std::list<PageBuffer> kept_;  // longest unused first
   mutable std::unordered_map<void*, PageBuffer> used_;
-  mutable PageCounts counts_;
+  mutable uint64_t used_bytes_ = 0, kept_bytes_ = 0;
   uint64_t limit_bytes_ = ~uint64_t{0};
 };
 
@@ -96,10 +92,6 @@ void use_page_allocator() {
 
 void limit_pages(uint64_t limit_bytes) {
   PageAllocator::get().limit(limit_bytes);
-}
-
-PageCounts page_counts() {
-  return PageAllocator::get().counts();
 }
 
 }  // namespace gigagpt::ops

@@ -15,10 +15,4 @@ void use_page_allocator();
 // take more than this. At first there is no limit.
 void limit_pages(uint64_t limit_bytes);
 
-// In use, and kept for later.
-struct PageCounts {
-  uint64_t used_bytes = 0, kept_bytes = 0;
-};
-PageCounts page_counts();
-
 }  // namespace gigagpt::ops
