@@ -32,6 +32,19 @@ Examples:
       --profile --trace trace.json
 )";
 
+constexpr const char* kPlanHelp =
+    R"(Says what training with CONFIG takes of this machine before anything is written: RAM, disk with
+checkpoints, bytes that go through the disk, time. `train` shows the same as it starts, refuses what
+does not fit, and shows what was measured beside it when it ends. The rates of this machine are
+measured the first time (some five seconds) and kept in ~/.cache/gigagpt/machine.json. Exit code 1:
+it does not fit.
+
+Examples:
+  gigagpt plan configs/13b.yaml
+  gigagpt plan configs/13b.yaml --state compact --memory_gb 16
+  gigagpt plan configs/111m.yaml --measure
+)";
+
 constexpr const char* kEvalHelp =
     R"(Reports the mean loss and perplexity over all of val.bin. The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
 
@@ -102,6 +115,7 @@ void set_flags(const std::vector<Option>& options, const Flags& flags) {
 struct Parser {
   CLI::App app{"gigaGPT: train GPT models on the machine you have", "gigagpt"};
   CLI::App* prepare = add_command("prepare", "Turn text into a data set", kPrepareHelp);
+  CLI::App* plan = add_command("plan", "Say what training would take", kPlanHelp);
   CLI::App* train = add_command("train", "Train a GPT", kTrainHelp);
   CLI::App* eval = add_command("eval", "Report the loss on validation data", kEvalHelp);
   CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
@@ -119,12 +133,14 @@ struct Parser {
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command : {prepare, train, eval, sample}) command->allow_extras();
+    for (CLI::App* command : {prepare, plan, train, eval, sample}) command->allow_extras();
     prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
         ->type_name("");
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
-    train->add_option("config", config_file, "YAML file of config keys")->type_name("");
+    for (CLI::App* command : {plan, train})
+      command->add_option("config", config_file, "YAML file of config keys")->type_name("");
+    plan->add_flag("--measure", arguments.measure, "measure this machine again");
     train->add_flag("--dry_run", arguments.dry_run,
                     "print the configuration and parameter count, then stop");
     train->add_option("--log_steps", arguments.log_steps, "print a line every so many steps [1]")
@@ -139,7 +155,7 @@ struct Parser {
         ->type_name("FILE");
     eval->add_option("config", config_file, "YAML file of config keys to change")->type_name("");
     GPTConfig defaults;
-    for (CLI::App* command : {train, eval}) {
+    for (CLI::App* command : {plan, train, eval}) {
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
     }
   }
@@ -162,11 +178,14 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
   }
   if (!parser.app.remaining().empty()) fail_extra(parser.app, parser.app.remaining().front());
   if (parser.app.get_subcommands().empty()) {
-    fail("a command is needed: prepare, train, eval or sample; see gigagpt --help");
+    fail("a command is needed: prepare, plan, train, eval or sample; see gigagpt --help");
   }
   const auto require = [](bool given, const char* what) {
     if (!given) fail("{}", what);
   };
+  if (*parser.plan)
+    require(!parser.config_file.empty(),
+            "plan needs a config file, e.g. gigagpt plan configs/13b.yaml");
   if (*parser.train)
     require(!parser.config_file.empty(),
             "train needs a config file, e.g. gigagpt train configs/quickstart.yaml");
@@ -226,10 +245,11 @@ Arguments parse_arguments(int argc, char** argv) {
   check_parsed(parser, arguments);
   using Command = Arguments::Command;
   arguments.command = *parser.prepare ? Command::kPrepare
+                      : *parser.plan  ? Command::kPlan
                       : *parser.train ? Command::kTrain
                       : *parser.eval  ? Command::kEval
                                       : Command::kSample;
-  if (*parser.train || *parser.eval) {
+  if (*parser.plan || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);
     }

@@ -43,11 +43,13 @@ struct SampleArguments {
 };
 
 struct Arguments {
-  enum class Command { kPrepare, kTrain, kEval, kSample } command;
+  enum class Command { kPrepare, kPlan, kTrain, kEval, kSample } command;
   PrepareArguments prepare;
   SampleArguments sample;
-  std::vector<Setting> settings;   // train and eval: the config file's, then the flags'
+  // plan, train and eval: the config file's, then the flags'
+  std::vector<Setting> settings;
   std::vector<std::string> notes;  // to be shown once
+  bool measure = false;            // plan: the machine once more
   bool dry_run = false;
   int64_t log_steps = 1;
   bool profile = false;    // train: a table of where the time went

@@ -11,8 +11,10 @@
 #include "base/trace.h"
 #include "cli/arguments.h"
 #include "cli/display.h"
+#include "cli/plan_text.h"
 #include "cli/signals.h"
 #include "engine/checkpoint.h"
+#include "engine/measure.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"
 #include "gpt/model.h"
@@ -41,8 +43,10 @@ engine::Progress follow(Display& display, const char* what) {
 // Follows a training run on the terminal.
 class TrainDisplay {
  public:
-  TrainDisplay(const GPTConfig& config, int64_t log_steps)
-      : num_steps_(config.num_steps),
+  TrainDisplay(const GPTConfig& config, const engine::Machine& machine, int64_t log_steps)
+      : config_(config),
+        machine_(machine),
+        num_steps_(config.num_steps),
         log_steps_(log_steps),
         flops_per_token_(config.train_flops_per_token()) {}
 
@@ -60,9 +64,20 @@ class TrainDisplay {
               return true;
             },
             [] { return stop_requested(); },
-            [this](const std::string& text) {
-              if (!text.empty()) display_.line(text);
+            [this](const std::string& text) { display_.line(text); },
+            [this](const engine::Plan& plan, const std::string& origin) {
+              display_.line(plan_text(config_, plan, machine_));
+              if (!origin.empty()) display_.line(origin);
+              plan_ = plan;
             }};
+  }
+
+  // What was planned beside what came of it.
+  void show_comparison() {
+    if (!stepped()) return;
+    const double step_s =
+        done_ == first_step_ ? first_step_s_ : stepping_s_ / double(done_ - first_step_);
+    display_.line(comparison_text(plan_, {step_s, peak_rss_gb(), disk_used_gb(config_, plan_)}));
   }
 
   bool stepped() const { return first_step_ >= 0; }
@@ -70,6 +85,7 @@ class TrainDisplay {
 
  private:
   void step_done(const formats::StepMetrics& metrics) {
+    (first_step_ < 0 ? first_step_s_ : stepping_s_) += metrics.step_ms / 1e3;
     if (first_step_ < 0) first_step_ = metrics.step;
     // The first step warms caches up, so the rate is that of the steps after it.
     const double per_step_s = metrics.step == first_step_
@@ -124,6 +140,10 @@ class TrainDisplay {
   }
 
   Display display_;
+  const GPTConfig& config_;
+  const engine::Machine& machine_;
+  engine::Plan plan_;
+  double first_step_s_ = 0, stepping_s_ = 0;  // the others
   int64_t num_steps_;
   int64_t log_steps_;
   double flops_per_token_;
@@ -150,10 +170,14 @@ void run_train(const Arguments& arguments) {
   config.check();
   set_threads(config.threads);
   catch_stop_signals();
-  TrainDisplay display(config, arguments.log_steps);
+  const engine::Precision precision =
+      engine::choose_precision(config.precision, /*compact=*/config.storage.state == "compact");
+  const engine::Machine machine =
+      engine::known_machine(precision, engine::store_file(config.storage.store, config.out_dir));
+  TrainDisplay display(config, machine, arguments.log_steps);
   const bool tracing = !arguments.trace_file.empty();
   if (arguments.profile || tracing) start_tracing(tracing ? kTraceSize : 0);
-  train(config, display.events());
+  train(config, machine, display.events());
   stop_tracing();
   if (arguments.profile) display.show_profile();
   if (stop_requested()) {
@@ -162,6 +186,16 @@ void run_train(const Arguments& arguments) {
     fmt::print(stderr, "nothing to do: {} has all {} steps\n", config.out_dir, config.num_steps);
   }
   if (tracing) save_trace(arguments.trace_file);
+  display.show_comparison();
+}
+
+// For the front program's plan.
+void run_measure(const Arguments& arguments) {
+  GPTConfig config;
+  apply_settings(arguments.settings, config);
+  set_threads(config.threads);
+  engine::write_machine(
+      engine::measure_machine(engine::store_file(config.storage.store, config.out_dir)));
 }
 
 void run_eval(const Arguments& arguments) {
@@ -177,16 +211,16 @@ void run_eval(const Arguments& arguments) {
     }
     apply_settings(kept, config);
   }
-  config.eval_batches = 0;  // all of it, whatever was enough while training
-  config.store = "auto";    // the file of a run is not for others
-  config.memory_gb.reset();
+  config.eval_batches = 0;        // all of it, whatever was enough while training
+  config.storage.store = "auto";  // the file of a run is not for others
+  config.storage.memory_gb.reset();
   apply_settings(arguments.settings, config);
   config.check();
   set_threads(config.threads);
   const TokenData data(config, "val");
   auto gpt = make_gpt(config, /*training=*/false);
   Display display;
-  if (!gpt.plan.file.empty()) fmt::print(stderr, "{}\n", gpt.plan.note);
+  if (!gpt.plan.way.file.empty()) fmt::print(stderr, "{}\n", gpt.plan.note());
   engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0,
                           follow(display, "loading"));
   const auto result =
@@ -200,7 +234,7 @@ void run_sample(const SampleArguments& arguments) {
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
   GPTConfig config = config_of_checkpoint(checkpoint);
   config.precision = arguments.precision;
-  config.memory_gb = arguments.memory_gb;
+  config.storage.memory_gb = arguments.memory_gb;
   config.out_dir = checkpoint.string();  // for scratch
   Display display;
   Sampler sampler(checkpoint, config, follow(display, "loading"));
@@ -249,6 +283,8 @@ void run(int argc, char** argv) {
       return run_eval(arguments);
     case Arguments::Command::kSample:
       return run_sample(arguments.sample);
+    case Arguments::Command::kPlan:
+      return run_measure(arguments);
     case Arguments::Command::kPrepare:
       fail("prepare is done by gigagpt itself");
   }

@@ -1,5 +1,6 @@
 // `gigagpt`: reads the command line and does what needs no LibTorch; the rest is done by
 // `gigagpt-compute` beside it, which takes a second to load.
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -8,7 +9,9 @@
 #include "base/error.h"
 #include "base/system.h"
 #include "cli/arguments.h"
+#include "cli/plan_text.h"
 #include "cli/prepare.h"
+#include "engine/machine.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -29,6 +32,52 @@ void print_config(GPTConfig& config) {
              engine::parameter_count(layers), engine::parameter_count({layers[1]}), tokens);
   fmt::print("# weights, gradients and optimizer, in RAM or a file: {:.4g} GB, in bf16 {:.4g}\n",
              state_gb(config), state_gb(config) * 18 / 16);
+}
+
+// Replaces this program.
+[[noreturn]] void become_compute(char** argv) {
+  // Large pages for large arrays: a few per cent, as fewer addresses must be looked up.
+  const char* given = std::getenv("GLIBC_TUNABLES");
+  const std::string tunables = "glibc.malloc.hugetlb=1";
+  ::setenv("GLIBC_TUNABLES", (given ? tunables + ":" + given : tunables).c_str(), 1);
+  const Path compute =
+      std::filesystem::read_symlink("/proc/self/exe").parent_path() / "gigagpt-compute";
+  ::execv(compute.c_str(), argv);
+  fail_errno("cannot start " + compute.string());
+}
+
+// The same command line has the other program measure this machine, and keep that.
+void measure(char** argv) {
+  fmt::print(stderr, "measuring this machine: some five seconds\n");
+  const pid_t child = ::fork();
+  if (child < 0) fail_errno("cannot start another process");
+  if (child == 0) become_compute(argv);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail("this machine could not be measured");
+}
+
+int plan(const Arguments& arguments, char** argv) {
+  GPTConfig config;
+  apply_settings(arguments.settings, config);
+  config.check();
+  const Path where = engine::store_file(config.storage.store, config.out_dir);
+  auto machine = engine::read_machine();
+  const bool known = machine && machine->is_this() && machine->disk_of(where).mixed > 0;
+  if (!known || arguments.measure) {
+    measure(argv);
+    machine = engine::read_machine();
+    if (!machine) fail("what was measured could not be kept: set HOME, or XDG_CACHE_HOME");
+  }
+  const bool compact = config.storage.state == "compact";
+  const bool bf16 = config.precision == "bf16" ||
+                    (config.precision == "auto" && (compact || machine->native_bf16));
+  const engine::Plan plan = engine::make_plan(
+      config.layers(), bf16 ? engine::Precision::kBf16 : engine::Precision::kFp32,
+      config.run_size(/*training=*/true), config.storage, config.out_dir, *machine);
+  fmt::print("{}\n", plan_text(config, plan, *machine));
+  return plan.refusal.empty() ? 0 : 1;
 }
 
 int run(int argc, char** argv) {
@@ -52,14 +101,8 @@ int run(int argc, char** argv) {
            config.num_systems);
     }
   }
-  // Large pages for large arrays: a few per cent, as fewer addresses must be looked up.
-  const char* given = std::getenv("GLIBC_TUNABLES");
-  const std::string tunables = "glibc.malloc.hugetlb=1";
-  ::setenv("GLIBC_TUNABLES", (given ? tunables + ":" + given : tunables).c_str(), 1);
-  const Path compute =
-      std::filesystem::read_symlink("/proc/self/exe").parent_path() / "gigagpt-compute";
-  ::execv(compute.c_str(), argv);
-  fail_errno("cannot start " + compute.string());
+  if (arguments.command == Command::kPlan) return plan(arguments, argv);
+  become_compute(argv);
 }
 
 }  // namespace

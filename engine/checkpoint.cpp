@@ -56,12 +56,15 @@ void in_pieces(int64_t count, Visit visit) {
 }
 
 void write_values(SafetensorsWriter& writer, Store& store, Kept kept, const std::string& name,
-                  ValueCounter& counter) {
+                  bool rounded, ValueCounter& counter) {
   std::vector<float> values;
   in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
     values.resize(count);
     store.read(kept, name, first, values);
-    writer.write(std::as_bytes(std::span(values)));
+    if (rounded)
+      writer.write(bytes_of(wrap(values, {int64_t(count)}).to(at::kBFloat16)));
+    else
+      writer.write(std::as_bytes(std::span(values)));
     counter.add(int64_t(count));
   });
 }
@@ -69,7 +72,13 @@ void write_values(SafetensorsWriter& writer, Store& store, Kept kept, const std:
 void write_weights(const Path& path, Store& store, const std::vector<StoredTensor>& tensors,
                    ValueCounter& counter) {
   std::vector<TensorInfo> infos;
-  for (const StoredTensor& t : tensors) infos.push_back({t.name, "F32", t.shape});
+  // A compact store has bf16 alone, so that is exact.
+  const auto rounded = [&](const StoredTensor& t) {
+    return store.form().compact && t.shape.size() >= 2 && !t.parameter.empty();
+  };
+  for (const StoredTensor& t : tensors) {
+    infos.push_back({t.name, rounded(t) ? "BF16" : "F32", t.shape});
+  }
   SafetensorsWriter writer(path, infos, {{"format", "pt"}});
   for (const StoredTensor& t : tensors) {
     if (t.parameter.empty()) {
@@ -78,10 +87,11 @@ void write_weights(const Path& path, Store& store, const std::vector<StoredTenso
     }
     if (t.transposed) {
       std::vector<float> values = store.read(Kept::kMaster, t.parameter);
-      writer.write(bytes_of(wrap(values, store.param(t.parameter).shape).t().contiguous()));
+      const at::Tensor turned = wrap(values, store.param(t.parameter).shape).t();
+      writer.write(bytes_of(turned.to(rounded(t) ? at::kBFloat16 : at::kFloat).contiguous()));
       counter.add(int64_t(values.size()));
     } else {
-      write_values(writer, store, Kept::kMaster, t.parameter, counter);
+      write_values(writer, store, Kept::kMaster, t.parameter, rounded(t), counter);
     }
   }
   writer.finish();
@@ -115,7 +125,7 @@ void write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
   });
   SafetensorsWriter writer(path, infos, {});
   for_each_moment(store, [&](const std::string&, const std::string& name, Kept kept) {
-    write_values(writer, store, kept, name, counter);
+    write_values(writer, store, kept, name, /*rounded=*/false, counter);
   });
   writer.finish();
 }

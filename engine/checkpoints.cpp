@@ -3,14 +3,13 @@
 #include <utility>
 
 #include "base/error.h"
-#include "engine/memory_plan.h"
 
 namespace gigagpt::engine {
 
 Checkpoints::Checkpoints(CheckpointRules rules)
     : rules_(std::move(rules)),
       from_(find_resume_point(rules_.out_dir, store_file(rules_.store, rules_.out_dir), rules_.from,
-                              rules_.step_tokens)) {}
+                              rules_.size.step_tokens())) {}
 
 std::string Checkpoints::origin() const {
   if (!from_) return "";
@@ -33,18 +32,19 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
 }
 
 bool Checkpoints::due(int64_t step) const {
-  const bool by_step = rules_.every_steps > 0 && step % rules_.every_steps == 0;
+  const RunSize& every = rules_.size;
+  const bool by_step = every.checkpoint_steps > 0 && step % every.checkpoint_steps == 0;
   return by_step ||
-         (rules_.every_minutes > 0 && since_saved_.seconds() > 60 * rules_.every_minutes);
+         (every.checkpoint_minutes > 0 && since_saved_.seconds() > 60 * every.checkpoint_minutes);
 }
 
 Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTensor>& layout,
                        formats::TextPairs config,
                        const std::function<void(const Path&)>& write_rest,
                        const Progress& progress) {
-  const formats::TrainerState state{step, step * rules_.step_tokens, std::move(config), {}};
-  const Path path =
-      save_checkpoint(rules_.out_dir, state, store, layout, write_rest, rules_.keep, progress);
+  const formats::TrainerState state{step, step * rules_.size.step_tokens(), std::move(config), {}};
+  const Path path = save_checkpoint(rules_.out_dir, state, store, layout, write_rest,
+                                    rules_.size.keep_checkpoints, progress);
   saved_step_ = step;
   since_saved_ = {};
   return path;

@@ -8,17 +8,15 @@
 
 #include "base/system.h"
 #include "engine/checkpoint.h"
+#include "engine/plan.h"
 
 namespace gigagpt::engine {
 
 struct CheckpointRules {
   Path out_dir;
-  std::string store;                // as in MemoryRules
+  std::string store;                // as in StoreRules
   std::optional<std::string> from;  // as in find_resume_point
-  int64_t every_steps = 0;          // 0: no limit
-  double every_minutes = 0;         // 0: no limit
-  int64_t keep = 0;                 // 0: all
-  int64_t step_tokens = 0;
+  RunSize size;                     // how often, and how many are kept
 };
 
 class Checkpoints {

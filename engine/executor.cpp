@@ -95,12 +95,10 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
     if (!run_window(window)) {
       window.runs.clear();  // graphs first, then the memory they look at
       store_.abandon();
-      return std::nullopt;
+      if (std::isfinite(loss)) return std::nullopt;
+      throw NonFinite("the loss is not finite, first in layer " +
+                      first_nonfinite_layer(batches, key));
     }
-  }
-  if (!std::isfinite(loss)) {
-    throw NonFinite("the loss is not finite, first in layer " +
-                    first_nonfinite_layer(batches, key));
   }
   return loss;
 }
@@ -164,9 +162,13 @@ void Executor::backward_layer(Window& window, size_t layer) {
     }
     window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);
     run.inputs[m] = Tensor();
-    window.abandoned = !window.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
+    // Where layers are updated by now a step cannot be dropped.
+    const bool go_on = window.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
+    window.abandoned = !go_on && !store_.updates_in_visits();
   }
+  if (last && !std::isfinite(*window.loss)) window.abandoned = true;
   run = {};
+  if (window.abandoned) return;
   store_.leave(visit);
 }
 

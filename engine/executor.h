@@ -22,12 +22,6 @@ struct ExecutorOptions {
   bool recompute = false;  // keep only each layer's input and run it again in the backward pass
 };
 
-// A loss or gradient that is infinite or not a number.
-class NonFinite : public Error {
- public:
-  using Error::Error;
-};
-
 class Executor {
  public:
   // Both must outlive the executor.

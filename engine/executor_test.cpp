@@ -34,7 +34,7 @@ class ExecutorModes : public testing::TestWithParam<Mode> {};
 
 TEST_P(ExecutorModes, EqualsTheOracleForSeveralSteps) {
   const Model model = make_autoencoder(6, 5, 3);
-  Store store(specs_of(model), Precision::kFp32, /*training=*/true);
+  Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   store.initialise(7, {});
   Executor executor(model, store, {GetParam().window, GetParam().recompute});
   for (int64_t step = 0; step < 4; ++step) {
@@ -49,7 +49,7 @@ TEST_P(ExecutorModes, EqualsTheOracleForSeveralSteps) {
       SCOPED_TRACE(name);
       expect_same_bits(tensor_of(store, Kept::kGradient, name), grad);
     }
-    apply_gradients(store, {}, 0.01, 0.5, step + 1);
+    apply_gradients(store, {{}, 0.01, 0.5, step + 1});
   }
 }
 
@@ -61,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(All, ExecutorModes,
 // The store's own clipping and update against plain tensors.
 TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   const Model model = make_autoencoder(6, 5, 1);
-  Store store(specs_of(model), Precision::kFp32, /*training=*/true);
+  Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   store.initialise(3, {});
   Executor executor(model, store, {});
   auto values = copy_values(store);
@@ -73,7 +73,7 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
     squares += ops::f64(grads[name]).square().sum().item<double>();
   }
   const double max_norm = 0.25 * std::sqrt(squares);
-  const double norm = apply_gradients(store, {true, 0.0, 0, 0, 0.5}, 0.1, max_norm, 1);
+  const double norm = apply_gradients(store, {{true, 0.0, 0, 0, 0.5}, 0.1, max_norm, 1});
   EXPECT_NEAR(norm, std::sqrt(squares), 1e-12 * norm);
   for (const auto& [name, value] : values) {
     const double decay = value.dim() >= 2 ? 0.5 : 0.0;
@@ -86,12 +86,12 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
 TEST(Executor, BitsDoNotDependOnTheMode) {
   const auto train = [](ExecutorOptions options) {
     const Model model = make_autoencoder(6, 5, 3);
-    Store store(specs_of(model), Precision::kBf16, /*training=*/true);
+    Store store(specs_of(model), {Precision::kBf16, /*training=*/true});
     store.initialise(7, {});
     Executor executor(model, store, options);
     for (int64_t step = 0; step < 3; ++step) {
       executor.train_step(make_batches(step), uint64_t(step), {});
-      apply_gradients(store, {}, 0.01, 0.5, step + 1);
+      apply_gradients(store, {{}, 0.01, 0.5, step + 1});
     }
     return copy_values(store);
   };
@@ -122,7 +122,7 @@ TEST(Executor, RunsEachLayerAsOftenAsItShould) {
   for (size_t i = 0; i < model.size(); ++i) {
     model[i] = std::make_unique<Counting>(std::move(model[i]), &calls[i]);
   }
-  Store store(specs_of(model), Precision::kFp32, /*training=*/true);
+  Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   const auto batches = make_batches(0);  // five
   Executor(model, store, {0, false}).train_step(batches, 1, {});
   EXPECT_EQ(calls, (std::vector<int>{5, 5, 5, 5}));
@@ -136,7 +136,7 @@ TEST(Executor, RunsEachLayerAsOftenAsItShould) {
 
 TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
   const Model model = make_autoencoder(6, 5, 2);
-  Store store(specs_of(model), Precision::kFp32, /*training=*/true);
+  Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   std::vector<double> shares;
   Executor executor(model, store, {2, true});
   executor.train_step(make_batches(0), 1, [&](double share) {
@@ -153,7 +153,7 @@ TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
 
 TEST(Executor, EvaluationHasNoNoiseAndNoGradients) {
   const Model model = make_autoencoder(6, 5, 2);
-  Store store(specs_of(model), Precision::kFp32, /*training=*/false);
+  Store store(specs_of(model), {Precision::kFp32, /*training=*/false});
   store.initialise(1, {});
   Executor executor(model, store, {});
   const auto batches = make_batches(0);
@@ -166,7 +166,7 @@ TEST(Executor, EvaluationHasNoNoiseAndNoGradients) {
 
 TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   const Model model = make_autoencoder(6, 5, 3);
-  Store store(specs_of(model), Precision::kFp32, /*training=*/true);
+  Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   store.initialise(1, {});
   auto scale = store.read(Kept::kMaster, "gates.1.scale");
   scale[2] = std::numeric_limits<float>::infinity();
@@ -179,17 +179,70 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   }
 }
 
+// Whose gradient is infinite where its output is not.
+class Root : public Layer {
+ public:
+  explicit Root(int64_t width) : Layer({"root", "root.", {{"square", {width}}}}) {}
+  at::Tensor forward(const Weights& w, const at::Tensor& x, const Pass&) const override {
+    return x + w["square"].value.sqrt();
+  }
+};
+
 TEST(Update, RefusesGradientsThatAreNotFiniteBeforeChangingAnything) {
-  const Model model = make_autoencoder(6, 5, 3);
-  Store store(specs_of(model), Precision::kFp32, /*training=*/true);
+  Model model = make_autoencoder(6, 5, 3);
+  model.insert(model.begin() + 1, std::make_unique<Root>(5));
+  for (const GradientForm form : {GradientForm::kFp32, GradientForm::kNone}) {
+    Store store(specs_of(model), {Precision::kFp32, /*training=*/true, false, form});
+    store.initialise(1, {});
+    const auto before = copy_values(store);
+    Executor executor(model, store, {.window = 0});
+    const OptimizerStep step{{}, 0.1, 1.0, 1};
+    try {
+      train_step(executor, store, make_batches(0), 1, step, {});
+      FAIL() << "no error";
+    } catch (const NonFinite& error) {
+      EXPECT_STREQ(error.what(), "the gradient is not finite, first in layer root");
+    }
+    // Clipping layer by layer has updated what comes after it.
+    for (const auto& [name, value] : copy_values(store)) {
+      const bool later = form == GradientForm::kNone && (name == "out.bias" || name[0] == 'g');
+      EXPECT_EQ(at::equal(value, before.at(name)), !later) << name;
+    }
+  }
+}
+
+// The whole of clip: layer in plain operations: every gradient from the weights before the step,
+// and each layer's scaled down by itself.
+TEST(Update, ByLayersEqualsThePlainFormulas) {
+  const Model model = make_autoencoder(6, 5, 2);
+  Store store(specs_of(model), {Precision::kFp32, true, false, GradientForm::kNone});
   store.initialise(1, {});
+  Executor executor(model, store, {.window = 0, .recompute = true});
+  const double max_norm = 0.5, lr = 0.1;
   const auto before = copy_values(store);
-  auto batches = make_batches(0);
-  batches[2].target[0][1] = std::nanf("");
-  Executor executor(model, store, {});
-  EXPECT_THROW(executor.train_step(batches, 1, {}), NonFinite);
-  EXPECT_THROW(apply_gradients(store, {}, 0.1, 1.0, 1), NonFinite);
-  for (const auto& [name, value] : copy_values(store)) expect_same_bits(value, before.at(name));
+  const auto oracle = run_oracle(model, before, make_batches(0), 1);
+  const auto result = train_step(executor, store, make_batches(0), 1,
+                                 {{true, 0.0, 0, 0, 0.0}, lr, max_norm, 1}, {});
+  EXPECT_EQ(result->loss, oracle.loss);
+  double all = 0;
+  for (const auto& layer : specs_of(model)) {
+    double square_sum = 0;
+    for (const ParamSpec& param : layer.params) {
+      square_sum +=
+          ops::f64(oracle.grads.at(layer.prefix + param.name)).square().sum().item<double>();
+    }
+    all += square_sum;
+    const double scale = std::min(1.0, max_norm / std::sqrt(square_sum));
+    for (const ParamSpec& param : layer.params) {
+      const std::string name = layer.prefix + param.name;
+      const at::Tensor expected =
+          ops::f64(before.at(name)) - lr * scale * ops::f64(oracle.grads.at(name));
+      // Two products and a sum in fp32 of numbers below 4.
+      ops::expect_close(tensor_of(store, Kept::kMaster, name), expected, 4 * 4 * ops::kUnit32);
+    }
+  }
+  EXPECT_NEAR(result->grad_norm, std::sqrt(all), 1e-5 * std::sqrt(all));
+  EXPECT_EQ(store.step(), 1);
 }
 
 }  // namespace

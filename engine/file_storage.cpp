@@ -12,14 +12,15 @@ constexpr size_t kInfoBlocks = 64;  // transfers of parts under way at once
 
 }  // namespace
 
-FileStorage::FileStorage(std::vector<LayerSpec> specs, Precision precision, bool training,
-                         const Path& path, Mode mode, const StreamOptions& options)
-    : Storage(StateLayout(std::move(specs), precision, training, options.segment_elements)),
+FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path,
+                         Mode mode, const StreamOptions& options)
+    : Storage(StateLayout(std::move(specs), form, options.segment_elements)),
       options_(options),
       weights_(layout().layer_count()),
       gradients_(layout().layer_count()),
       gradient_written_(layout().layer_count()),
       pending_(layout().layer_count()),
+      layer_updates_(layout().layer_count()),
       weight_reads_(layout().layer_count()),
       info_blocks_(kInfoBlocks * kBlockBytes),
       state_writes_(layout().layer_count()) {
@@ -28,12 +29,13 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, Precision precision, bool
     free_buffers_.push_back(i);
   }
   cached_ = std::min(layout().segments().size(), options.cache_bytes / layout().slot_bytes());
-  for (size_t i = 0; training && i < cached_; ++i) buffers_.emplace_back(layout().slot_bytes());
+  for (size_t i = 0; form.training && i < cached_; ++i)
+    buffers_.emplace_back(layout().slot_bytes());
   in_cache_.resize(cached_);
   for (size_t i = 0; i < kInfoBlocks; ++i) free_blocks_.push_back(i);
   if (mode == Mode::kCreate) {
     // As many again wait for a sync while the others are on their way.
-    const size_t spare_slots = training ? 2 * options.buffers : 0;
+    const size_t spare_slots = form.training ? 2 * options.buffers : 0;
     file_ = StateFile::create(path, layout(), spare_slots, options.step_tokens, options.engine);
   } else {
     file_ = StateFile::open(path, layout(), options.engine);
@@ -98,7 +100,9 @@ void FileStorage::release(const Need& need) {
   const std::lock_guard lock(mutex_);
   Held& memory = held(need);
   GIGAGPT_ASSERT(memory.busy);
-  if (need.gradient) {
+  if (need.gradient && need.keep) {
+    memory.busy = false;
+  } else if (need.gradient) {
     gradient_written_[need.layer] = true;
     memory.missing = layout().segment_count(need.layer);
     stores_.push_back({Job::kStoreGradient, need.layer});
@@ -117,9 +121,27 @@ void FileStorage::abandon() {
 
 void FileStorage::defer(const PendingUpdate& update) {
   const std::lock_guard lock(mutex_);
-  GIGAGPT_ASSERT(expected_.empty() && update.step == step_ + 1);
+  GIGAGPT_ASSERT(keeps_gradients() && expected_.empty() && update.step == step_ + 1);
   step_ = update.step;
   deferring_ = update;
+  file_->file().wake();
+}
+
+void FileStorage::begin_updates() {
+  if (keeps_gradients()) return;
+  errand([&] {
+    if (file_->header().step >= 0) file_->write_header({});
+  });
+}
+
+void FileStorage::update_layer(size_t layer, const PendingUpdate& update) {
+  const std::lock_guard lock(mutex_);
+  Held& memory = gradients_[layer];
+  GIGAGPT_ASSERT(!keeps_gradients() && memory.busy);
+  step_ = update.step;
+  layer_updates_[layer] = update;
+  memory.missing = layout().segment_count(layer);
+  stores_.push_back({Job::kUpdateNow, layer, 0, /*deliver=*/false});
   file_->file().wake();
 }
 

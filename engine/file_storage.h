@@ -38,14 +38,16 @@ class FileStorage : public Storage {
  public:
   enum class Mode { kCreate, kOpen };
   // Creating replaces a file of that name; its content counts after finish_writing().
-  FileStorage(std::vector<LayerSpec> specs, Precision precision, bool training, const Path& path,
-              Mode mode, const StreamOptions& options);
+  FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path, Mode mode,
+              const StreamOptions& options);
   ~FileStorage() override;
 
   void expect(std::span<const Need> needs) override;
   std::byte* acquire(const Need& need) override;
   void release(const Need& need) override;
   void abandon() override;
+  void begin_updates() override;
+  void update_layer(size_t layer, const PendingUpdate& update) override;
   void defer(const PendingUpdate& update) override;
   void settle() override;
   int64_t step() const override { return step_; }
@@ -68,7 +70,15 @@ class FileStorage : public Storage {
     bool present = false;  // there is memory, filled or being filled
     bool busy = false;     // from the start of a need to its release, or until it is written
   };
-  enum class Job { kLoadWeights, kLoadGradient, kStoreGradient, kUpdate, kWriteBack, kSync };
+  enum class Job {
+    kLoadWeights,
+    kLoadGradient,
+    kStoreGradient,
+    kUpdate,     // with the gradient in the file
+    kUpdateNow,  // with the one in memory
+    kWriteBack,
+    kSync
+  };
   // A layer's segments on their way in or out.
   struct Move {
     Job job;
@@ -80,9 +90,10 @@ class FileStorage : public Storage {
   struct Flight {
     Job job;
     size_t segment = 0;
-    size_t block = 0;   // of info_blocks_, or of buffers_ for an update
+    size_t block = 0;   // of info_blocks_, or of buffers_ for a slot's content
     uint32_t slot = 0;  // where an update goes
     bool deliver = true;
+    int64_t step = 0;  // that what is written back is of
   };
   // Segments below cached_ have buffers of their own.
   size_t buffer_of(size_t segment) const { return options_.buffers + segment; }
@@ -100,7 +111,8 @@ class FileStorage : public Storage {
   bool issue_part(Flight flight);
   void start_flight(const Flight& flight, const Transfer& transfer);
   void complete(uint64_t id);
-  void update_segment(const Flight& flight, bool from_disk);
+  void update_segment(Flight flight, bool from_disk);
+  void gradient_done(size_t layer);
   void write_back();
   void arrived(Held& held);
   void give_back(std::vector<uint32_t>& slots);
@@ -112,14 +124,16 @@ class FileStorage : public Storage {
     return need.gradient ? gradients_[need.layer] : weights_[need.layer];
   }
   SegmentArrays arrays_in(std::byte* slot, const SlotParts& parts) const;
+  bool keeps_gradients() const { return layout().form().gradient != GradientForm::kNone; }
   const Segment& segment(size_t index) const { return layout().segments()[index]; }
 
   // Reading and writing single values; file_storage_values.cpp. On the thread.
   void errand(const std::function<void()>& work);
   template <class Values, class Visit>
   void in_segments(size_t layer, int64_t first, Values values, const Visit& visit);
-  std::byte* edited_value(Kept kept, size_t segment, int64_t element);
-  std::byte* edited_working(size_t segment, int64_t element);
+  SegmentArrays edited_arrays(size_t segment) const {
+    return arrays_in(buffers_[0].data(), layout().slot_parts(this->segment(segment)));
+  }
   void load_for_edit(size_t segment);
   void store_edited();
   void load_part(size_t segment, Kept kept);
@@ -140,7 +154,8 @@ class FileStorage : public Storage {
   std::vector<bool> gradient_written_;     // per layer, in this step
   std::vector<bool> pending_;              // per layer: the update is still to be made
   std::optional<PendingUpdate> deferring_;
-  bool waiting_ = false;  // in acquire
+  std::vector<PendingUpdate> layer_updates_;  // per layer, the last that was asked for at once
+  bool waiting_ = false;                      // in acquire
   bool settling_ = false, abandoning_ = false, stopping_ = false;
   std::function<void()> errand_;
   std::exception_ptr error_;
@@ -148,7 +163,7 @@ class FileStorage : public Storage {
   std::vector<int64_t> weight_reads_;  // per layer
 
   // The thread's own.
-  std::deque<Move> moves_, stores_;  // in order; writes of gradients go first
+  std::deque<Move> moves_, stores_;  // in order; what frees gradients goes first
   std::deque<Flight> write_backs_;   // updated segments that wait for a slot, or the header
   std::map<uint64_t, Flight> flights_;
   PendingUpdate update_;        // the last one that was deferred
@@ -162,7 +177,7 @@ class FileStorage : public Storage {
   std::vector<size_t> free_blocks_;
   std::vector<PageBuffer> unused_;           // memory that can be given again
   uint64_t held_bytes_ = 0;                  // given out and unused
-  std::vector<size_t> state_writes_;         // per layer, under way
+  std::vector<size_t> state_writes_;         // per layer: updates that are not in the file yet
   std::vector<uint32_t> retired_, syncing_;  // old slots of segments, before and during a sync
   size_t edited_ = kNone;                    // segment whose content is in buffers_[0]
   size_t part_segment_ = kNone;              // the same for one part of it

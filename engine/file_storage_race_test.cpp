@@ -33,7 +33,7 @@ constexpr double kRate = 0.5;
 class Model {
  public:
   explicit Model(const Path& path, StreamOptions options)
-      : storage_(specs(), Precision::kFp32, true, path, FileStorage::Mode::kCreate, options) {
+      : storage_(specs(), {Precision::kFp32, true}, path, FileStorage::Mode::kCreate, options) {
     const StateLayout& layout = storage_.layout();
     storage_.begin_writing(0);
     for (size_t i = 0; i < kLayers; ++i) {

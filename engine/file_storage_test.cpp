@@ -1,128 +1,15 @@
 // A state that streams from a file against one in RAM and against the oracle, whatever the
-// segments, windows and memory; and what is left of it when the disk fails or lies.
-#include "engine/file_storage.h"
-
-#include <gtest/gtest.h>
-
-#include <atomic>
+// segments, windows and memory.
 #include <chrono>
 #include <fstream>
 #include <thread>
 
-#include "base/testing.h"
-#include "engine/autoencoder.h"
-#include "engine/executor.h"
-#include "engine/memory_storage.h"
-#include "engine/oracle.h"
-#include "engine/update.h"
-#include "ops/testing.h"
+#include "engine/file_storage_testing.h"
 
 namespace gigagpt::engine {
 namespace {
 
 using ops::expect_same_bits;
-
-constexpr int64_t kIn = 96, kHidden = 80;  // layers of two to five segments of 2048
-constexpr uint64_t kSeed = 7;
-
-Model make_model() {
-  return make_autoencoder(kIn, kHidden, 3);
-}
-
-std::vector<MicroBatch> make_batches(int64_t step) {
-  at::manual_seed(uint64_t(step));
-  std::vector<MicroBatch> batches;
-  for (const int64_t rows : {4, 4, 3}) {
-    const at::Tensor x = at::randn({rows, kIn});
-    batches.push_back({x, x + 1});
-  }
-  return batches;
-}
-
-struct Way {
-  bool file = true;
-  Precision precision = Precision::kFp32;
-  ExecutorOptions executor = {};
-  StreamOptions stream = {};
-};
-
-std::string text_of(const Way& s) {
-  return fmt::format("window {} recompute {} segment {} buffers {} ahead {} memory {} cache {} {}",
-                     s.executor.window, s.executor.recompute, s.stream.segment_elements,
-                     s.stream.buffers, s.stream.ahead, s.stream.memory_bytes, s.stream.cache_bytes,
-                     precision_name(s.precision));
-}
-
-// A model that trains on a file in a folder of its own, or in RAM.
-class Trainer {
- public:
-  Trainer(const Way& way, const Path& path, FileStorage::Mode mode)
-      : model_(make_model()),
-        store_(storage(way, path, mode)),
-        executor_(model_, store_, way.executor) {
-    if (mode == FileStorage::Mode::kCreate) store_.initialise(kSeed, {});
-  }
-
-  double step() {
-    const int64_t step = store_.step();
-    const auto loss = executor_.train_step(make_batches(step), mix(9, uint64_t(step)), {});
-    apply_gradients(store_, {}, 0.01, 0.5, step + 1);
-    return *loss;
-  }
-  Store& store() { return store_; }
-  Executor& executor() { return executor_; }
-  const Model& model() const { return model_; }
-  FileStorage& file() { return static_cast<FileStorage&>(store_.storage()); }
-
- private:
-  std::unique_ptr<Storage> storage(const Way& way, const Path& path, FileStorage::Mode mode) {
-    const auto specs = specs_of(model_);
-    if (!way.file) return std::make_unique<MemoryStorage>(specs, way.precision, true);
-    StreamOptions options = way.stream;
-    options.poison = true;
-    return std::make_unique<FileStorage>(specs, way.precision, true, path, mode, options);
-  }
-
-  Model model_;
-  Store store_;
-  Executor executor_;
-};
-
-using Values = std::map<std::string, at::Tensor>;
-
-Values all_state(Store& store) {
-  Values all;
-  for (const auto& [name, _] : copy_values(store)) {
-    for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
-      all[name + std::to_string(int(kept))] = tensor_of(store, kept, name);
-    }
-  }
-  return all;
-}
-
-void expect_same(const Values& actual, const Values& expected) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (const auto& [name, value] : expected) {
-    SCOPED_TRACE(name);
-    expect_same_bits(actual.at(name), value);
-  }
-}
-
-// The state in RAM after some steps, in the plainest way of running them.
-const Values& resident_after(int64_t steps, Precision precision) {
-  static std::map<std::pair<int64_t, Precision>, Values> known;
-  auto& values = known[{steps, precision}];
-  if (!values.empty()) return values;
-  Trainer trainer({.file = false, .precision = precision}, "", FileStorage::Mode::kCreate);
-  for (int64_t i = 0; i < steps; ++i) trainer.step();
-  return values = all_state(trainer.store());
-}
-
-class FileStorageTest : public testing::Test {
- protected:
-  TemporaryDirectory directory_;
-  Path path_ = directory_.path() / "model.store";
-};
 
 std::vector<Way> all_ways() {
   const EngineMaker threads = [](int fd) { return make_threaded_engine(fd); };
@@ -162,24 +49,22 @@ TEST_F(FileStorageTest, EveryWayOfStreamingEqualsTheOracle) {
         SCOPED_TRACE(name);
         expect_same_bits(tensor_of(trainer.store(), Kept::kGradient, name), grad);
       }
-      apply_gradients(trainer.store(), {}, 0.01, 0.5, step + 1);
+      apply_gradients(trainer.store(), {{}, 0.01, 0.5, step + 1});
     }
-    ASSERT_NO_FATAL_FAILURE(
-        expect_same(all_state(trainer.store()), resident_after(3, Precision::kFp32)));
+    ASSERT_NO_FATAL_FAILURE(expect_same(all_state(trainer.store()), resident_after(3, kFull)));
     if (HasFailure()) return;
   }
 }
 
 // Updates stay pending from step to step, as nobody looks at values in between.
-TEST_F(FileStorageTest, DeferredUpdatesGiveTheSameBitsInBothPrecisions) {
+TEST_F(FileStorageTest, EveryFormHasTheSameBitsInAFileAndInRam) {
   for (Way way : all_ways()) {
-    for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
-      way.precision = precision;
+    for (const StateForm& form : forms(way.executor.window)) {
+      way.form = form;
       SCOPED_TRACE(text_of(way));
       Trainer trainer(way, path_, FileStorage::Mode::kCreate);
       for (int64_t step = 0; step < 4; ++step) trainer.step();
-      ASSERT_NO_FATAL_FAILURE(
-          expect_same(all_state(trainer.store()), resident_after(4, precision)));
+      ASSERT_NO_FATAL_FAILURE(expect_same(all_state(trainer.store()), resident_after(4, form)));
       if (HasFailure()) return;
     }
   }
@@ -204,8 +89,7 @@ TEST_F(FileStorageTest, EvaluationAndDroppedStepsInBetweenChangeNothing) {
       }
       EXPECT_EQ(trainer.step(), resident.step());
     }
-    ASSERT_NO_FATAL_FAILURE(
-        expect_same(all_state(trainer.store()), resident_after(4, Precision::kFp32)));
+    ASSERT_NO_FATAL_FAILURE(expect_same(all_state(trainer.store()), resident_after(4, kFull)));
   }
 }
 
@@ -229,7 +113,7 @@ TEST_F(FileStorageTest, ReadsEachLayerOnceAPass) {
 
 TEST_F(FileStorageTest, MovesTheBytesItShould) {
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
-    Trainer trainer({.precision = precision, .executor = {0, false}}, path_,
+    Trainer trainer({.form = {precision, true}, .executor = {0, false}}, path_,
                     FileStorage::Mode::kCreate);
     trainer.step();
     trainer.store().settle();
@@ -254,25 +138,60 @@ TEST_F(FileStorageTest, MovesTheBytesItShould) {
 }
 
 TEST_F(FileStorageTest, GoesOnFromTheFileWithOrWithoutPendingUpdates) {
-  for (const bool settled : {false, true}) {
-    for (const int64_t stop : {1, 2, 3}) {
-      {
-        Trainer trainer({.stream = {.segment_elements = 2048}}, path_, FileStorage::Mode::kCreate);
-        for (int64_t step = 0; step < stop; ++step) trainer.step();
-        trainer.store().settle();
-        if (!settled) {
-          trainer.step();
-          trainer.executor().evaluate({}, {});
-          std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the header gets written
+  for (const StateForm& form : forms(0)) {
+    const Way way{.form = form, .executor = {0}, .stream = {.segment_elements = 2048}};
+    for (const bool settled : {false, true}) {
+      if (!settled && form.gradient == GradientForm::kNone) continue;
+      SCOPED_TRACE(text_of(way));
+      for (const int64_t stop : {1, 2, 3}) {
+        {
+          Trainer trainer(way, path_, FileStorage::Mode::kCreate);
+          for (int64_t step = 0; step < stop; ++step) trainer.step();
+          trainer.store().settle();
+          if (!settled) {
+            trainer.step();
+            trainer.executor().evaluate({}, {});
+            std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the header gets written
+          }
         }
+        Trainer trainer(way, path_, FileStorage::Mode::kOpen);
+        EXPECT_EQ(trainer.store().step(), settled ? stop : stop + 1);
+        while (trainer.store().step() < 5) trainer.step();
+        ASSERT_NO_FATAL_FAILURE(expect_same(all_state(trainer.store()), resident_after(5, form)));
       }
-      Trainer trainer({.stream = {.segment_elements = 2048}}, path_, FileStorage::Mode::kOpen);
-      EXPECT_EQ(trainer.store().step(), settled ? stop : stop + 1);
-      while (trainer.store().step() < 5) trainer.step();
-      ASSERT_NO_FATAL_FAILURE(
-          expect_same(all_state(trainer.store()), resident_after(5, Precision::kFp32)));
     }
   }
+}
+
+// Between its first update and settle() such a file is of two steps at once.
+TEST_F(FileStorageTest, UpdatesInVisitsAreAllOrNothing) {
+  const Way way{.form = {Precision::kBf16, true, true, GradientForm::kNone},
+                .executor = {0},
+                .stream = {.segment_elements = 2048}};
+  {
+    Trainer trainer(way, path_, FileStorage::Mode::kCreate);
+    trainer.step();
+    trainer.store().settle();
+  }
+  EXPECT_EQ(StateFile::peek(path_)->step, 1);
+  {
+    Trainer trainer(way, path_, FileStorage::Mode::kOpen);
+    // Asking a step to end, once layers have been updated, comes too late.
+    int told = 0;
+    const OptimizerStep how{{.seed = 3}, 0.01, 0.5, 2};
+    const auto stop_at = [&](int last) { return [&, last](double) { return ++told < last; }; };
+    EXPECT_FALSE(train_step(trainer.executor(), trainer.store(), make_batches(1), mix(9, 1), how,
+                            stop_at(5)));
+    told = 0;
+    EXPECT_TRUE(train_step(trainer.executor(), trainer.store(), make_batches(1), mix(9, 1), how,
+                           stop_at(20)));
+    EXPECT_FALSE(StateFile::peek(path_));
+    expect_same(all_state(trainer.store()), resident_after(2, way.form));
+    EXPECT_EQ(StateFile::peek(path_)->step, 2);
+    trainer.step();
+  }
+  EXPECT_FALSE(StateFile::peek(path_)) << "not settled";
+  EXPECT_ERROR(Trainer(way, path_, FileStorage::Mode::kOpen), "was never completed");
 }
 
 TEST_F(FileStorageTest, RefusesFilesThatAreNotItsOwn) {
@@ -284,128 +203,10 @@ TEST_F(FileStorageTest, RefusesFilesThatAreNotItsOwn) {
   { Trainer trainer(way, path_, FileStorage::Mode::kCreate); }
   EXPECT_EQ(StateFile::peek(path_)->step, 0);
   Way other = way;
-  other.precision = Precision::kBf16;
+  other.form.precision = Precision::kBf16;
   EXPECT_ERROR(Trainer(other, path_, FileStorage::Mode::kOpen), "holds another model, precision");
   std::filesystem::resize_file(path_, std::filesystem::file_size(path_) - 1);
   EXPECT_ERROR(Trainer(way, path_, FileStorage::Mode::kOpen), "is cut off");
-}
-
-void flip_bit(const Path& path, uint64_t byte) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekg(std::streamoff(byte));
-  const char old = char(file.get());
-  file.seekp(std::streamoff(byte));
-  file.put(char(old ^ 4));
-}
-
-// Of all blocks that hold something at that point: each is found, by its segment or the header.
-TEST_F(FileStorageTest, AFlippedBitAnywhereStopsTheRun) {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
-    const Way way{.precision = precision, .stream = {.segment_elements = 2048, .buffers = 2}};
-    std::vector<uint64_t> places;
-    {
-      Trainer trainer(way, path_, FileStorage::Mode::kCreate);
-      trainer.step();
-      trainer.store().settle();
-      const StateLayout& layout = trainer.file().layout();
-      for (size_t i = 0; i < layout.segments().size(); ++i) {
-        const SlotParts parts = layout.slot_parts(layout.segments()[i]);
-        for (const uint64_t at : {parts.exp_avg + 5, parts.exp_avg_sq + 4 * 77, parts.master + 3,
-                                  parts.info + 20, parts.working + 9}) {
-          places.push_back(trainer.file().slot_offset(i) + at);
-        }
-      }
-    }
-    const std::string whole = read_text(path_);
-    for (const uint64_t place : places) {
-      flip_bit(path_, place);
-      try {
-        Trainer trainer(way, path_, FileStorage::Mode::kOpen);
-        trainer.step();
-        trainer.step();
-        trainer.store().settle();
-        ADD_FAILURE() << "nobody noticed byte " << place;
-      } catch (const Error& error) {
-        EXPECT_NE(std::string(error.what()).find("segment "), std::string::npos) << error.what();
-      }
-      std::ofstream(path_, std::ios::binary) << whole;
-    }
-  }
-}
-
-// What a file does from its n-th call of a kind on.
-struct Fault {
-  enum Kind { kRead, kWrite, kSync } kind;
-  int error;     // 0: the call moves half of its bytes and then fails with EIO
-  int64_t from;  // counted from 0
-};
-
-EngineMaker faulty_engine(const Fault& fault, std::shared_ptr<std::atomic<int64_t>> calls) {
-  FileCalls faulty;
-  const auto broken = [=](Fault::Kind kind) {
-    return kind == fault.kind && (*calls)++ >= fault.from;
-  };
-  const auto refuse = [=] { return errno = fault.error == 0 ? EIO : fault.error, -1; };
-  const auto halve = [=](auto call, int fd, const iovec* memory, off_t offset) {
-    const iovec half = {memory->iov_base, memory->iov_len / 2 / kBlockBytes * kBlockBytes};
-    if (half.iov_len > 0) call(fd, &half, 1, offset);
-  };
-  faulty.read = [=](int fd, const iovec* memory, int count, off_t offset) -> ssize_t {
-    if (!broken(Fault::kRead)) return ::preadv(fd, memory, count, offset);
-    return refuse();
-  };
-  faulty.write = [=](int fd, const iovec* memory, int count, off_t offset) -> ssize_t {
-    if (!broken(Fault::kWrite)) return ::pwritev(fd, memory, count, offset);
-    if (fault.error == 0) halve(::pwritev, fd, memory, offset);
-    return refuse();
-  };
-  faulty.sync = [=](int fd) { return broken(Fault::kSync) ? refuse() : ::fdatasync(fd); };
-  return [=](int fd) { return make_threaded_engine(fd, faulty); };
-}
-
-// The disk fails at every call in turn: one clear error, and the file goes on from the last step
-// that was completed, to the same bits.
-TEST_F(FileStorageTest, AFailingDiskLeavesTheLastCompletedStep) {
-  Way way{.executor = {2, true}, .stream = {.segment_elements = 4096, .buffers = 2}};
-  { Trainer trainer(way, path_, FileStorage::Mode::kCreate); }
-  const std::string fresh = read_text(path_);
-  for (const auto& [kind, error, text] :
-       std::vector<std::tuple<Fault::Kind, int, std::string>>{{Fault::kRead, EIO, "cannot read"},
-                                                              {Fault::kWrite, EIO, "cannot write"},
-                                                              {Fault::kWrite, ENOSPC, "No space"},
-                                                              {Fault::kWrite, 0, "cannot write"},
-                                                              {Fault::kSync, EIO, "cannot sync"}}) {
-    const int64_t stride = kind == Fault::kSync ? 1 : 7;
-    for (int64_t from = error % 7, failed = 1; failed; from += stride) {
-      SCOPED_TRACE(fmt::format("{} {} from {}", int(kind), error, from));
-      std::ofstream(path_, std::ios::binary) << fresh;
-      Way faulty = way;
-      const auto calls = std::make_shared<std::atomic<int64_t>>(0);
-      faulty.stream.engine = faulty_engine({kind, error, from}, calls);
-      failed = 0;
-      int64_t completed = 0;
-      try {
-        Trainer trainer(faulty, path_, FileStorage::Mode::kOpen);
-        while (completed < 3) {
-          trainer.step();
-          completed = trainer.store().step();
-        }
-        trainer.store().settle();
-      } catch (const Error& thrown) {
-        failed = 1;
-        EXPECT_NE(std::string(thrown.what()).find(text), std::string::npos) << thrown.what();
-        EXPECT_NE(std::string(thrown.what()).find(path_.string()), std::string::npos);
-      }
-      Trainer trainer(way, path_, FileStorage::Mode::kOpen);
-      // A step is completed when its header is on the disk, a moment after step() returned.
-      EXPECT_GE(trainer.store().step(), completed - 1);
-      EXPECT_LE(trainer.store().step(), 3);
-      while (trainer.store().step() < 4) trainer.step();
-      ASSERT_NO_FATAL_FAILURE(
-          expect_same(all_state(trainer.store()), resident_after(4, Precision::kFp32)));
-      if (HasFailure()) return;
-    }
-  }
 }
 
 // Weights only, for a model that is not trained.
@@ -413,9 +214,9 @@ TEST_F(FileStorageTest, HoldsWeightsAloneForInference) {
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
     const Model model = make_model();
     StreamOptions options{.segment_elements = 2048};
-    Store streamed(std::make_unique<FileStorage>(specs_of(model), precision, /*training=*/false,
-                                                 path_, FileStorage::Mode::kCreate, options));
-    Store resident(specs_of(model), precision, /*training=*/false);
+    Store streamed(std::make_unique<FileStorage>(specs_of(model), StateForm{precision}, path_,
+                                                 FileStorage::Mode::kCreate, options));
+    Store resident(specs_of(model), StateForm{precision});
     streamed.initialise(kSeed, {});
     resident.initialise(kSeed, {});
     EXPECT_EQ(Executor(model, streamed, {2, true}).evaluate(make_batches(1), {}),

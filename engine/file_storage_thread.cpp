@@ -4,9 +4,20 @@
 
 #include "base/error.h"
 #include "engine/file_storage.h"
-#include "ops/optimizer.h"
 
 namespace gigagpt::engine {
+namespace {
+
+// In the first half of the same memory.
+void to_bf16_in_place(float* values, size_t count) {
+  auto* bytes = reinterpret_cast<std::byte*>(values);
+  for (size_t i = 0; i < count; ++i) {
+    const ops::kernels::Bf16 rounded = ops::kernels::to_bf16(values[i]);
+    std::memcpy(bytes + 2 * i, &rounded, sizeof rounded);
+  }
+}
+
+}  // namespace
 
 void FileStorage::run() {
   try {
@@ -77,7 +88,7 @@ bool FileStorage::finish_requests() {
     gradient_written_.assign(gradient_written_.size(), false);
     abandoning_ = false;
   } else if (settling_ && updated) {
-    if (file_->header().pending) {
+    if (file_->header().pending || file_->header().step != step_) {
       file_->write_header({step_, /*pending=*/false, {}});
       give_back(retired_);
     }
@@ -181,7 +192,9 @@ bool FileStorage::issue_next(Move& move) {
   const size_t index = layout().first_segment(move.layer) + move.next;
   Flight flight = {move.job, index, 0, 0, move.deliver};
   bool issued = true;
-  if (move.job == Job::kUpdate && file_->state_step(index) == update_.step) {
+  if (move.job == Job::kUpdateNow) {
+    issued = issue_update(flight);
+  } else if (move.job == Job::kUpdate && file_->state_step(index) == update_.step) {
     // It was updated before an interruption.
     flight.job = Job::kLoadWeights;
     issued = !move.deliver || issue_part(flight);
@@ -200,10 +213,11 @@ bool FileStorage::issue_update(Flight flight) {
   const bool own_buffer = index < cached_;
   if (own_buffer) flight.block = buffer_of(index);
   if (own_buffer && in_cache_[index]) {
-    {
+    if (flight.job == Job::kUpdate) {
       const std::lock_guard lock(mutex_);
       if (!stores_.empty()) return false;  // its gradient may be among them
     }
+    ++state_writes_[segment(index).layer];
     update_segment(flight, /*from_disk=*/false);
     return true;
   }
@@ -213,8 +227,9 @@ bool FileStorage::issue_update(Flight flight) {
     free_buffers_.pop_back();
   }
   const SlotParts parts = layout().slot_parts(segment(index));
-  const bool copies = layout().precision() == Precision::kBf16;
-  const uint64_t begin = parts.gradient_info, end = copies ? parts.working : parts.end;
+  const uint64_t begin = flight.job == Job::kUpdate ? parts.gradient_info : parts.state;
+  const uint64_t end = layout().form().has_masters() ? parts.working.at : parts.end;
+  ++state_writes_[segment(index).layer];
   std::byte* buffer = buffers_[flight.block].data();
   start_flight(
       flight, {false, file_->slot_offset(index) + begin, {std::span(buffer + begin, end - begin)}});
@@ -233,16 +248,20 @@ bool FileStorage::issue_part(Flight flight) {
   const std::span<std::byte> info(info_blocks_.data() + flight.block * kBlockBytes, kBlockBytes);
   if (flight.job == Job::kLoadWeights) {
     std::byte* to = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
-    start_flight(flight, {false, slot + parts.info, {info, {to, parts.end - parts.working}}});
+    start_flight(flight, {false, slot + parts.info, {info, {to, parts.end - parts.working.at}}});
     return true;
   }
   std::byte* part = gradients_[s.layer].memory.data() + 4 * s.begin;
+  const std::span stored(part, parts.exp_avg.at - parts.gradient.at);
   const bool write = flight.job == Job::kStoreGradient;
+  const bool narrow = layout().form().gradient == GradientForm::kBf16;
+  if (write && narrow) to_bf16_in_place(reinterpret_cast<float*>(part), size_t(s.count));
   if (write) file_->describe_gradient(index, file_->header().step + 1, part, info.data());
   if (write && index < cached_) {
-    std::memcpy(buffers_[buffer_of(index)].data() + parts.gradient, part, parts.array_bytes);
+    std::memcpy(buffers_[buffer_of(index)].data() + parts.gradient.at, part,
+                parts.gradient.size_bytes);
   }
-  start_flight(flight, {write, slot + parts.gradient_info, {info, {part, parts.array_bytes}}});
+  start_flight(flight, {write, slot + parts.gradient_info, {info, stored}});
   return true;
 }
 
@@ -265,10 +284,14 @@ void FileStorage::complete(uint64_t id) {
     return give_back(syncing_);
   }
   const Segment& s = segment(flight.segment);
-  if (flight.job == Job::kUpdate) return update_segment(flight, /*from_disk=*/true);
+  const bool update = flight.job == Job::kUpdate || flight.job == Job::kUpdateNow;
+  if (update) return update_segment(flight, /*from_disk=*/true);
   if (flight.job == Job::kWriteBack) {
     const uint32_t old = file_->move(flight.segment, flight.slot);
-    retired_.push_back(old);
+    if (keeps_gradients())
+      retired_.push_back(old);
+    else
+      file_->give_back(old);  // the file is worth nothing until all are updated
     if (flight.block < options_.buffers) free_buffers_.push_back(flight.block);
     --state_writes_[s.layer];
     return;
@@ -285,41 +308,45 @@ void FileStorage::complete(uint64_t id) {
                       gradients_[s.layer].memory.data() + 4 * s.begin);
     arrived(gradients_[s.layer]);
   } else {
-    const std::lock_guard lock(mutex_);
-    Held& memory = gradients_[s.layer];
-    if (--memory.missing == 0) {
-      take_memory(memory);
-      memory.busy = false;
-    }
+    gradient_done(s.layer);
   }
   free_blocks_.push_back(flight.block);
 }
 
+// A segment of the layer's gradient is written, or was used.
+void FileStorage::gradient_done(size_t layer) {
+  const std::lock_guard lock(mutex_);
+  Held& memory = gradients_[layer];
+  if (--memory.missing > 0) return;
+  take_memory(memory);
+  memory.busy = false;
+}
+
 SegmentArrays FileStorage::arrays_in(std::byte* slot, const SlotParts& parts) const {
-  const auto floats = [&](uint64_t at) { return reinterpret_cast<float*>(slot + at); };
-  return {floats(parts.master), floats(parts.gradient), floats(parts.exp_avg),
-          floats(parts.exp_avg_sq), slot + parts.working};
+  return {slot + parts.master.at,  slot + parts.gradient.at,
+          slot + parts.exp_avg.at, slot + parts.exp_avg_sq.at,
+          slot + parts.working.at, layout().form().gradient == GradientForm::kBf16};
 }
 
 // The segment's old state is in its buffer; the new one will go to a spare slot.
-void FileStorage::update_segment(const Flight& flight, bool from_disk) {
+void FileStorage::update_segment(Flight flight, bool from_disk) {
   const size_t index = flight.segment;
   const Segment& s = segment(index);
   const SlotParts parts = layout().slot_parts(s);
   std::byte* buffer = buffers_[flight.block].data();
-  if (from_disk) {
-    const std::byte *gradient_info = buffer + parts.gradient_info, *info = buffer + parts.info;
-    file_->check_gradient_info(index, update_.step, gradient_info);
-    file_->check_state_info(index, info);
-    file_->check_part(index, Kept::kGradient, gradient_info, buffer + parts.gradient);
-    for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq, Kept::kMaster}) {
-      file_->check_part(index, kept, info, buffer + parts.at(kept));
-    }
+  if (from_disk) file_->check_state(index, buffer);
+  const bool now = flight.job == Job::kUpdateNow;
+  if (from_disk && !now) {
+    const std::byte* info = buffer + parts.gradient_info;
+    file_->check_gradient_info(index, update_.step, info);
+    file_->check_part(index, Kept::kGradient, info, buffer + parts.gradient.at);
   }
-  const SegmentArrays arrays = arrays_in(buffer, parts);
-  ops::update_alone(param_states(layout(), s, arrays), update_.rule, update_.lr, update_.grad_scale,
-                    update_.step);
-  copy_vectors(layout(), s, arrays);
+  const PendingUpdate& update = now ? layer_updates_[s.layer] : update_;
+  SegmentArrays arrays = arrays_in(buffer, parts);
+  if (now) arrays.gradient = gradients_[s.layer].memory.data() + 4 * s.begin;
+  update_segment_alone(layout(), s, arrays, update);
+  flight.step = update.step;
+  if (now) gradient_done(s.layer);
   if (flight.deliver) {
     const uint64_t begin = layout().working_at(s.layer, s.begin);
     std::memcpy(weights_[s.layer].memory.data() + begin, arrays.working,
@@ -327,7 +354,6 @@ void FileStorage::update_segment(const Flight& flight, bool from_disk) {
     arrived(weights_[s.layer]);
   }
   if (index < cached_) in_cache_[index] = true;
-  ++state_writes_[s.layer];
   write_backs_.push_back(flight);
 }
 
@@ -340,7 +366,7 @@ void FileStorage::write_back() {
     flight.slot = file_->take_spare();
     const SlotParts parts = layout().slot_parts(segment(flight.segment));
     std::byte* buffer = buffers_[flight.block].data();
-    file_->describe_state(flight.segment, update_.step, buffer);
+    file_->describe_state(flight.segment, flight.step, buffer);
     start_flight(flight,
                  {true, file_->offset_of(flight.slot) + parts.state, {parts.state_in(buffer)}});
   }

@@ -21,26 +21,11 @@ void FileStorage::in_segments(size_t layer, int64_t first, Values values, const 
   }
 }
 
-// Where an element of the segment in buffers_[0] lies, as one of an fp32 part and as a working
-// weight.
-std::byte* FileStorage::edited_value(Kept kept, size_t index, int64_t element) {
-  const Segment& s = segment(index);
-  return buffers_[0].data() + layout().slot_parts(s).at(kept) + 4 * (element - s.begin);
-}
-std::byte* FileStorage::edited_working(size_t index, int64_t element) {
-  const Segment& s = segment(index);
-  return buffers_[0].data() + layout().slot_parts(s).working +
-         layout().working_at(s.layer, element) - layout().working_at(s.layer, s.begin);
-}
-
 void FileStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
   errand([&] {
     in_segments(layer, first, values, [&](size_t index, int64_t begin, std::span<float> piece) {
       load_part(index, kept);
-      if (layout().training())
-        std::memcpy(piece.data(), edited_value(kept, index, begin), piece.size_bytes());
-      else
-        from_working(layout(), layer, begin, edited_working(index, begin), piece);
+      read_values(layout(), segment(index), edited_arrays(index), kept, begin, piece);
     });
   });
 }
@@ -52,23 +37,25 @@ void FileStorage::load_part(size_t index, Kept kept) {
   std::byte* slot = buffers_[0].data();
   AsyncFile& file = file_->file();
   const bool gradient = kept == Kept::kGradient;
+  const bool working = kept == Kept::kMaster && !layout().form().has_masters();
   const uint64_t info = gradient ? parts.gradient_info : parts.info;
-  const uint64_t at = layout().training() ? parts.at(kept) : parts.working;
-  const uint64_t bytes = layout().training() ? parts.array_bytes : parts.end - parts.working;
+  const uint64_t at = working ? parts.working.at : parts.of(kept).at;
+  const uint64_t bytes = working ? parts.working.size_bytes : parts.of(kept).size_bytes;
   const auto part = [&](uint64_t begin, uint64_t size) {
-    file.run({false, file_->slot_offset(index) + begin, {std::span(slot + begin, size)}});
+    const uint64_t whole_blocks = (size + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+    const std::span memory(slot + begin, whole_blocks);
+    file.run({false, file_->slot_offset(index) + begin, {memory}});
   };
   part(info, kBlockBytes);
   part(at, bytes);
-  if (gradient) {
+  if (gradient)
     file_->check_gradient_info(index, file_->header().step + 1, slot + info);
-  } else {
-    file_->check_state_info(index, slot + info);
-  }
-  if (layout().training())
-    file_->check_part(index, kept, slot + info, slot + at);
   else
+    file_->check_state_info(index, slot + info);
+  if (working)
     file_->check_working(index, slot + info, slot + at);
+  else
+    file_->check_part(index, kept, slot + info, slot + at);
   part_segment_ = index;
   part_ = kept;
 }
@@ -83,10 +70,7 @@ void FileStorage::write(Kept kept, size_t layer, int64_t first, std::span<const 
     in_segments(layer, first, values,
                 [&](size_t index, int64_t begin, std::span<const float> piece) {
                   load_for_edit(index);
-                  if (layout().training())
-                    std::memcpy(edited_value(kept, index, begin), piece.data(), piece.size_bytes());
-                  if (kept == Kept::kMaster)
-                    to_working(layout(), layer, begin, piece, edited_working(index, begin));
+                  write_values(layout(), segment(index), edited_arrays(index), kept, begin, piece);
                 });
   });
 }

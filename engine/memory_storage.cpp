@@ -1,49 +1,71 @@
 #include "engine/memory_storage.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 #include "base/error.h"
 
 namespace gigagpt::engine {
 
-MemoryStorage::MemoryStorage(std::vector<LayerSpec> specs, Precision precision, bool training)
-    : Storage(StateLayout(std::move(specs), precision, training, /*segment_elements=*/0)) {
+MemoryStorage::MemoryStorage(std::vector<LayerSpec> specs, const StateForm& form)
+    : Storage(StateLayout(std::move(specs), form, /*segment_elements=*/0)) {
   for (size_t i = 0; i < layout().layer_count(); ++i) {
     LayerMemory memory;
-    const size_t bytes = 4 * size_t(layout().layer(i).size);
-    for (PageBuffer* array :
-         {&memory.master, &memory.gradient, &memory.exp_avg, &memory.exp_avg_sq}) {
-      if (training) *array = PageBuffer(bytes);
+    if (form.training) {
+      memory.exp_avg = PageBuffer(layout().moment_bytes(whole(i)));
+      memory.exp_avg_sq = PageBuffer(layout().moment_bytes(whole(i)));
+      const bool keeps_gradient = form.gradient != GradientForm::kNone;
+      if (keeps_gradient) memory.gradient = PageBuffer(layout().gradient_bytes(i));
+      if (form.has_masters()) memory.master = PageBuffer(4 * size_t(layout().layer(i).size));
     }
-    const bool copies = precision == Precision::kBf16 || !training;
-    if (copies) memory.working = PageBuffer(layout().working_bytes(i));
+    memory.working = PageBuffer(layout().working_bytes(i));
     memory_.push_back(std::move(memory));
   }
 }
 
 SegmentArrays MemoryStorage::arrays(size_t layer) const {
   const LayerMemory& memory = memory_[layer];
-  const auto floats = [](const PageBuffer& buffer) {
-    return reinterpret_cast<float*>(buffer.data());
-  };
-  const bool copies = memory.working.data() != nullptr;
-  return {floats(memory.master), floats(memory.gradient), floats(memory.exp_avg),
-          floats(memory.exp_avg_sq), copies ? memory.working.data() : memory.master.data()};
+  const bool masters = layout().form().has_masters();
+  return {(masters ? memory.master : memory.working).data(), memory.gradient.data(),
+          memory.exp_avg.data(), memory.exp_avg_sq.data(), memory.working.data()};
 }
 
 std::byte* MemoryStorage::acquire(const Need& need) {
-  if (need.gradient) return memory_[need.layer].gradient.data();
-  if (memory_[need.layer].pending) update(need.layer);
-  return arrays(need.layer).working;
+  LayerMemory& memory = memory_[need.layer];
+  if (!need.gradient) {
+    if (std::exchange(memory.pending, false)) update(need.layer, update_);
+    return memory.working.data();
+  }
+  const size_t bytes = layout().gradient_bytes(need.layer);
+  if (memory.gradient.data() == nullptr) {
+    const auto fits = [&](const PageBuffer& unused) { return unused.size_bytes() >= bytes; };
+    const auto found = std::find_if(unused_.begin(), unused_.end(), fits);
+    if (found == unused_.end()) {
+      memory.gradient = PageBuffer(bytes);
+    } else {
+      memory.gradient = std::move(*found);
+      unused_.erase(found);
+    }
+  }
+  return memory.gradient.data();
 }
 
-void MemoryStorage::update(size_t layer) {
-  const Segment& segment = layout().segments()[layout().first_segment(layer)];
-  ops::update(param_states(layout(), segment, arrays(layer)), update_.rule, update_.lr,
-              update_.grad_scale, update_.step);
-  copy_vectors(layout(), segment, arrays(layer));
-  memory_[layer].pending = false;
+void MemoryStorage::update(size_t layer, const PendingUpdate& update) {
+  const Segment& segment = whole(layer);
+  if (!layout().form().compact) {
+    ops::update(param_states(layout(), segment, arrays(layer)), update.rule, update.lr,
+                update.grad_scale, update.step);
+    copy_vectors(layout(), segment, arrays(layer));
+    return;
+  }
+  ops::update(compact_pieces(layout(), segment, arrays(layer)), update.rule, update.lr,
+              update.grad_scale, update.step, segment.layer);
+}
+
+void MemoryStorage::update_layer(size_t layer, const PendingUpdate& now) {
+  update(layer, now);
+  update_ = now;
+  unused_.push_back(std::move(memory_[layer].gradient));
 }
 
 void MemoryStorage::defer(const PendingUpdate& update) {
@@ -56,25 +78,16 @@ void MemoryStorage::defer(const PendingUpdate& update) {
 
 void MemoryStorage::settle() {
   for (size_t i = 0; i < memory_.size(); ++i) {
-    if (memory_[i].pending) update(i);
+    if (std::exchange(memory_[i].pending, false)) update(i, update_);
   }
 }
 
 void MemoryStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
-  if (layout().training()) {
-    std::copy_n(array_of(kept, arrays(layer)) + first, values.size(), values.begin());
-    return;
-  }
-  GIGAGPT_ASSERT(kept == Kept::kMaster);
-  const std::byte* working = memory_[layer].working.data() + layout().working_at(layer, first);
-  from_working(layout(), layer, first, working, values);
+  read_values(layout(), whole(layer), arrays(layer), kept, first, values);
 }
 
 void MemoryStorage::write(Kept kept, size_t layer, int64_t first, std::span<const float> values) {
-  const SegmentArrays to = arrays(layer);
-  if (layout().training()) std::copy(values.begin(), values.end(), array_of(kept, to) + first);
-  if (kept != Kept::kMaster) return;
-  to_working(layout(), layer, first, values, to.working + layout().working_at(layer, first));
+  write_values(layout(), whole(layer), arrays(layer), kept, first, values);
 }
 
 }  // namespace gigagpt::engine

@@ -1,4 +1,5 @@
-// A model's state in RAM.
+// A model's state in RAM. Gradients are in fp32, whatever their form in a file is; with
+// GradientForm::kNone they have memory until their layer is updated.
 #pragma once
 
 #include <vector>
@@ -11,12 +12,13 @@ namespace gigagpt::engine {
 
 class MemoryStorage : public Storage {
  public:
-  MemoryStorage(std::vector<LayerSpec> specs, Precision precision, bool training);
+  MemoryStorage(std::vector<LayerSpec> specs, const StateForm& form);
 
   void expect(std::span<const Need>) override {}
   std::byte* acquire(const Need& need) override;
   void release(const Need&) override {}
   void abandon() override {}
+  void update_layer(size_t layer, const PendingUpdate& update) override;
   void defer(const PendingUpdate& update) override;
   void settle() override;
   int64_t step() const override { return update_.step; }
@@ -28,15 +30,20 @@ class MemoryStorage : public Storage {
 
  private:
   struct LayerMemory {
-    PageBuffer master, gradient, exp_avg, exp_avg_sq;  // fp32; only for training
-    PageBuffer working;                                // none if the masters are that
-    bool pending = false;                              // its update is still to be made
+    PageBuffer gradient, exp_avg, exp_avg_sq;  // only for training
+    PageBuffer master;                         // only beside working weights
+    PageBuffer working;
+    bool pending = false;  // its update is still to be made
   };
+  const Segment& whole(size_t layer) const {
+    return layout().segments()[layout().first_segment(layer)];
+  }
   SegmentArrays arrays(size_t layer) const;
-  void update(size_t layer);
+  void update(size_t layer, const PendingUpdate& update);
 
   std::vector<LayerMemory> memory_;  // per layer
-  PendingUpdate update_;
+  std::vector<PageBuffer> unused_;   // gradients that are not kept give their memory to others
+  PendingUpdate update_;             // the last one
 };
 
 }  // namespace gigagpt::engine

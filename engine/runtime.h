@@ -1,29 +1,40 @@
 // A model together with its state and what runs it.
 #pragma once
 
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/executor.h"
-#include "engine/memory_plan.h"
+#include "engine/plan.h"
 #include "engine/store.h"
+#include "engine/update.h"
 #include "formats/safetensors.h"
 
 namespace gigagpt::engine {
 
 struct Runtime {
-  // Plans the memory, then makes the storage, or with `reopen` goes on with the file that holds it.
-  // Throws Error if nothing fits; the state starts as zeros.
+  // Plans, then makes the storage, or with `reopen` goes on with the file that holds it. Throws
+  // Error, before anything is written, if it does not fit; the state starts as zeros.
   Runtime(Model model, std::vector<formats::StoredTensor> layout, const std::string& precision,
-          const RunSize& size, const MemoryRules& rules, bool reopen);
+          const RunSize& size, const StoreRules& rules, const Path& out_dir, const Machine& machine,
+          bool reopen);
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
+  // As engine::train_step.
+  std::optional<StepResult> train_step(std::span<const MicroBatch> batches, uint64_t key,
+                                       const OptimizerStep& step, const Progress& progress) {
+    return engine::train_step(executor, store, batches, key, step, progress);
+  }
+
   Model model;
   std::vector<formats::StoredTensor> layout;  // how it lies in a checkpoint
-  MemoryPlan plan;
+  Plan plan;
   Store store;
   Executor executor;
+  double peak_flops;  // of products in the run's precision; 0: not known
 };
 
 }  // namespace gigagpt::engine

@@ -5,34 +5,41 @@
 #include <span>
 #include <vector>
 
-#include "engine/state_layout.h"
-#include "ops/optimizer.h"
+#include "engine/storage.h"
+#include "ops/compact.h"
 
 namespace gigagpt::engine {
 
-// Each begins with the segment's first element.
+// Each begins with the segment's first element, as in SlotParts.
 struct SegmentArrays {
-  float* master = nullptr;
-  float* gradient = nullptr;
-  float* exp_avg = nullptr;
-  float* exp_avg_sq = nullptr;
-  std::byte* working = nullptr;  // the master weights themselves in fp32
+  std::byte* master = nullptr;  // the working weights if they are the masters
+  std::byte* gradient = nullptr;
+  std::byte* exp_avg = nullptr;
+  std::byte* exp_avg_sq = nullptr;
+  std::byte* working = nullptr;
+  bool narrow_gradient = false;  // bf16, else fp32
 };
 
-// What an optimizer step goes over: the parts of parameters that lie in the segment. Working
-// matrices are written with it; the vectors are left to copy_vectors().
+// What an optimizer step goes over: the parts of parameters that lie in the segment. In full form
+// working matrices are written with it; the vectors are left to copy_vectors().
 std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segment& segment,
                                           const SegmentArrays& arrays);
 void copy_vectors(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays);
+// The same in compact form.
+std::vector<ops::CompactPiece> compact_pieces(const StateLayout& layout, const Segment& segment,
+                                              const SegmentArrays& arrays);
 
-// The array that holds it; null if none does.
-float* array_of(Kept kept, const SegmentArrays& arrays);
+// One optimizer step of a segment, on the caller's thread alone.
+void update_segment_alone(const StateLayout& layout, const Segment& segment,
+                          const SegmentArrays& arrays, const PendingUpdate& update);
 
-// Working weights from master weights, and back as far as they hold them: elements from `first` of
-// a layer that lie in one parameter; `working` is where the first of them is.
-void to_working(const StateLayout& layout, size_t layer, int64_t first,
-                std::span<const float> values, std::byte* working);
-void from_working(const StateLayout& layout, size_t layer, int64_t first, const std::byte* working,
-                  std::span<float> values);
+// Values from, and to, the arrays: elements from `first` of the layer that lie in the segment and
+// in one parameter. Weights go to the masters and, rounded to nearest, to the working weights.
+// Moments in 8 bits are read and written from the first element of a block on, to the last of one
+// or of the parameter.
+void read_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
+                 Kept kept, int64_t first, std::span<float> values);
+void write_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
+                  Kept kept, int64_t first, std::span<const float> values);
 
 }  // namespace gigagpt::engine

@@ -11,7 +11,7 @@
 namespace gigagpt::engine {
 namespace {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr char kHeaderMagic[8] = {'G', 'I', 'G', 'A', 's', 't', 'o', 'r'};
 constexpr char kInfoMagic[8] = {'G', 'I', 'G', 'A', 'i', 'n', 'f', 'o'};
 constexpr uint64_t kDescriptionBegin = 2 * kBlockBytes;  // after both headers
@@ -27,7 +27,10 @@ struct HeaderBlock {
   int64_t step, step_tokens;
   uint64_t pending;
   double beta1, beta2, epsilon, weight_decay, lr, grad_scale;
+  uint64_t seed;
+  uint32_t gradient_form;
   uint32_t description_crc;
+  uint32_t unused;
   uint32_t crc;
 };
 enum InfoKind : uint32_t { kState, kGradientOnly };
@@ -60,6 +63,14 @@ void put_block(Block block, std::byte* bytes) {
   std::memcpy(bytes, &block, sizeof block);
 }
 
+// What of a segment has an array in its state beside the working weights.
+std::vector<Kept> state_arrays(const StateForm& form) {
+  if (!form.training) return {};
+  std::vector<Kept> arrays = {Kept::kExpAvg, Kept::kExpAvgSq};
+  if (form.has_masters()) arrays.push_back(Kept::kMaster);
+  return arrays;
+}
+
 InfoBlock make_info(uint64_t run_id, InfoKind kind, size_t segment, int64_t step) {
   InfoBlock info = {};
   std::copy_n(kInfoMagic, 8, info.magic);
@@ -90,6 +101,11 @@ uint64_t in_blocks(uint64_t bytes) {
   return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
 }
 
+const char* gradient_form_name(GradientForm form) {
+  if (form == GradientForm::kNone) return "none";
+  return form == GradientForm::kBf16 ? "bf16" : "fp32";
+}
+
 std::string describe(const StateLayout& layout) {
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (size_t i = 0; i < layout.layer_count(); ++i) {
@@ -104,6 +120,8 @@ std::string describe(const StateLayout& layout) {
   return nlohmann::ordered_json{
       {"precision", layout.precision() == Precision::kBf16 ? "bf16" : "fp32"},
       {"training", layout.training()},
+      {"compact", layout.form().compact},
+      {"gradient", gradient_form_name(layout.form().gradient)},
       {"segment_elements", layout.segment_elements()},
       {"layers", layers}}
       .dump();
@@ -163,7 +181,13 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
   file.read_at(0, bytes);
   const auto header = newest_header(bytes.data());
   if (!header || header->step < 0) return std::nullopt;
-  return Summary{id_text(header->run_id), header->step, header->step_tokens};
+  return Summary{id_text(header->run_id), header->step, header->step_tokens,
+                 GradientForm(header->gradient_form), file.size_bytes()};
+}
+
+uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots) {
+  return kDescriptionBegin + in_blocks(describe(layout).size()) +
+         (layout.segments().size() + spare_slots) * layout.slot_bytes();
 }
 
 std::string StateFile::id() const {
@@ -190,6 +214,8 @@ void StateFile::write_header(const StateHeader& header) {
   block.sgd = u.rule.sgd;
   block.beta1 = u.rule.beta1, block.beta2 = u.rule.beta2, block.epsilon = u.rule.epsilon;
   block.weight_decay = u.rule.weight_decay, block.lr = u.lr, block.grad_scale = u.grad_scale;
+  block.seed = u.rule.seed;
+  block.gradient_form = uint32_t(layout_.form().gradient);
   const PageBuffer memory(kBlockBytes);
   put_block(block, memory.data());
   file_.run({true, sequence_ % 2 * kBlockBytes, {memory.bytes()}});
@@ -210,18 +236,18 @@ void StateFile::read_header() {
       newest->description_bytes == description_.size() &&
       newest->slot_bytes == layout_.slot_bytes() &&
       std::memcmp(memory.data() + kDescriptionBegin, description_.data(), description_.size()) == 0;
-  if (!same) fail("store: {} holds another model, precision or segment size", name);
+  if (!same) fail("store: {} holds another model, precision, form of state or segment size", name);
   run_id_ = newest->run_id;
   sequence_ = newest->sequence;
   step_tokens_ = newest->step_tokens;
   slot_count_ = newest->slot_count;
   header_.step = newest->step;
   header_.pending = newest->pending != 0;
-  header_.update = {
-      {newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon, newest->weight_decay},
-      newest->lr,
-      newest->grad_scale,
-      newest->step};
+  header_.update = {{newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon,
+                     newest->weight_decay, newest->seed},
+                    newest->lr,
+                    newest->grad_scale,
+                    newest->step};
   if (header_.step < 0) fail("store: {} was never completed; delete it to start again", name);
   if (file_.size_bytes() < offset_of(uint32_t(slot_count_))) fail("store: {} is cut off", name);
 }
@@ -263,12 +289,12 @@ bool StateFile::is_whole(size_t segment, uint32_t slot) {
   const std::byte* bytes = memory.data();
   file_.run({false, offset_of(slot) + parts.state, {parts.state_in(memory.data())}});
   const auto info = block_at<InfoBlock>(bytes + parts.info);
-  bool whole =
-      info.part_crcs[kWorkingCrc] == crc32c({bytes + parts.working, working_size(segment)});
-  for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
-    if (!layout_.training()) break;
-    const uint32_t crc = crc32c({bytes + parts.at(kept), parts.array_bytes});
-    whole = whole && info.part_crcs[size_t(kept)] == crc;
+  const auto holds = [&](const SlotPart& part, uint32_t crc) {
+    return crc32c({bytes + part.at, part.size_bytes}) == crc;
+  };
+  bool whole = holds(parts.working, info.part_crcs[kWorkingCrc]);
+  for (const Kept kept : state_arrays(layout_.form())) {
+    whole = whole && holds(parts.of(kept), info.part_crcs[size_t(kept)]);
   }
   return whole;
 }
@@ -290,21 +316,16 @@ std::string StateFile::place_name(size_t segment) const {
                      s.begin, s.begin + s.count);
 }
 
-uint64_t StateFile::working_size(size_t segment) const {
-  const Segment& s = layout_.segments()[segment];
-  return layout_.working_at(s.layer, s.begin + s.count) - layout_.working_at(s.layer, s.begin);
-}
-
 void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
   InfoBlock info = make_info(run_id_, kState, segment, step);
-  const bool copies = layout_.precision() == Precision::kBf16;
-  for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
-    if (!layout_.training() || (kept == Kept::kMaster && !copies)) continue;
-    info.part_crcs[size_t(kept)] = crc32c({slot + parts.at(kept), parts.array_bytes});
+  const auto crc_of_part = [&](const SlotPart& part) {
+    return crc32c({slot + part.at, part.size_bytes});
+  };
+  for (const Kept kept : state_arrays(layout_.form())) {
+    info.part_crcs[size_t(kept)] = crc_of_part(parts.of(kept));
   }
-  info.part_crcs[kWorkingCrc] = crc32c({slot + parts.working, working_size(segment)});
-  if (!copies) info.part_crcs[size_t(Kept::kMaster)] = info.part_crcs[kWorkingCrc];
+  info.part_crcs[kWorkingCrc] = crc_of_part(parts.working);
   put_block(info, slot + parts.info);
   state_steps_[segment] = step;
 }
@@ -312,8 +333,8 @@ void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
 void StateFile::describe_gradient(size_t segment, int64_t step, const std::byte* part,
                                   std::byte* info_block) {
   InfoBlock info = make_info(run_id_, kGradientOnly, segment, step);
-  const size_t bytes = 4 * size_t(layout_.segments()[segment].count);
-  info.part_crcs[size_t(Kept::kGradient)] = crc32c({part, bytes});
+  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  info.part_crcs[size_t(Kept::kGradient)] = crc32c({part, parts.gradient.size_bytes});
   put_block(info, info_block);
 }
 
@@ -340,14 +361,26 @@ void StateFile::check_part(size_t segment, Kept part, const std::byte* info,
                            const std::byte* bytes) const {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
   constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient"};
-  check_sum(segment, block_at<InfoBlock>(info).part_crcs[size_t(part)], {bytes, parts.array_bytes},
-            kNames[size_t(part)], parts.at(part));
+  check_sum(segment, block_at<InfoBlock>(info).part_crcs[size_t(part)],
+            {bytes, parts.of(part).size_bytes}, kNames[size_t(part)], parts.of(part).at);
 }
 
 void StateFile::check_working(size_t segment, const std::byte* info, const std::byte* bytes) const {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
   check_sum(segment, block_at<InfoBlock>(info).part_crcs[kWorkingCrc],
-            {bytes, working_size(segment)}, "weights", parts.working);
+            {bytes, parts.working.size_bytes}, "weights", parts.working.at);
+}
+
+void StateFile::check_state(size_t segment, const std::byte* slot) const {
+  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  check_state_info(segment, slot + parts.info);
+  for (const Kept kept : state_arrays(layout_.form())) {
+    check_part(segment, kept, slot + parts.info, slot + parts.of(kept).at);
+  }
+  // Beside masters they are written without being looked at.
+  if (!layout_.form().has_masters()) {
+    check_working(segment, slot + parts.info, slot + parts.working.at);
+  }
 }
 
 void StateFile::check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,

@@ -38,8 +38,13 @@ class StateFile {
     std::string id;           // as Storage::file_id
     int64_t step = 0;         // steps completed
     int64_t step_tokens = 0;  // as given to create()
+    GradientForm gradient = GradientForm::kFp32;
+    uint64_t size_bytes = 0;
   };
   static std::optional<Summary> peek(const Path& path);
+
+  // How large create() makes it.
+  static uint64_t planned_bytes(const StateLayout& layout, size_t spare_slots);
 
   AsyncFile& file() { return file_; }
   std::string id() const;
@@ -71,6 +76,8 @@ class StateFile {
   void check_gradient_info(size_t segment, int64_t step, const std::byte* info) const;
   void check_part(size_t segment, Kept part, const std::byte* info, const std::byte* bytes) const;
   void check_working(size_t segment, const std::byte* info, const std::byte* bytes) const;
+  // All that an update needs of a slot but the gradient.
+  void check_state(size_t segment, const std::byte* slot) const;
 
  private:
   StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& layout,
@@ -82,7 +89,6 @@ class StateFile {
   void check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,
                  const char* what, uint64_t place) const;
   std::string place_name(size_t segment) const;
-  uint64_t working_size(size_t segment) const;
 
   StateLayout layout_;
   AsyncFile file_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "ops/kernels/codes.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -10,13 +11,15 @@ namespace {
 constexpr int64_t kParamElements = 16;     // parameters begin on a cache line
 constexpr int64_t kMatrixElements = 2048;  // of bf16 in a block of the file
 constexpr int64_t kBlockElements = 1024;   // of fp32
+constexpr int64_t kLeastCoded = 4096;      // smaller matrices keep their moments in fp32
 constexpr uint64_t kInfoBytes = 4096;
+constexpr auto kCodeBlock = int64_t(ops::kernels::kCodeBlock);
 
 int64_t padded(int64_t count, int64_t to) {
   return (count + to - 1) / to * to;
 }
 
-LayerLayout lay_out(const LayerSpec& spec) {
+LayerLayout lay_out(const LayerSpec& spec, bool compact) {
   LayerLayout layer;
   layer.offsets.resize(spec.params.size());
   const auto pad = [&](int64_t to) {
@@ -24,25 +27,32 @@ LayerLayout lay_out(const LayerSpec& spec) {
     if (end > layer.size) layer.padding.emplace_back(layer.size, end);
     layer.size = end;
   };
-  const auto place = [&](bool matrices) {
+  enum Kind { kCodedMatrix, kMatrix, kVector };
+  const auto kind_of = [&](const ParamSpec& param) {
+    if (param.shape.size() < 2) return kVector;
+    return compact && param.count() >= kLeastCoded ? kCodedMatrix : kMatrix;
+  };
+  const auto place = [&](Kind kind, int64_t align) {
     for (size_t p = 0; p < spec.params.size(); ++p) {
-      if ((spec.params[p].shape.size() >= 2) != matrices) continue;
+      if (kind_of(spec.params[p]) != kind) continue;
       layer.offsets[p] = layer.size;
       layer.size += spec.params[p].count();
-      pad(kParamElements);
+      pad(align);
     }
   };
-  place(true);
+  place(kCodedMatrix, kCodeBlock);  // no block of codes has elements of two parameters
+  layer.coded = layer.size;
+  place(kMatrix, kParamElements);
   pad(kMatrixElements);
   layer.matrices = layer.size;
-  place(false);
+  place(kVector, kParamElements);
   pad(kBlockElements);
   return layer;
 }
 
 }  // namespace
 
-uint64_t SlotParts::at(Kept kept) const {
+const SlotPart& SlotParts::of(Kept kept) const {
   switch (kept) {
     case Kept::kMaster:
       return master;
@@ -51,18 +61,16 @@ uint64_t SlotParts::at(Kept kept) const {
     case Kept::kExpAvgSq:
       return exp_avg_sq;
     case Kept::kGradient:
-      return gradient;
+      break;
   }
-  return 0;
+  return gradient;
 }
 
-StateLayout::StateLayout(std::vector<LayerSpec> specs, Precision precision, bool training,
+StateLayout::StateLayout(std::vector<LayerSpec> specs, const StateForm& form,
                          int64_t segment_elements)
-    : specs_(std::move(specs)),
-      precision_(precision),
-      training_(training),
-      segment_elements_(segment_elements) {
+    : specs_(std::move(specs)), form_(form), segment_elements_(segment_elements) {
   GIGAGPT_ASSERT(segment_elements % kMatrixElements == 0);
+  GIGAGPT_ASSERT(!form.compact || form.precision == Precision::kBf16);
   int64_t largest = 0;
   for (size_t i = 0; i < specs_.size(); ++i) {
     for (size_t p = 0; p < specs_[i].params.size(); ++p) {
@@ -72,7 +80,7 @@ StateLayout::StateLayout(std::vector<LayerSpec> specs, Precision precision, bool
     }
     // So a layer's gradient is complete when the backward pass has been through it.
     for (const std::string& name : specs_[i].shared) GIGAGPT_ASSERT(place(name).layer < i);
-    layers_.push_back(lay_out(specs_[i]));
+    layers_.push_back(lay_out(specs_[i], form.training && form.compact));
     largest = std::max(largest, layers_.back().size);
   }
   if (segment_elements_ == 0) segment_elements_ = padded(largest, kMatrixElements);
@@ -83,10 +91,12 @@ StateLayout::StateLayout(std::vector<LayerSpec> specs, Precision precision, bool
     }
   }
   first_segments_.push_back(segments_.size());
-  const uint64_t arrays = !training_ ? 0 : precision_ == Precision::kBf16 ? 4 : 3;
-  int64_t most = 0;
-  for (const Segment& segment : segments_) most = std::max(most, segment.count);
-  if (training_) info_offset_ = kInfoBytes + arrays * 4 * uint64_t(most);
+  // With `info` at 0 the parts before it begin below: the lowest of them is where slots begin.
+  uint64_t before_info = 0;
+  for (const Segment& segment : segments_) {
+    before_info = std::max(before_info, 0 - slot_parts(segment).gradient_info);
+  }
+  info_offset_ = before_info;
   for (const Segment& segment : segments_) {
     slot_bytes_ = std::max(slot_bytes_, slot_parts(segment).end);
   }
@@ -99,28 +109,49 @@ StateLayout::Place StateLayout::place(const std::string& name) const {
 }
 
 uint64_t StateLayout::working_at(size_t layer, int64_t element) const {
-  if (precision_ == Precision::kFp32) return 4 * uint64_t(element);
+  if (precision() == Precision::kFp32) return 4 * uint64_t(element);
   const int64_t in_matrices = std::min(element, layers_[layer].matrices);
   return 2 * uint64_t(in_matrices) + 4 * uint64_t(element - in_matrices);
 }
 
+int64_t StateLayout::coded_in(const Segment& segment) const {
+  return std::clamp<int64_t>(layers_[segment.layer].coded - segment.begin, 0, segment.count);
+}
+
+int64_t StateLayout::matrices_in(const Segment& segment) const {
+  return std::clamp<int64_t>(layers_[segment.layer].matrices - segment.begin, 0, segment.count);
+}
+
+uint64_t StateLayout::moment_bytes(const Segment& segment) const {
+  const int64_t coded = coded_in(segment);
+  return 4 * uint64_t(segment.count - coded) + 4 * uint64_t(coded / kCodeBlock) + uint64_t(coded);
+}
+
 SlotParts StateLayout::slot_parts(const Segment& segment) const {
   SlotParts parts;
-  parts.array_bytes = 4 * uint64_t(segment.count);
   parts.info = info_offset_;
-  parts.working = info_offset_ + kInfoBytes;
-  const uint64_t working = working_at(segment.layer, segment.begin + segment.count) -
-                           working_at(segment.layer, segment.begin);
-  parts.end = parts.working + padded(int64_t(working), int64_t(kInfoBytes));
-  parts.state = parts.info;
-  if (!training_) return parts;
-  const bool copies = precision_ == Precision::kBf16;
-  parts.master = copies ? parts.info - parts.array_bytes : parts.working;
-  parts.exp_avg_sq = (copies ? parts.master : parts.info) - parts.array_bytes;
-  parts.exp_avg = parts.exp_avg_sq - parts.array_bytes;
-  parts.state = parts.exp_avg;
-  parts.gradient = parts.exp_avg - parts.array_bytes;
-  parts.gradient_info = parts.gradient - kInfoBytes;
+  const auto rounded_up = [](uint64_t bytes) {
+    return (bytes + kInfoBytes - 1) / kInfoBytes * kInfoBytes;
+  };
+  parts.working = {parts.info + kInfoBytes,
+                   working_at(segment.layer, segment.begin + segment.count) -
+                       working_at(segment.layer, segment.begin)};
+  parts.end = parts.working.at + rounded_up(parts.working.size_bytes);
+  parts.state = parts.gradient_info = parts.info;
+  if (!training()) return parts;
+  const auto before = [&](uint64_t end, uint64_t size_bytes) {
+    return SlotPart{end - rounded_up(size_bytes), size_bytes};
+  };
+  const uint64_t elements = uint64_t(segment.count);
+  parts.master = form_.has_masters() ? before(parts.info, 4 * elements) : parts.working;
+  parts.exp_avg_sq =
+      before(form_.has_masters() ? parts.master.at : parts.info, moment_bytes(segment));
+  parts.exp_avg = before(parts.exp_avg_sq.at, moment_bytes(segment));
+  parts.state = parts.gradient_info = parts.exp_avg.at;
+  if (form_.gradient == GradientForm::kNone) return parts;
+  const uint64_t wide = form_.gradient == GradientForm::kFp32 ? 4 : 2;
+  parts.gradient = before(parts.exp_avg.at, wide * elements);
+  parts.gradient_info = parts.gradient.at - kInfoBytes;
   return parts;
 }
 

@@ -17,14 +17,33 @@ namespace gigagpt::engine {
 
 enum class Precision { kFp32, kBf16 };
 
-// What is kept of each element, in fp32.
+// What is kept of each element.
 enum class Kept { kMaster, kExpAvg, kExpAvgSq, kGradient };
+
+// How a file keeps gradients between the backward pass and the update: what was added up in fp32,
+// that rounded to bf16, or not at all, as layers are updated in the backward pass. Without fp32
+// there is one window a step, and a gradient that several layers add to waits in memory.
+enum class GradientForm { kFp32, kBf16, kNone };
+
+// In what form the state of a model is kept.
+struct StateForm {
+  Precision precision = Precision::kFp32;
+  bool training = false;  // else there are working weights alone
+  // bf16 weights without masters, moments in 8 bits (ops/compact.h). Needs bf16.
+  bool compact = false;
+  GradientForm gradient = GradientForm::kFp32;
+
+  // Whether there are master weights beside the working ones.
+  bool has_masters() const { return training && precision == Precision::kBf16 && !compact; }
+  bool operator==(const StateForm&) const = default;
+};
 
 // The elements of one layer: matrices in the order of its spec, then vectors. What is multiplied,
 // the working weights, are in bf16 the matrices rounded to bf16 and the vectors in fp32; in fp32
-// they are the master weights themselves.
+// they are the master weights themselves. In compact form large matrices come first.
 struct LayerLayout {
   std::vector<int64_t> offsets;                      // of each parameter, in elements
+  int64_t coded = 0;                                 // elements with moments in 8 bits, padded
   int64_t matrices = 0;                              // elements up to the first vector, padded
   int64_t size = 0;                                  // elements in all, padded
   std::vector<std::pair<int64_t, int64_t>> padding;  // begin and end of what is in no parameter
@@ -36,18 +55,22 @@ struct Segment {
   int64_t begin = 0, count = 0;  // elements, of which there are whole blocks
 };
 
+// One array of a segment: where in its slot it begins, and how much of it is used.
+struct SlotPart {
+  uint64_t at = 0, size_bytes = 0;
+};
+
 // A segment's place in a file: offsets in bytes from the start of its slot. The parts lie in this
 // order; those before `info` end where it begins, whatever the segment's size, so that `info` is at
-// the same place in every slot. In fp32 the working weights are the master weights.
+// the same place in every slot. Without masters of their own the working weights are those.
 struct SlotParts {
   uint64_t gradient_info = 0;  // a block that describes the gradient
-  uint64_t gradient = 0, exp_avg = 0, exp_avg_sq = 0, master = 0;
+  SlotPart gradient, exp_avg, exp_avg_sq, master;
   uint64_t info = 0;  // a block that describes the other parts
-  uint64_t working = 0;
+  SlotPart working;
   uint64_t end = 0;
-  uint64_t state = 0;        // where all but the gradient begins; it reaches to `end`
-  uint64_t array_bytes = 0;  // of each fp32 part
-  uint64_t at(Kept kept) const;
+  uint64_t state = 0;  // where all but the gradient begins; it reaches to `end`
+  const SlotPart& of(Kept kept) const;
   std::span<std::byte> state_in(std::byte* slot) const { return {slot + state, end - state}; }
 };
 
@@ -59,16 +82,16 @@ class StateLayout {
     size_t param;
   };
 
-  // Without `training` only working weights are kept. Segments have at most `segment_elements`,
-  // a multiple of 2048; 0: a layer is one segment.
-  StateLayout(std::vector<LayerSpec> specs, Precision precision, bool training,
-              int64_t segment_elements);
+  // Segments have at most `segment_elements`, a multiple of 2048; 0: a layer is one segment.
+  StateLayout(std::vector<LayerSpec> specs, const StateForm& form, int64_t segment_elements);
 
-  Precision precision() const { return precision_; }
-  bool training() const { return training_; }
+  const StateForm& form() const { return form_; }
+  Precision precision() const { return form_.precision; }
+  bool training() const { return form_.training; }
   int64_t segment_elements() const { return segment_elements_; }
   size_t layer_count() const { return specs_.size(); }
   const LayerSpec& spec(size_t layer) const { return specs_[layer]; }
+  const std::vector<LayerSpec>& specs() const { return specs_; }
   const LayerLayout& layer(size_t layer) const { return layers_[layer]; }
 
   // A parameter by its full name; asserts that it exists.
@@ -80,7 +103,13 @@ class StateLayout {
   // Where an element of a layer lies in its working weights, in bytes.
   uint64_t working_at(size_t layer, int64_t element) const;
   uint64_t working_bytes(size_t layer) const { return working_at(layer, layers_[layer].size); }
+  // Of a gradient while it is added up, in fp32.
   uint64_t gradient_bytes(size_t layer) const { return 4 * uint64_t(layers_[layer].size); }
+  // Of either moment of a segment.
+  uint64_t moment_bytes(const Segment& segment) const;
+  // Of the segment's elements those whose moments are in 8 bits, and those in matrices.
+  int64_t coded_in(const Segment& segment) const;
+  int64_t matrices_in(const Segment& segment) const;
 
   // All segments, those of a layer side by side.
   std::span<const Segment> segments() const { return segments_; }
@@ -97,8 +126,7 @@ class StateLayout {
 
  private:
   std::vector<LayerSpec> specs_;
-  Precision precision_;
-  bool training_;
+  StateForm form_;
   int64_t segment_elements_;
   std::vector<LayerLayout> layers_;
   std::map<std::string, Place> places_;

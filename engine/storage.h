@@ -18,7 +18,9 @@ namespace gigagpt::engine {
 struct Need {
   size_t layer = 0;
   bool gradient = false;
-  bool keep = false;  // weights: stay in place after the visit, as graphs hold on to them
+  // Stays in place after the visit: weights as graphs hold on to them, a gradient as more will be
+  // added to it.
+  bool keep = false;
 };
 
 // An optimizer step whose gradients are complete; `step` counts from 1.
@@ -50,8 +52,14 @@ class Storage {
   // Forgets what is expected and kept; gradients so far are lost.
   virtual void abandon() = 0;
 
-  // The gradients are complete. Returns before anything is updated; the last one must be settled or
-  // all layers' weights acquired since.
+  // With GradientForm::kNone, in place of defer(). What is in a file is worth nothing from the
+  // first of these calls until settle(): a step that has begun to update must be completed.
+  virtual void begin_updates() {}
+  // In place of releasing a layer's complete gradient; returns before the update is made.
+  virtual void update_layer(size_t layer, const PendingUpdate& update) = 0;
+
+  // With other forms: the gradients are complete. Returns before anything is updated; the last one
+  // must be settled or all layers' weights acquired since.
   virtual void defer(const PendingUpdate& update) = 0;
   // Makes what is left of the deferred update; all is on the disk when it returns. Nothing may be
   // expected.

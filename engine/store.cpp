@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "base/error.h"
@@ -25,8 +26,8 @@ void add_once(std::vector<size_t>& to, size_t layer) {
 
 }  // namespace
 
-Precision choose_precision(const std::string& wanted) {
-  const bool bf16 = wanted == "bf16" || (wanted == "auto" && ops::has_native_bf16());
+Precision choose_precision(const std::string& wanted, bool compact) {
+  const bool bf16 = wanted == "bf16" || (wanted == "auto" && (compact || ops::has_native_bf16()));
   return bf16 ? Precision::kBf16 : Precision::kFp32;
 }
 
@@ -38,8 +39,8 @@ double measure_peak_flops(Precision precision) {
   return ops::measure_gemm_flops(precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat);
 }
 
-Store::Store(std::vector<LayerSpec> layers, Precision precision, bool training)
-    : Store(std::make_unique<MemoryStorage>(std::move(layers), precision, training)) {}
+Store::Store(std::vector<LayerSpec> layers, const StateForm& form)
+    : Store(std::make_unique<MemoryStorage>(std::move(layers), form)) {}
 
 Store::Store(std::unique_ptr<Storage> storage)
     : storage_(std::move(storage)), states_(layout().layer_count()) {
@@ -109,7 +110,9 @@ std::vector<Need> Store::needs_of(const Visit& visit) const {
   for (const size_t owner : state.owners) needs.push_back({owner, false, visit.keep});
   if (!visit.backward) return needs;
   needs.push_back({visit.layer, true});
-  for (const size_t owner : state.gradient_owners) needs.push_back({owner, true});
+  // Without fp32 in between it must not be rounded before the owner has added its part.
+  const bool keep = layout().form().gradient != GradientForm::kFp32;
+  for (const size_t owner : state.gradient_owners) needs.push_back({owner, true, keep});
   return needs;
 }
 
@@ -128,7 +131,25 @@ void Store::enter(const Visit& visit) {
 
 void Store::leave(const Visit& visit) {
   if (visit.backward && visit.last) finish_gradient(visit.layer);
-  for (const Need& need : needs_of(visit)) storage_->release(need);
+  const bool update = visit.backward && visit.last && updates_in_visits();
+  for (const Need& need : needs_of(visit)) {
+    if (update && need.gradient && need.layer == visit.layer) {
+      const double norm = std::sqrt(states_[visit.layer].square_sum);
+      const OptimizerStep& c = coming_;
+      if (!std::isfinite(norm)) {
+        throw NonFinite("the gradient is not finite, first in layer " + layer(need.layer).name);
+      }
+      const double scale = norm > c.max_norm ? c.max_norm / norm : 1.0;
+      storage_->update_layer(visit.layer, {c.rule, c.lr, scale, c.step});
+    } else {
+      storage_->release(need);
+    }
+  }
+}
+
+void Store::expect_update(const OptimizerStep& step) {
+  coming_ = step;
+  if (updates_in_visits()) storage_->begin_updates();
 }
 
 void Store::abandon() {
@@ -206,6 +227,7 @@ void Store::finish_gradient(size_t layer_index) {
   for (const auto& [begin, end] : whole.padding) {
     std::fill(all.begin() + begin, all.begin() + end, 0.0F);
   }
+  if (layout().form().compact) ops::round_to_bf16(all);
   state.square_sum = ops::sum_of_squares(all);
 }
 

@@ -10,14 +10,16 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "engine/layer.h"
 #include "engine/storage.h"
 #include "ops/optimizer.h"
 
 namespace gigagpt::engine {
 
-// From "fp32", "bf16" or "auto": bf16 where this CPU multiplies it natively.
-Precision choose_precision(const std::string& wanted);
+// From "fp32", "bf16" or "auto": bf16 where this CPU multiplies it natively, or `compact` state
+// needs it.
+Precision choose_precision(const std::string& wanted, bool compact);
 const char* precision_name(Precision precision);
 // The rate of large products in that precision on this machine (ops/gemm.h), in FLOP/s.
 double measure_peak_flops(Precision precision);
@@ -30,19 +32,40 @@ struct Visit {
   bool last = false;      // the step's last backward visit to the layer: its gradient is complete
 };
 
+// A loss or gradient that is infinite or not a number.
+class NonFinite : public Error {
+ public:
+  using Error::Error;
+};
+
+// What a step does with its gradients; `step` counts from 1.
+struct OptimizerStep {
+  ops::UpdateRule rule;
+  double lr = 0;
+  double max_norm = 1;  // gradients of a larger one are scaled down to it
+  int64_t step = 1;
+};
+
 // Use from one thread.
 class Store {
  public:
   explicit Store(std::unique_ptr<Storage> storage);
   // A store in RAM.
-  Store(std::vector<LayerSpec> layers, Precision precision, bool training);
+  Store(std::vector<LayerSpec> layers, const StateForm& form);
 
   size_t layer_count() const { return layout().layer_count(); }
   const LayerSpec& layer(size_t i) const { return layout().spec(i); }
-  Precision precision() const { return layout().precision(); }
+  const StateForm& form() const { return layout().form(); }
+  Precision precision() const { return form().precision; }
 
   // Draws every parameter from its initial distribution: a function of (seed, full name) alone.
   void initialise(uint64_t seed, const Progress& progress);
+
+  // What the gradients of the coming step are for, before it is announced. With
+  // GradientForm::kNone each layer is updated at the end of its last visit, its gradient clipped by
+  // itself; leave() throws NonFinite for one that is not.
+  void expect_update(const OptimizerStep& step);
+  bool updates_in_visits() const { return layout().form().gradient == GradientForm::kNone; }
 
   // Visits are announced, so that a file can be read ahead, and then made in that order.
   void expect(std::span<const Visit> visits);
@@ -103,6 +126,7 @@ class Store {
 
   std::unique_ptr<Storage> storage_;
   std::vector<LayerState> states_;
+  OptimizerStep coming_;
   IoCounts told_;  // by io_since_last_asked
 };
 

@@ -4,8 +4,16 @@
 
 namespace gigagpt::engine {
 
-double apply_gradients(Store& store, const ops::UpdateRule& rule, double lr, double max_norm,
-                       int64_t step) {
+std::optional<StepResult> train_step(Executor& executor, Store& store,
+                                     std::span<const MicroBatch> batches, uint64_t key,
+                                     const OptimizerStep& step, const Progress& progress) {
+  store.expect_update(step);
+  const auto loss = executor.train_step(batches, key, progress);
+  if (!loss) return std::nullopt;
+  return StepResult{*loss, apply_gradients(store, step)};
+}
+
+double apply_gradients(Store& store, const OptimizerStep& step) {
   double square_sum = 0;
   for (size_t i = store.layer_count(); i-- > 0;) {  // the order in which the backward pass ends
     square_sum += store.gradient_square_sum(i);
@@ -14,7 +22,8 @@ double apply_gradients(Store& store, const ops::UpdateRule& rule, double lr, dou
     }
   }
   const double norm = std::sqrt(square_sum);
-  store.update(rule, lr, norm > max_norm ? max_norm / norm : 1.0, step);
+  const double scale = norm > step.max_norm ? step.max_norm / norm : 1.0;
+  if (!store.updates_in_visits()) store.update(step.rule, step.lr, scale, step.step);
   return norm;
 }
 

@@ -10,7 +10,7 @@ namespace gigagpt {
 
 std::vector<Option> GPTConfig::options() {
   // Sizes end before their products overflow: 12 L C C and V C stay below 2^58.
-  return {
+  std::vector<Option> options = {
       {"max_position_embeddings", &max_position_embeddings, "longest sequence",
        between(1, 1 << 24)},
       {"vocab_size", &vocab_size, "number of token ids (V)", between(1, 1 << 24)},
@@ -49,10 +49,9 @@ std::vector<Option> GPTConfig::options() {
       {"beta1", &beta1, "AdamW's decay of the first moment; SGD's momentum", between(0, 0.99999)},
       {"beta2", &beta2, "AdamW's decay of the second moment", between(0, 0.99999)},
       {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 16)},
-      {"store", &store, "of weights and optimizer: auto, memory, or a file's path"},
-      {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: most of what is free", above(0)},
-      {"recompute", &recompute, "run layers twice to save RAM", one_of({"auto", "on", "off"})},
   };
+  for (Option& option : storage.options()) options.push_back(std::move(option));
+  return options;
 }
 
 void GPTConfig::check() const {
@@ -81,6 +80,12 @@ int64_t GPTConfig::micro_batch() const {
   int64_t size = std::clamp<int64_t>(4096 / sequence_length, 1, batch_size);
   while (batch_size % size != 0) --size;
   return size;
+}
+
+engine::RunSize GPTConfig::run_size(bool training) const {
+  return {batch_size,       micro_batch(),      sequence_length,
+          training,         num_steps,          train_flops_per_token(),
+          checkpoint_steps, checkpoint_minutes, keep_checkpoints};
 }
 
 std::vector<engine::LayerSpec> GPTConfig::layers() const {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/option.h"
-#include "engine/layer_spec.h"
+#include "engine/plan.h"
 
 namespace gigagpt {
 
@@ -54,9 +54,7 @@ struct GPTConfig {
   double beta1 = 0.9;
   double beta2 = 0.95;
   int64_t threads = 0;
-  std::string store = "auto";
-  std::optional<double> memory_gb = {};
-  std::string recompute = "auto";
+  engine::StoreRules storage = {};  // more keys
 
   // The fields above by name; the options point into this object.
   std::vector<Option> options();
@@ -70,6 +68,9 @@ struct GPTConfig {
   // Sequences per micro-batch. A function of the config alone, so that the bits of a run do not
   // depend on the machine: the largest divisor of batch_size within 4096 tokens unless given.
   int64_t micro_batch() const;
+
+  // What passes through the layers in training, or in evaluation and sampling.
+  engine::RunSize run_size(bool training) const;
 
   // The model's layers in order: embedding, blocks, head.
   std::vector<engine::LayerSpec> layers() const;

@@ -94,10 +94,10 @@ engine::Model make_model(const GPTConfig& config) {
   return model;
 }
 
-engine::Runtime make_gpt(const GPTConfig& c, bool training, bool reopen) {
+engine::Runtime make_gpt(const GPTConfig& c, bool training, const engine::Machine& machine,
+                         bool reopen) {
   return engine::Runtime(make_model(c), formats::hf_gpt2_tensors(hf_config(c)), c.precision,
-                         {c.batch_size, c.micro_batch(), c.sequence_length, training},
-                         {c.store, c.recompute, c.memory_gb, c.out_dir}, reopen);
+                         c.run_size(training), c.storage, c.out_dir, machine, reopen);
 }
 
 GPTConfig config_of_checkpoint(const Path& checkpoint) {

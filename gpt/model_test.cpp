@@ -154,7 +154,7 @@ TEST_P(Reference, TenOptimizerSteps) {
     EXPECT_NEAR(lr, read(fixture_, "step_lrs")[step].item<double>(), 1e-12);
     const auto loss = gpt_->executor.train_step(read_batch(fixture_, config_, step), 0, {});
     const double norm =
-        engine::apply_gradients(gpt_->store, rule, lr, config_.max_gradient_norm, step + 1);
+        engine::apply_gradients(gpt_->store, {rule, lr, config_.max_gradient_norm, step + 1});
     EXPECT_NEAR(*loss, losses[step].item<double>(), tolerance(config_));
     EXPECT_NEAR(norm, norms[step].item<double>(), tolerance(config_) * norm);
     way += lr;
@@ -202,7 +202,7 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
     config.dropout = 0.2;
     config.bias = bias;
     const engine::Model model = make_model(config);
-    engine::Store store(config.layers(), engine::Precision::kFp32, /*training=*/true);
+    engine::Store store(config.layers(), {engine::Precision::kFp32, /*training=*/true});
     store.initialise(5, {});
     const auto batches = random_batches(config, 4);
     const auto oracle = run_oracle(model, copy_values(store), batches, 77);

@@ -15,26 +15,22 @@ namespace {
 class Training {
  public:
   // Everything that can be wrong with the config or the data shows before memory is taken.
-  Training(GPTConfig& config, const TrainEvents& events)
+  Training(GPTConfig& config, const engine::Machine& machine, const TrainEvents& events)
       : config_(config),
         events_(events),
         data_(config, "train"),
         tokenizer_(formats::Tokenizer::read(formats::find_dataset(config.dataset))),
-        checkpoints_({config.out_dir, config.store, config.checkpoint_path, config.checkpoint_steps,
-                      config.checkpoint_minutes, config.keep_checkpoints, step_tokens()}),
-        gpt_(make_gpt(config, /*training=*/true, checkpoints_.in_store())) {
+        checkpoints_({config.out_dir, config.storage.store, config.checkpoint_path,
+                      config.run_size(/*training=*/true)}),
+        gpt_(make_gpt(config, /*training=*/true, machine, checkpoints_.in_store())) {
     if (config.eval_steps > 0) val_.emplace(config, "val");
   }
 
   void run() {
-    events_.note(checkpoints_.origin());
-    events_.note(gpt_.plan.note);
+    events_.planned(gpt_.plan, checkpoints_.origin());
     step_ =
         checkpoints_.start(gpt_.store, gpt_.layout, uint64_t(config_.seed), events_.io_progress);
     metrics_.emplace(Path(config_.out_dir) / "metrics.jsonl", step_);
-    peak_flops_ = engine::measure_peak_flops(gpt_.store.precision());
-    events_.note(fmt::format("computing in {}; large matrix products reach {:.0f} GFLOP/s",
-                             engine::precision_name(gpt_.store.precision()), peak_flops_ / 1e9));
     for (bool stop = false; step_ < config_.num_steps && !stop;) {
       auto report = step();
       if (!report) break;
@@ -57,24 +53,24 @@ class Training {
     const Stopwatch watch;
     const auto batches = data_.train_batch(step_);
     const uint64_t key = mix(mix(uint64_t(config_.seed), hash_name("step")), uint64_t(step_));
-    const auto loss = gpt_.executor.train_step(batches, key, events_.step_progress);
-    if (!loss) return std::nullopt;
-    const ops::UpdateRule rule{config_.optimizer == "sgd", config_.beta1, config_.beta2,
-                               config_.adam_epsilon, config_.weight_decay};
+    const ops::UpdateRule rule{
+        config_.optimizer == "sgd", config_.beta1,        config_.beta2,
+        config_.adam_epsilon,       config_.weight_decay, uint64_t(config_.seed)};
     const double lr = config_.learning_rate_at(step_);
-    const double norm =
-        engine::apply_gradients(gpt_.store, rule, lr, config_.max_gradient_norm, step_ + 1);
+    const auto result = gpt_.train_step(
+        batches, key, {rule, lr, config_.max_gradient_norm, step_ + 1}, events_.step_progress);
+    if (!result) return std::nullopt;
     ++step_;
     const double seconds = watch.seconds();
     const double tokens_per_s = double(step_tokens()) / seconds;
-    const double mfu = tokens_per_s * config_.train_flops_per_token() / peak_flops_;
+    const double flops_per_s = tokens_per_s * config_.train_flops_per_token();
     return formats::StepMetrics{step_,
                                 step_ * step_tokens(),
-                                *loss,
-                                norm,
+                                result->loss,
+                                result->grad_norm,
                                 lr,
                                 tokens_per_s,
-                                mfu,
+                                gpt_.peak_flops > 0 ? flops_per_s / gpt_.peak_flops : 0,
                                 seconds * 1e3,
                                 peak_rss_gb(),
                                 gpt_.store.io_since_last_asked()};
@@ -109,13 +105,12 @@ class Training {
   engine::Runtime gpt_;
   std::optional<formats::MetricsLog> metrics_;
   int64_t step_ = 0;  // steps completed
-  double peak_flops_ = 0;
 };
 
 }  // namespace
 
-void train(GPTConfig config, const TrainEvents& events) {
-  Training(config, events).run();
+void train(GPTConfig config, const engine::Machine& machine, const TrainEvents& events) {
+  Training(config, machine, events).run();
 }
 
 }  // namespace gigagpt

@@ -16,15 +16,17 @@ struct TrainEvents {
   // ends the run, or the evaluation.
   std::function<bool(double)> step_progress;
   std::function<bool(double)> eval_progress;
-  std::function<bool(double)> io_progress;       // while initialising, loading or saving
-  std::function<bool()> stop_wanted;             // asked after each step; true ends the run
-  std::function<void(const std::string&)> note;  // empty ones say nothing
+  std::function<bool(double)> io_progress;  // while initialising, loading or saving
+  std::function<bool()> stop_wanted;        // asked after each step; true ends the run
+  std::function<void(const std::string&)> note;
+  // Before anything is computed; with where the run goes on from, if it does not begin.
+  std::function<void(const engine::Plan&, const std::string& origin)> planned;
 };
 
 // Trains as the config says, from scratch or from config.checkpoint_path, and leaves checkpoints
 // and metrics.jsonl in config.out_dir. Its last state is saved when it is stopped or meets bad data
 // too, but not on a loss or gradient that is not finite: then Error names step and layer, and the
-// last good checkpoint stays.
-void train(GPTConfig config, const TrainEvents& events);
+// last good checkpoint stays. The machine is what the plan and the MFU count with.
+void train(GPTConfig config, const engine::Machine& machine, const TrainEvents& events);
 
 }  // namespace gigagpt

@@ -29,7 +29,8 @@ TrainEvents quiet(std::vector<formats::StepMetrics>* log = nullptr, int64_t stop
           [](double) { return true; },
           [](double) { return true; },
           [=] { return ++*steps == stop_after; },
-          [](const std::string&) {}};
+          [](const std::string&) {},
+          [](const engine::Plan&, const std::string&) {}};
 }
 
 class Training : public testing::Test {
@@ -52,19 +53,19 @@ TEST_F(Training, ResumedEqualsUninterruptedBitForBit) {
     config_.precision = precision;
     config_.dropout = 0.1;
     config_.out_dir = out(std::string("whole_") + precision).string();
-    train(config_, quiet());
+    train(config_, {}, quiet());
     const std::string whole = all_bytes(Path(config_.out_dir) / "checkpoint_8");
 
     config_.out_dir = out(std::string("parts_") + precision).string();
     config_.checkpoint_path.reset();
     config_.checkpoint_minutes = 0;
     config_.checkpoint_steps = 2;  // a checkpoint by step, then one by the stop
-    train(config_, quiet(nullptr, 3));
+    train(config_, {}, quiet(nullptr, 3));
     EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), (std::vector<int64_t>{2, 3}));
     config_.checkpoint_path = "latest";
     config_.checkpoint_minutes = 1e-9;  // then one by time after every step
-    train(config_, quiet(nullptr, 2));
-    train(config_, quiet());
+    train(config_, {}, quiet(nullptr, 2));
+    train(config_, {}, quiet());
     EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), (std::vector<int64_t>{6, 7, 8}));
     EXPECT_TRUE(all_bytes(Path(config_.out_dir) / "checkpoint_8") == whole) << precision;
   }
@@ -74,45 +75,46 @@ TEST_F(Training, DroppedStepSavesTheLastCompletedOne) {
   std::vector<formats::StepMetrics> log;
   TrainEvents events = quiet(&log);
   events.step_progress = [&](double share) { return log.size() < 3 || share < 0.5; };
-  train(config_, events);
+  train(config_, {}, events);
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), std::vector<int64_t>{3});
   config_.checkpoint_path = "latest";
-  train(config_, quiet());
+  train(config_, {}, quiet());
   const std::string resumed = all_bytes(Path(config_.out_dir) / "checkpoint_8");
   config_.out_dir = out("whole").string();
   config_.checkpoint_path.reset();
-  train(config_, quiet());
+  train(config_, {}, quiet());
   EXPECT_TRUE(all_bytes(Path(config_.out_dir) / "checkpoint_8") == resumed);
 }
 
 // As the 13B of Cerebras-GPT does: 4 steps of 6 sequences, then on as step 2 of 12.
 TEST_F(Training, GoesOnWithAnotherBatchSizeByTokens) {
   config_.num_steps = 4;
-  train(config_, quiet());
+  train(config_, {}, quiet());
   config_.checkpoint_path = config_.out_dir + "/checkpoint_4";
   config_.out_dir = out("phase2").string();
   config_.num_steps = 5;
   config_.batch_size = 12;
   std::vector<formats::StepMetrics> log;
-  train(config_, quiet(&log));
+  train(config_, {}, quiet(&log));
   EXPECT_EQ(log.front().step, 3);
   EXPECT_EQ(log.back().tokens, 5 * 12 * 12);
   config_.batch_size = 7;
   config_.out_dir = out("phase3").string();
-  EXPECT_ERROR(train(config_, quiet()), "no whole number of steps");
+  EXPECT_ERROR(train(config_, {}, quiet()), "no whole number of steps");
   config_.out_dir = out("phase2").string();
   config_.checkpoint_path = "latest";
   config_.batch_size = 6;
-  EXPECT_ERROR(train(config_, quiet()), "going on from step 5 as step 10 needs another out_dir");
+  EXPECT_ERROR(train(config_, {}, quiet()),
+               "going on from step 5 as step 10 needs another out_dir");
 }
 
 TEST_F(Training, MetricsHaveALineAStepAndNoneTwice) {
   config_.eval_steps = 4;
   config_.checkpoint_steps = 3;
-  train(config_, quiet(nullptr, 5));
+  train(config_, {}, quiet(nullptr, 5));
   std::filesystem::remove_all(Path(config_.out_dir) / "checkpoint_5");  // as after a crash
   config_.checkpoint_path = "latest";
-  train(config_, quiet());
+  train(config_, {}, quiet());
   std::ifstream lines(Path(config_.out_dir) / "metrics.jsonl");
   int64_t step = 0;
   for (std::string line; std::getline(lines, line);) {
@@ -129,18 +131,18 @@ TEST_F(Training, MetricsHaveALineAStepAndNoneTwice) {
 
 TEST_F(Training, RefusesToOverwriteARun) {
   config_.checkpoint_steps = 4;
-  train(config_, quiet());
-  EXPECT_ERROR(train(config_, quiet()), "already holds a run up to step 8");
+  train(config_, {}, quiet());
+  EXPECT_ERROR(train(config_, {}, quiet()), "already holds a run up to step 8");
   config_.checkpoint_path = config_.out_dir + "/checkpoint_4";
-  EXPECT_ERROR(train(config_, quiet()), "already holds a run up to step 8");
+  EXPECT_ERROR(train(config_, {}, quiet()), "already holds a run up to step 8");
   config_.checkpoint_path = "latest";
-  train(config_, quiet());  // complete: nothing to do, and no harm
+  train(config_, {}, quiet());  // complete: nothing to do, and no harm
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), (std::vector<int64_t>{4, 8}));
 }
 
 TEST_F(Training, CheckpointIsInHuggingFaceLayout) {
   config_.bias = false;
-  train(config_, quiet());
+  train(config_, {}, quiet());
   const Path checkpoint = Path(config_.out_dir) / "checkpoint_8";
   const formats::SafetensorsReader reader(checkpoint / "model.safetensors");
   EXPECT_EQ(reader.info("transformer.h.1.attn.c_attn.weight").shape,
@@ -166,25 +168,25 @@ TEST_F(Training, CheckpointIsInHuggingFaceLayout) {
 }
 
 TEST_F(Training, CheckpointOfAnotherModelIsRefused) {
-  train(config_, quiet());
+  train(config_, {}, quiet());
   config_.checkpoint_path = config_.out_dir + "/checkpoint_8";
   config_.out_dir = out("other").string();
   config_.width = 24;
-  EXPECT_ERROR(train(config_, quiet()), "is [31, 20], but this configuration needs [31, 24]");
+  EXPECT_ERROR(train(config_, {}, quiet()), "is [31, 20], but this configuration needs [31, 24]");
   config_.checkpoint_path = out("nowhere").string();
-  EXPECT_ERROR(train(config_, quiet()), "nowhere");
+  EXPECT_ERROR(train(config_, {}, quiet()), "nowhere");
 }
 
 TEST_F(Training, LossThatIsNotFiniteStopsAndKeepsTheLastCheckpoint) {
   config_.num_steps = 2;
-  train(config_, quiet());
+  train(config_, {}, quiet());
   const Path checkpoint = Path(config_.out_dir) / "checkpoint_2";
   const std::string before = all_bytes(checkpoint);
   config_.num_steps = 400;
   config_.checkpoint_path = "latest";
   config_.learning_rate = 1e30;
   config_.checkpoint_steps = 0;
-  EXPECT_ERROR(train(config_, quiet()), "is not finite, first in layer");
+  EXPECT_ERROR(train(config_, {}, quiet()), "is not finite, first in layer");
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), std::vector<int64_t>{2});
   EXPECT_TRUE(all_bytes(checkpoint) == before);
 }
@@ -196,7 +198,8 @@ TEST_F(Training, BadDataLateInARunLosesNothing) {
   File::create(Path(config_.dataset) / "train.bin").write(std::as_bytes(std::span(ids)));
   config_.num_steps = 24;
   std::vector<formats::StepMetrics> log;
-  EXPECT_ERROR(train(config_, quiet(&log)), "train.bin: token 31 at position 1728 is not below");
+  EXPECT_ERROR(train(config_, {}, quiet(&log)),
+               "train.bin: token 31 at position 1728 is not below");
   ASSERT_FALSE(log.empty());
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), std::vector<int64_t>{log.back().step});
 }
@@ -206,14 +209,14 @@ TEST_F(Training, DataMayGoAwayWhileTraining) {
   events.step_done = [&](const formats::StepMetrics&) {
     std::filesystem::remove_all(config_.dataset);
   };
-  train(config_, events);
+  train(config_, {}, events);
   EXPECT_TRUE(std::filesystem::exists(config_.out_dir + "/checkpoint_8/tokenizer.json"));
 }
 
 TEST_F(Training, WhatKilledRunsLeaveGoesWithTheNextSave) {
   const Path left = Path(config_.out_dir) / ".checkpoint_5.gigagpt-partial";
   std::filesystem::create_directories(left / "x");
-  train(config_, quiet());
+  train(config_, {}, quiet());
   EXPECT_FALSE(std::filesystem::exists(left));
 }
 
@@ -223,7 +226,7 @@ TEST_F(Training, OneBatchIsMemorised) {
   config_.num_steps = 400;
   config_.weight_decay = 0;
   std::vector<formats::StepMetrics> log;
-  train(config_, quiet(&log));
+  train(config_, {}, quiet(&log));
   EXPECT_NEAR(log.front().loss, std::log(31.0), 0.1) << "starts from the uniform guess";
   EXPECT_LT(log.back().loss, 0.05);
 }
@@ -233,7 +236,7 @@ TEST_F(Training, SgdLearnsToo) {
   config_.learning_rate = 0.1;
   config_.num_steps = 150;
   std::vector<formats::StepMetrics> log;
-  train(config_, quiet(&log));
+  train(config_, {}, quiet(&log));
   EXPECT_LT(log.back().loss, log.front().loss - 0.3);
 }
 
@@ -273,12 +276,12 @@ TEST_F(Training, BatchesAreAFunctionOfSeedAndStep) {
 
 TEST_F(Training, DataMustFitTheConfig) {
   config_.vocab_size = 30;
-  EXPECT_ERROR(train(config_, quiet()), "set vocab_size: 31");
+  EXPECT_ERROR(train(config_, {}, quiet()), "set vocab_size: 31");
   config_.vocab_size = 31;
   config_.max_position_embeddings = config_.sequence_length = 1000;
-  EXPECT_ERROR(train(config_, quiet()), "holds 1000 tokens, but at least 1001");
+  EXPECT_ERROR(train(config_, {}, quiet()), "holds 1000 tokens, but at least 1001");
   config_.dataset = "no_such_data";
-  EXPECT_ERROR(train(config_, quiet()), "no folder no_such_data or data/no_such_data");
+  EXPECT_ERROR(train(config_, {}, quiet()), "no folder no_such_data or data/no_such_data");
   EXPECT_FALSE(std::filesystem::exists(config_.out_dir)) << "nothing is written before all is well";
 }
 
@@ -291,19 +294,19 @@ TEST_F(Training, StreamedEqualsResidentBitForBit) {
   for (const char* precision : {"fp32", "bf16"}) {
     config_.precision = precision;
     config_.checkpoint_path.reset();
-    config_.store = "memory";
+    config_.storage.store = "memory";
     config_.out_dir = out(std::string("ram_") + precision).string();
     std::vector<formats::StepMetrics> resident;
-    train(config_, quiet(&resident));
+    train(config_, {}, quiet(&resident));
     const Path of_ram = Path(config_.out_dir) / "checkpoint_8";
     for (const char* recompute : {"on", "off"}) {
-      config_.recompute = recompute;
+      config_.storage.recompute = recompute;
       config_.out_dir = out(std::string("file_") + precision + recompute).string();
-      config_.store = config_.out_dir + ".store";
+      config_.storage.store = config_.out_dir + ".store";
       config_.checkpoint_path = "latest";
       std::vector<formats::StepMetrics> streamed;
-      train(config_, quiet(&streamed, 3));
-      train(config_, quiet(&streamed));
+      train(config_, {}, quiet(&streamed, 3));
+      train(config_, {}, quiet(&streamed));
       const Path snapshot = Path(config_.out_dir) / "checkpoint_8";
       EXPECT_EQ(read_text(snapshot / "model.safetensors"), read_text(of_ram / "model.safetensors"));
       EXPECT_FALSE(std::filesystem::exists(snapshot / "optimizer.safetensors"));
@@ -316,52 +319,52 @@ TEST_F(Training, StreamedEqualsResidentBitForBit) {
         EXPECT_EQ(resident[i].io.write_bytes, 0U);
       }
     }
-    config_.recompute = "auto";
+    config_.storage.recompute = "auto";
   }
 }
 
 TEST_F(Training, AStoreFileIsContinuedOrRefused) {
-  config_.store = out("x.store").string();
-  train(config_, quiet(nullptr, 2));
-  EXPECT_ERROR(train(config_, quiet()), "already holds a run at step 2; continue it with");
+  config_.storage.store = out("x.store").string();
+  train(config_, {}, quiet(nullptr, 2));
+  EXPECT_ERROR(train(config_, {}, quiet()), "already holds a run at step 2; continue it with");
   GPTConfig other = config_;
   other.checkpoint_path = "latest";
   other.batch_size = 4;
-  EXPECT_ERROR(train(other, quiet()), "is of a run with 72 tokens a step, not 48");
+  EXPECT_ERROR(train(other, {}, quiet()), "is of a run with 72 tokens a step, not 48");
   other = config_;
   other.checkpoint_path = "latest";
   other.width = 24;
-  EXPECT_ERROR(train(other, quiet()), "holds another model");
+  EXPECT_ERROR(train(other, {}, quiet()), "holds another model");
   // A newer checkpoint that is not of this file counts more; the file is made anew from it.
   std::filesystem::remove_all(config_.out_dir);
   GPTConfig resident = config_;
-  resident.store = "memory";
-  train(resident, quiet(nullptr, 5));
+  resident.storage.store = "memory";
+  train(resident, {}, quiet(nullptr, 5));
   config_.checkpoint_path = "latest";
   std::vector<formats::StepMetrics> log;
-  train(config_, quiet(&log));
+  train(config_, {}, quiet(&log));
   EXPECT_EQ(log.front().step, 6);
 }
 
 // A snapshot of a file store holds no moments: going on from it starts them anew.
 TEST_F(Training, GoesOnFromASnapshotWithoutItsFile) {
-  config_.store = out("x.store").string();
-  train(config_, quiet(nullptr, 4));
-  std::filesystem::remove(config_.store);
-  config_.store = "memory";
+  config_.storage.store = out("x.store").string();
+  train(config_, {}, quiet(nullptr, 4));
+  std::filesystem::remove(config_.storage.store);
+  config_.storage.store = "memory";
   config_.checkpoint_path = "latest";
   std::vector<formats::StepMetrics> log;
-  train(config_, quiet(&log));
+  train(config_, {}, quiet(&log));
   EXPECT_EQ(log.front().step, 5);
 }
 
 TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
-  train(config_, quiet());
+  train(config_, {}, quiet());
   const Path checkpoint = Path(config_.out_dir) / "checkpoint_8";
   const TokenData data(config_, "val");
   const auto loss_of = [&](const std::string& store) {
     GPTConfig config = config_;
-    config.store = store;
+    config.storage.store = store;
     auto gpt = make_gpt(config, /*training=*/false);
     engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0, {});
     return evaluate(gpt.executor, data, config, 0, [](double) { return true; })->loss;
@@ -370,7 +373,7 @@ TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
   EXPECT_FALSE(std::filesystem::exists("file")) << "only scratch is used";
   const auto text_of = [&](const std::string& store) {
     GPTConfig config = config_of_checkpoint(checkpoint);
-    config.store = store;
+    config.storage.store = store;
     config.out_dir = folder_.path().string();
     std::string all;
     Sampler(checkpoint, config, {}).generate("#%&", {{1.0, 0, 0}, 30, 1}, [&](const auto& piece) {
@@ -402,7 +405,7 @@ TEST_F(Training, EvaluationCoversEveryToken) {
 }
 
 TEST_F(Training, SamplesAreAFunctionOfTheSeedAndOutgrowTheContext) {
-  train(config_, quiet());
+  train(config_, {}, quiet());
   const Path checkpoint = Path(config_.out_dir) / "checkpoint_8";
   Sampler sampler(checkpoint, config_of_checkpoint(checkpoint), {});
   const auto text = [&](const std::string& prompt, uint64_t seed) {

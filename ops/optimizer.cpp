@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/trace.h"
+#include "ops/compact.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/parallel.h"
 #include "ops/updater.h"
@@ -36,9 +37,27 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
   });
 }
 
+void update(std::span<const CompactPiece> pieces, const UpdateRule& rule, double lr,
+            double grad_scale, int64_t step, uint64_t layer) {
+  double bytes = 0;  // a weight, its two moments' codes in and out, and its gradient
+  for (const CompactPiece& piece : pieces) bytes += 12.0 * double(piece.count);
+  const Zone zone("optimizer", 0, bytes);
+  const CompactUpdater updater(rule, lr, grad_scale, step, layer);
+  parallel_parts(pieces.size(), 8, [&](size_t begin, size_t end, size_t) {
+    for (size_t i = begin; i < end; ++i) updater(pieces[i]);
+  });
+}
+
 void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
             int64_t step) {
   update(std::span(&state, 1), rule, lr, grad_scale, step);
+}
+
+void round_to_bf16(std::span<float> values) {
+  const Zone zone("gradient to bf16", 0, 2.0 * double(values.size_bytes()));
+  parallel_parts(values.size(), kChunk, [&](size_t begin, size_t end, size_t) {
+    for (size_t i = begin; i < end; ++i) values[i] = kernels::to_float(kernels::to_bf16(values[i]));
+  });
 }
 
 double sum_of_squares(std::span<const float> values) {

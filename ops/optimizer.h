@@ -24,6 +24,7 @@ struct UpdateRule {
   double beta2 = 0.95;
   double epsilon = 1e-8;
   double weight_decay = 0.1;
+  uint64_t seed = 0;  // of random rounding (ops/compact.h)
 };
 
 // AdamW (Loshchilov and Hutter 2019): w -= lr decay w; m = b1 m + (1 - b1) g;
@@ -35,9 +36,17 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
 void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
             int64_t step);
 
-// The same bits from the caller's thread alone, which may be one without OpenMP.
+// The same for state in compact form (ops/compact.h).
+struct CompactPiece;
+void update(std::span<const CompactPiece> pieces, const UpdateRule& rule, double lr,
+            double grad_scale, int64_t step, uint64_t layer);
+
+// The first's bits from the caller's thread alone, which may be one without OpenMP.
 void update_alone(std::span<const ParamState> states, const UpdateRule& rule, double lr,
                   double grad_scale, int64_t step);
+
+// Rounds each to the nearest number that bf16 has.
+void round_to_bf16(std::span<float> values);
 
 // Sum of squares in double; the order of additions depends on the length alone.
 double sum_of_squares(std::span<const float> values);

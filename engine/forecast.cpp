@@ -1,0 +1,113 @@
+#include "engine/forecast.h"
+
+#include <algorithm>
+
+#include "base/async_file.h"
+
+namespace gigagpt::engine {
+namespace {
+
+// Found by measuring (docs/LOG.md); what they multiply is what matters.
+constexpr double kGemmShare = 0.93;    // of the rate of one large product, in products of a step
+constexpr double kOutputPasses = 6;    // over what layers keep, forward and backward
+constexpr double kLogitPasses = 4;     // over logits and their gradient
+constexpr double kCodeSeconds = 3e-9;  // of one core, to update an element in compact form
+constexpr double kFilePasses = 3.5;    // of the streaming thread over what it reads
+
+// How often a step asks for each layer's weights and gradient.
+struct Visits {
+  std::vector<double> weights, gradients;
+};
+
+Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
+  const size_t count = layout.layer_count(), last = count - 1;
+  Visits visits{std::vector<double>(count), std::vector<double>(count)};
+  for (size_t i = 0; i < count; ++i) {
+    visits.weights[i] += i < last && recompute ? 2 : 1;
+    visits.gradients[i] += 1;
+    std::vector<size_t> owners;
+    for (const std::string& name : layout.spec(i).shared) {
+      const size_t owner = layout.place(name).layer;
+      if (std::find(owners.begin(), owners.end(), owner) != owners.end()) continue;
+      owners.push_back(owner);
+      visits.weights[owner] += recompute ? 1 : 0;  // else they are still in memory
+      visits.gradients[owner] += 1;
+    }
+  }
+  for (auto* all : {&visits.weights, &visits.gradients}) {
+    for (double& times : *all) times *= double(windows);
+  }
+  return visits;
+}
+
+}  // namespace
+
+StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recompute,
+                         size_t cached) {
+  StepTraffic traffic;
+  const GradientForm form = layout.form().gradient;
+  const Visits visits = visits_of(layout, windows, recompute);
+  for (size_t i = 0; i < layout.segments().size(); ++i) {
+    const Segment& segment = layout.segments()[i];
+    const SlotParts parts = layout.slot_parts(segment);
+    const uint64_t end = layout.form().has_masters() ? parts.working.at : parts.end;
+    const double update_read =
+        i < cached
+            ? 0
+            : double(end - (form == GradientForm::kNone ? parts.state : parts.gradient_info));
+    const double update_write = double(parts.end - parts.state);
+    const double load = double(parts.end - parts.working.at + kBlockBytes);
+    const double gradient = double(parts.exp_avg.at - parts.gradient_info);
+    const double weights = visits.weights[segment.layer], sums = visits.gradients[segment.layer];
+    const bool deferred = form != GradientForm::kNone;  // the update brings the weights along
+    traffic.read += update_read + load * (weights - (deferred ? 1 : 0));
+    traffic.write += update_write;
+    traffic.update += update_read + update_write;
+    if (form == GradientForm::kFp32) {
+      traffic.write += gradient * sums;
+      traffic.read += gradient * (sums - 1);
+    } else if (form == GradientForm::kBf16) {
+      traffic.write += gradient;
+    }
+  }
+  if (form != GradientForm::kNone) traffic.write += kBlockBytes;  // a header
+  return traffic;
+}
+
+StepTime step_time(const Needs& needs, const RunSize& size, const Way& way,
+                   const StepTraffic& traffic, const Machine& machine, const DiskRates& disk) {
+  StepTime time;
+  const double forward = size.flops_per_token * double(size.step_tokens()) / 3;
+  const double again = way.recompute ? forward * needs.repeatable_share() : 0;
+  time.flops = 3 * forward + again;
+  const double rate = machine.flops(way.form.precision);
+  if (rate <= 0 || machine.memory_bytes_per_s <= 0) return time;
+
+  const double passes = way.recompute ? kOutputPasses * 4 / 3 : kOutputPasses;
+  const double micro_batches = double(size.micro_batches());
+  double bytes =
+      micro_batches * (passes * needs.graph_bytes() + kLogitPasses * needs.logit_bytes());
+  double core_s = 0;  // of one core, that others cannot use
+  const double parameters = needs.parameters();
+  if (way.file.empty()) {
+    bytes += 2 * needs.state_in_ram();
+  } else {
+    core_s += kFilePasses * traffic.update / machine.memory_bytes_per_s;
+  }
+  if (way.form.compact) core_s += kCodeSeconds * parameters;
+  const double cores = std::max(1, machine.cores);
+  time.compute_s =
+      time.flops / (kGemmShare * rate) + bytes / machine.memory_bytes_per_s + core_s / cores;
+  if (way.file.empty() || disk.mixed <= 0) return time;
+
+  // The passes that make the updates have theirs to hide behind, the others what is left.
+  const bool backward = way.form.gradient == GradientForm::kNone;
+  const double windows = std::max(1.0, micro_batches / double(std::max<int64_t>(1, way.window)));
+  const double share = (backward ? time.flops - forward : forward) / time.flops / windows;
+  const double rest = traffic.read + traffic.write - traffic.update;
+  time.stall_s = std::max(0.0, traffic.update / disk.mixed - share * time.compute_s) +
+                 std::max(0.0, rest / disk.mixed - (1 - share) * time.compute_s);
+  return time;
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,88 @@
+// How a run uses the machine it is given: state in RAM or in a file and in what form, outputs kept
+// or computed again, how many micro-batches at once; and what that takes of memory, disk and time.
+// Plain numbers, no LibTorch.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/option.h"
+#include "engine/machine.h"
+#include "engine/state_layout.h"
+
+namespace gigagpt::engine {
+
+// What passes through the layers, and how often.
+struct RunSize {
+  int64_t batch_size = 1;  // sequences
+  int64_t micro_batch_size = 1;
+  int64_t sequence_length = 1;
+  bool training = true;
+  int64_t num_steps = 1;
+  double flops_per_token = 0;  // of training on one, nothing computed twice
+  int64_t checkpoint_steps = 0;
+  double checkpoint_minutes = 0;
+  int64_t keep_checkpoints = 0;
+
+  int64_t micro_batch_tokens() const { return micro_batch_size * sequence_length; }
+  int64_t micro_batches() const { return (batch_size + micro_batch_size - 1) / micro_batch_size; }
+  int64_t step_tokens() const { return batch_size * sequence_length; }
+};
+
+// What a user may decide of it: config keys.
+struct StoreRules {
+  std::string store = "auto";            // "auto", "memory", or the path of the file
+  std::string state = "full";            // "full", "compact"
+  std::string clip = "global";           // "global", "layer"
+  std::string recompute = "auto";        // "auto", "on", "off"
+  std::optional<double> memory_gb = {};  // nothing: nine tenths of what the machine has free
+
+  std::vector<Option> options();  // they point into this object
+};
+
+// The file of a run's state, if it is in a file: `store`, or one in out_dir. A file that is there
+// already is used.
+Path store_file(const std::string& store, const Path& out_dir);
+
+// How a run is made.
+struct Way {
+  Path file;  // where the state is; empty: in RAM
+  StateForm form;
+  int64_t window = 1;      // as in ExecutorOptions
+  bool recompute = false;  // likewise
+};
+
+struct Plan {
+  Way way;
+  uint64_t layer_bytes = 0;       // for layers that stream through
+  uint64_t cache_bytes = 0;       // for state that need not be read again
+  uint64_t activation_bytes = 0;  // for tensors: what is left
+  double state_gb = 0;            // in RAM or file
+  double peak_gb = 0;             // of memory, expected
+
+  double snapshot_gb = 0;   // of one
+  int64_t snapshots = 0;    // that are there when the run ends
+  double disk_gb = 0;       // all that is there then
+  double most_disk_gb = 0;  // while an old snapshot waits for a new one to be complete
+  double freed_gb = 0;      // of that, what the run has on the disk already
+
+  double step_flops = 0;             // what is computed twice counted twice
+  double read_gb = 0, write_gb = 0;  // a step, of the file
+  double all_write_gb = 0;           // of the whole run, snapshots too
+  double step_s = 0;                 // 0: the machine is not known
+  double compute_s = 0;              // of that, without waiting for the disk
+
+  // Why it cannot be done and what could; empty if it can. The numbers above are then those of the
+  // least that it needs.
+  std::string refusal;
+  std::string note() const;  // one line for the user
+};
+
+// Plans a run, training or not. Throws Error for rules that contradict each other or a file that is
+// there. Nothing is written.
+Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const RunSize& size,
+               const StoreRules& rules, const Path& out_dir, const Machine& machine);
+
+}  // namespace gigagpt::engine
