@@ -156,7 +156,7 @@ TEST(Arguments, PrepareTakesSeveralInputsInOrder) {
 }
 
 TEST(Arguments, MissingPartsAreNamed) {
-  EXPECT_ERROR(parse({}), "a command is needed: prepare, train, eval or sample");
+  EXPECT_ERROR(parse({}), "a command is needed: prepare, plan, train, eval or sample");
   EXPECT_ERROR(parse({"train"}), "train needs a config file");
   EXPECT_ERROR(parse({"train", "--width", "5"}), "train needs a config file");
   EXPECT_ERROR(parse({"sample"}), "sample needs --checkpoint_path");
