@@ -107,6 +107,8 @@ bool FileStorage::finish_requests() {
 bool FileStorage::start(const Need& need) {
   Held& memory = held(need);
   if (memory.busy) return false;
+  // The header waits for the gradients before it, those after it would wait for the header.
+  if (need.gradient && header_due_) return false;
   const uint64_t bytes =
       need.gradient ? layout().gradient_bytes(need.layer) : layout().working_bytes(need.layer);
   if (!memory.present) {
