@@ -168,6 +168,8 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
 std::unique_ptr<StateFile> StateFile::open(const Path& path, const StateLayout& layout,
                                            const EngineMaker& engine) {
   std::unique_ptr<StateFile> opened(new StateFile(path, AsyncFile::Mode::kOpen, layout, engine));
+  // What a killed process wrote may not be durable yet; places that it replaced are used again.
+  opened->file_.sync();
   opened->read_header();
   opened->find_segments();
   return opened;
