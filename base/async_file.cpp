@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
@@ -20,6 +22,17 @@ int open_direct(const Path& path, int flags) {
   // Some file systems, such as tmpfs, have no direct I/O.
   if (fd < 0 && errno == EINVAL) fd = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
   return fd;
+}
+
+// False if another process has it. A killed one keeps it until the kernel has ended its transfers,
+// which is after its parent sees it end.
+bool lock(int fd) {
+  constexpr int kTries = 200;
+  for (int i = 0; i < kTries; ++i) {
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return false;
 }
 
 // What is left of a transfer after its first `bytes`. Direct I/O goes on from a whole block.
@@ -41,9 +54,7 @@ AsyncFile::AsyncFile(const Path& path, Mode mode, const EngineMaker& engine) : p
   fd_ = open_direct(path, O_RDWR | (mode == Mode::kCreate ? O_CREAT : 0));
   if (fd_ < 0) fail_errno("cannot open " + path.string());
   try {
-    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      fail("{} is in use by another process", path.string());
-    }
+    if (!lock(fd_)) fail("{} is in use by another process", path.string());
     if (mode == Mode::kCreate && ::ftruncate(fd_, 0) != 0) {
       fail_errno("cannot truncate " + path.string());
     }
