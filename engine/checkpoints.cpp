@@ -28,6 +28,8 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
   std::filesystem::create_directories(rules_.out_dir);
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};
+  // A file may be a step ahead of what it said when a killed process was still writing.
+  if (in_store()) return store.step();
   return from_ ? from_->step : 0;
 }
 
