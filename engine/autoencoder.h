@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "engine/layer.h"
+#include "engine/update.h"
 #include "ops/ops.h"
 
 namespace gigagpt::engine {
@@ -43,6 +44,15 @@ class Decoder : public Layer {
     return (y - pass.batch.target).square().mean();
   }
 };
+
+// A whole step; its loss and norm, or nothing if `progress` said so.
+inline std::optional<StepResult> train_step(Executor& executor, Store& store,
+                                            std::span<const MicroBatch> batches, uint64_t key,
+                                            const OptimizerStep& step, const Progress& progress) {
+  const auto result = run_step(executor, store, batches, key, step, progress);
+  if (result) apply_gradients(store, step);
+  return result;
+}
 
 inline Model make_autoencoder(int64_t in, int64_t hidden, int64_t depth) {
   Model model;

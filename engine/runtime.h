@@ -23,10 +23,10 @@ struct Runtime {
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  // As engine::train_step.
-  std::optional<StepResult> train_step(std::span<const MicroBatch> batches, uint64_t key,
-                                       const OptimizerStep& step, const Progress& progress) {
-    return engine::train_step(executor, store, batches, key, step, progress);
+  // As engine::run_step.
+  std::optional<StepResult> run_step(std::span<const MicroBatch> batches, uint64_t key,
+                                     const OptimizerStep& step, const Progress& progress) {
+    return engine::run_step(executor, store, batches, key, step, progress);
   }
 
   Model model;

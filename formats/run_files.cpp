@@ -27,6 +27,7 @@ std::string lines_to_keep(const Path& path, int64_t completed_steps) {
   std::istringstream lines(read_text(path));
   std::string kept;
   for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with(' ')) line += '}';
     const auto row = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (row.is_discarded() || !row.is_object() || !row.contains("step")) continue;
     if (row["step"].is_number_integer() && row["step"].get<int64_t>() <= completed_steps) {
@@ -66,21 +67,27 @@ MetricsLog::MetricsLog(const Path& path, int64_t completed_steps)
         return File::open_append(path);
       }()) {}
 
-void MetricsLog::write(const StepMetrics& m) {
-  ordered_json row = {{"step", m.step},
-                      {"tokens", m.tokens},
-                      {"loss", m.loss},
-                      {"grad_norm", m.grad_norm},
-                      {"lr", m.lr},
-                      {"tokens_per_s", m.tokens_per_s},
-                      {"mfu", m.mfu},
-                      {"step_ms", m.step_ms},
-                      {"rss_gb", m.rss_gb},
-                      {"read_bytes", m.io.read_bytes},
-                      {"write_bytes", m.io.write_bytes},
-                      {"stall_ms", m.io.stall_ms}};
-  if (m.val_loss) row["val_loss"] = *m.val_loss;
-  file_.write(row.dump() + "\n");
+void MetricsLog::begin(const StepMetrics& m) {
+  const ordered_json row = {{"step", m.step},
+                            {"tokens", m.tokens},
+                            {"loss", m.loss},
+                            {"grad_norm", m.grad_norm},
+                            {"lr", m.lr},
+                            {"tokens_per_s", m.tokens_per_s},
+                            {"mfu", m.mfu},
+                            {"step_ms", m.step_ms},
+                            {"rss_gb", m.rss_gb},
+                            {"read_bytes", m.io.read_bytes},
+                            {"write_bytes", m.io.write_bytes},
+                            {"stall_ms", m.io.stall_ms}};
+  std::string text = row.dump();
+  text.back() = ' ';  // in place of the brace: no number is cut short
+  file_.write(text);
+}
+
+void MetricsLog::end(std::optional<double> val_loss) {
+  file_.write(val_loss ? ordered_json{{"val_loss", *val_loss}}.dump().replace(0, 1, ",") + "\n"
+                       : "}\n");
 }
 
 }  // namespace gigagpt::formats

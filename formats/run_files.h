@@ -41,11 +41,14 @@ struct StepMetrics {
 };
 
 // metrics.jsonl: one JSON object a step. Continuing a run first drops the lines of steps that will
-// be run again, and a line that a crash cut short.
+// be run again, and a line that a crash cut short; one that was begun is ended.
 class MetricsLog {
  public:
   MetricsLog(const Path& path, int64_t completed_steps);
-  void write(const StepMetrics& metrics);
+  void write(const StepMetrics& metrics) { begin(metrics), end(metrics.val_loss); }
+  // The same in two: first all but val_loss.
+  void begin(const StepMetrics& metrics);
+  void end(std::optional<double> val_loss);
   void sync() { file_.sync(); }  // before a checkpoint that counts on the lines so far
 
  private:

@@ -40,7 +40,7 @@ class Training {
         if (result) report->val_loss = result->loss;
       }
       stop = events_.stop_wanted();
-      metrics_->write(*report);
+      metrics_->end(report->val_loss);
       events_.step_done(*report);
       if (checkpoints_.due(step_)) save();
     }
@@ -57,23 +57,26 @@ class Training {
         config_.optimizer == "sgd", config_.beta1,        config_.beta2,
         config_.adam_epsilon,       config_.weight_decay, uint64_t(config_.seed)};
     const double lr = config_.learning_rate_at(step_);
-    const auto result = gpt_.train_step(
-        batches, key, {rule, lr, config_.max_gradient_norm, step_ + 1}, events_.step_progress);
+    const engine::OptimizerStep update{rule, lr, config_.max_gradient_norm, step_ + 1};
+    const auto result = gpt_.run_step(batches, key, update, events_.step_progress);
     if (!result) return std::nullopt;
-    ++step_;
     const double seconds = watch.seconds();
     const double tokens_per_s = double(step_tokens()) / seconds;
     const double flops_per_s = tokens_per_s * config_.train_flops_per_token();
-    return formats::StepMetrics{step_,
-                                step_ * step_tokens(),
-                                result->loss,
-                                result->grad_norm,
-                                lr,
-                                tokens_per_s,
-                                gpt_.peak_flops > 0 ? flops_per_s / gpt_.peak_flops : 0,
-                                seconds * 1e3,
-                                peak_rss_gb(),
-                                gpt_.store.io_since_last_asked()};
+    const formats::StepMetrics report{step_ + 1,
+                                      (step_ + 1) * step_tokens(),
+                                      result->loss,
+                                      result->grad_norm,
+                                      lr,
+                                      tokens_per_s,
+                                      gpt_.peak_flops > 0 ? flops_per_s / gpt_.peak_flops : 0,
+                                      seconds * 1e3,
+                                      peak_rss_gb(),
+                                      gpt_.store.io_since_last_asked()};
+    metrics_->begin(report);  // a file may say that the step is done from the next line on
+    engine::apply_gradients(gpt_.store, update);
+    ++step_;
+    return report;
   } catch (const engine::NonFinite& error) {
     fail("step {}: {}. Last good checkpoint: {}. Try a lower learning_rate or a longer warm-up",
          step_ + 1, error.what(), checkpoints_.newest());
