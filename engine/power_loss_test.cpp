@@ -6,18 +6,21 @@
 #include "base/random.h"
 #include "base/testing.h"
 #include "engine/file_storage.h"
+#include "engine/segment_math.h"
 
 namespace gigagpt::engine {
 namespace {
 
 using Fault = FakeDisk::Fault;
+namespace kernels = ops::kernels;
 
 constexpr int64_t kSegment = 2048;
 constexpr uint64_t kRounds = 2;  // of every call
 
-// Layers of three segments, one, one and two, of three sizes.
+// Layers of several segments, one, one and two, of three sizes; the first matrix is large enough to
+// have its moments in 8 bits.
 std::vector<LayerSpec> specs() {
-  const std::vector<std::vector<ParamSpec>> params = {{{"matrix", {50, 60}}, {"vector", {50}}},
+  const std::vector<std::vector<ParamSpec>> params = {{{"matrix", {50, 90}}, {"vector", {50}}},
                                                       {{"matrix", {30, 40}}},
                                                       {{"vector", {1500}}},
                                                       {{"a", {45, 30}}, {"b", {9, 80}}}};
@@ -33,11 +36,19 @@ float value_at(uint64_t key, int64_t element) {
   return float(mix(key, uint64_t(element)) >> 40) * 0x1p-23F - 1.0F;
 }
 
-// A layer's arrays as plain memory.
+// A layer's state as plain memory, one segment.
 struct Arrays {
-  std::vector<float> master, exp_avg, exp_avg_sq;
-  const std::vector<float>& at(Kept kept) const {
-    return kept == Kept::kMaster ? master : kept == Kept::kExpAvg ? exp_avg : exp_avg_sq;
+  std::vector<std::byte> master, exp_avg, exp_avg_sq, working, gradient;
+
+  Arrays(const StateLayout& layout, const Segment& whole)
+      : master(4 * size_t(whole.count)),
+        exp_avg(layout.moment_bytes(whole)),
+        exp_avg_sq(layout.moment_bytes(whole)),
+        working(layout.working_bytes(whole.layer)),
+        gradient(layout.gradient_bytes(whole.layer)) {}
+  SegmentArrays pointers(const StateForm& form) {
+    return {(form.has_masters() ? master : working).data(), gradient.data(), exp_avg.data(),
+            exp_avg_sq.data(), working.data()};
   }
 };
 
@@ -51,15 +62,29 @@ class Expected {
   void begin(uint64_t life) {
     states_.assign(1, {});
     for (size_t i = 0; i < layout_.layer_count(); ++i) {
-      const size_t size = size_t(layout_.layer(i).size);
-      Arrays arrays{std::vector<float>(size), std::vector<float>(size), std::vector<float>(size)};
-      for (size_t e = 0; e < size; ++e) arrays.master[e] = value_at(mix(life, i), int64_t(e));
-      states_.back().push_back(std::move(arrays));
+      states_.back().emplace_back(layout_, whole(i));
+      for (size_t p = 0; p < layout_.spec(i).params.size(); ++p) {
+        const int64_t first = layout_.layer(i).offsets[p];
+        std::vector<float> values(size_t(layout_.spec(i).params[p].count()));
+        for (size_t e = 0; e < values.size(); ++e) {
+          values[e] = value_at(mix(life, i), first + int64_t(e));
+        }
+        write_values(layout_, whole(i), states_.back()[i].pointers(layout_.form()), Kept::kMaster,
+                     first, values);
+      }
     }
   }
-  void go_on_from(int64_t step) { states_.resize(size_t(step) + 1); }
+  void go_on_from(int64_t step) { states_.erase(states_.begin() + step + 1, states_.end()); }
   int64_t step() const { return int64_t(states_.size()) - 1; }
-  const Arrays& layer(size_t layer) const { return states_.back()[layer]; }
+  std::vector<float> values(Kept kept, size_t layer, int64_t first, int64_t count) {
+    std::vector<float> values(static_cast<size_t>(count));
+    read_values(layout_, whole(layer), states_.back()[layer].pointers(layout_.form()), kept, first,
+                values);
+    return values;
+  }
+  const std::vector<std::byte>& working(size_t layer) const {
+    return states_.back()[layer].working;
+  }
 
   static PendingUpdate update(uint64_t life, int64_t step) {
     return {{.beta2 = 0.99}, 0.01 * double(life), 0.5, step};
@@ -68,7 +93,9 @@ class Expected {
                            int window) {
     const uint64_t key = mix(mix(mix(life, uint64_t(step)), layer), uint64_t(window));
     for (size_t e = 0; e < gradient.size(); ++e) {
-      gradient[e] = (window == 0 ? 0.0F : gradient[e]) + value_at(key, int64_t(e));
+      // Numbers that bf16 has.
+      const float value = kernels::to_float(kernels::to_bf16(value_at(key, int64_t(e))));
+      gradient[e] = (window == 0 ? 0.0F : gradient[e]) + value;
     }
   }
 
@@ -77,35 +104,45 @@ class Expected {
     states_.push_back(states_.back());
     for (size_t i = 0; i < layout_.layer_count(); ++i) {
       Arrays& arrays = states_.back()[i];
-      std::vector<float> gradient(arrays.master.size());
+      const std::span gradient(reinterpret_cast<float*>(arrays.gradient.data()),
+                               size_t(whole(i).count));
       for (int window = 0; window < windows; ++window) {
         add_gradient(gradient, life, step, i, window);
       }
-      std::vector<std::byte> working(layout_.working_bytes(i));
-      const SegmentArrays pointers{arrays.master.data(), gradient.data(), arrays.exp_avg.data(),
-                                   arrays.exp_avg_sq.data(), working.data()};
-      const PendingUpdate made = update(life, step);
-      ops::update_alone(param_states(layout_, {i, 0, layout_.layer(i).size}, pointers), made.rule,
-                        made.lr, made.grad_scale, step);
+      clear_padding(layout_, i, gradient);
+      update_segment_alone(layout_, whole(i), arrays.pointers(layout_.form()), update(life, step));
+    }
+  }
+
+  static void clear_padding(const StateLayout& layout, size_t layer, std::span<float> gradient) {
+    for (const auto& [begin, end] : layout.layer(layer).padding) {
+      std::fill(gradient.begin() + begin, gradient.begin() + end, 0.0F);
     }
   }
 
  private:
+  Segment whole(size_t layer) const { return {layer, 0, layout_.layer(layer).size}; }
   const StateLayout& layout_;
   std::vector<std::vector<Arrays>> states_;  // by step and layer
 };
 
 // A way of streaming.
 struct Way {
-  Precision precision = Precision::kFp32;
+  StateForm form;
   size_t buffers = 1;
   uint64_t cached_segments = 0;
   int windows = 1;
 };
 
 Way way_of(uint64_t seed) {
-  return {seed % 2 == 0 ? Precision::kFp32 : Precision::kBf16, 1 + seed / 2 % 3,
-          std::array<uint64_t, 3>{0, 3, 7}[seed / 6 % 3], seed / 18 % 5 == 0 ? 2 : 1};
+  const int windows = seed / 18 % 5 == 0 ? 2 : 1;
+  const std::array<StateForm, 4> forms = {
+      StateForm{Precision::kFp32, true}, StateForm{Precision::kBf16, true},
+      StateForm{Precision::kBf16, true, /*compact=*/true},
+      StateForm{Precision::kBf16, true, /*compact=*/true,
+                windows == 1 ? GradientForm::kBf16 : GradientForm::kFp32}};
+  return {forms[seed / 90 % 4], 1 + seed / 2 % 3, std::array<uint64_t, 3>{0, 3, 7}[seed / 6 % 3],
+          windows};
 }
 
 // A process that trains on the file.
@@ -115,7 +152,7 @@ class Life {
        const EngineMaker& engine)
       : number_(number), way_(way), path_(path), expected_(expected) {
     options_ = {.segment_elements = kSegment, .buffers = way.buffers, .ahead = 1 + number % 4};
-    const StateLayout layout(specs(), way.precision, true, options_.segment_elements);
+    const StateLayout layout(specs(), way.form, options_.segment_elements);
     options_.cache_bytes = way.cached_segments * layout.slot_bytes();
     options_.poison = true;
     options_.engine = engine;
@@ -127,7 +164,7 @@ class Life {
     storage_->begin_writing(0);
     for_each_param([&](size_t layer, int64_t begin, int64_t count) {
       storage_->write(Kept::kMaster, layer, begin,
-                      std::span(expected_.layer(layer).master).subspan(begin, count));
+                      expected_.values(Kept::kMaster, layer, begin, count));
     });
     storage_->finish_writing();
     promised_ = 0;
@@ -157,6 +194,7 @@ class Life {
       if (need.gradient) {
         const std::span all(reinterpret_cast<float*>(memory), size(need.layer));
         Expected::add_gradient(all, number_, step, need.layer, seen[need.layer]++);
+        Expected::clear_padding(layout(), need.layer, all);
       } else {
         check_weights(need.layer, memory);
       }
@@ -176,8 +214,8 @@ class Life {
       for_each_param([&](size_t layer, int64_t begin, int64_t count) {
         std::vector<float> values(static_cast<size_t>(count));
         storage_->read(kept, layer, begin, values);
-        const float* wanted = expected_.layer(layer).at(kept).data() + begin;
-        EXPECT_EQ(std::memcmp(values.data(), wanted, 4 * values.size()), 0)
+        const std::vector<float> wanted = expected_.values(kept, layer, begin, count);
+        EXPECT_EQ(std::memcmp(values.data(), wanted.data(), 4 * values.size()), 0)
             << "layer " << layer << " kept " << int(kept) << " step " << storage_->step();
       });
     }
@@ -188,7 +226,7 @@ class Life {
 
  private:
   std::unique_ptr<FileStorage> open_as(FileStorage::Mode mode) const {
-    return std::make_unique<FileStorage>(specs(), way_.precision, true, path_, mode, options_);
+    return std::make_unique<FileStorage>(specs(), way_.form, path_, mode, options_);
   }
   const StateLayout& layout() const { return storage_->layout(); }
   size_t layers() const { return layout().layer_count(); }
@@ -208,10 +246,8 @@ class Life {
     for (size_t p = 0; p < spec.params.size(); ++p) {
       const int64_t begin = layout().layer(layer).offsets[p], count = spec.params[p].count();
       const uint64_t at = layout().working_at(layer, begin);
-      std::vector<std::byte> wanted(layout().working_at(layer, begin + count) - at);
-      to_working(layout(), layer, begin,
-                 std::span(expected_.layer(layer).master).subspan(begin, count), wanted.data());
-      EXPECT_EQ(std::memcmp(working + at, wanted.data(), wanted.size()), 0)
+      const uint64_t size = layout().working_at(layer, begin + count) - at;
+      EXPECT_EQ(std::memcmp(working + at, expected_.working(layer).data() + at, size), 0)
           << "weights of layer " << layer << " after step " << storage_->step();
     }
   }
@@ -322,7 +358,7 @@ class Scenario {
   const Path directory_;
   const Path path_ = directory_ / "model.store";
   const Way way_;
-  const StateLayout layout_{specs(), way_.precision, true, kSegment};
+  const StateLayout layout_{specs(), way_.form, kSegment};
   FakeDisk disk_;
   std::mt19937_64 random_;
   Expected expected_{layout_};

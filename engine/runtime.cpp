@@ -1,6 +1,7 @@
 #include "engine/runtime.h"
 
 #include "base/error.h"
+#include "base/system.h"
 #include "engine/file_storage.h"
 #include "engine/memory_storage.h"
 #include "ops/page_allocator.h"
@@ -28,9 +29,10 @@ std::unique_ptr<Storage> open_storage(const std::vector<LayerSpec>& specs, const
 }  // namespace
 
 Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
-                 const std::string& wanted, const RunSize& size, const StoreRules& rules,
+                 const std::string& wanted, const RunSize& size_, const StoreRules& rules,
                  const Path& out_dir, const Machine& machine, bool reopen)
-    : model(std::move(model_)),
+    : size(size_),
+      model(std::move(model_)),
       layout(std::move(layout_)),
       plan(make_plan(specs_of(model),
                      choose_precision(wanted, size.training && rules.state == "compact"), size,
@@ -39,6 +41,27 @@ Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
       executor(model, store, {plan.way.window, plan.way.recompute}),
       peak_flops(machine.flops(store.precision())) {
   ops::limit_pages(plan.activation_bytes);
+}
+
+std::optional<formats::StepMetrics> Runtime::run_step(std::span<const MicroBatch> batches,
+                                                      uint64_t key, const OptimizerStep& step,
+                                                      const Progress& progress) {
+  const Stopwatch watch;
+  const auto result = engine::run_step(executor, store, batches, key, step, progress);
+  if (!result) return std::nullopt;
+  const double seconds = watch.seconds();
+  const double tokens_per_s = double(size.step_tokens()) / seconds;
+  const double flops_per_s = tokens_per_s * size.flops_per_token;
+  return formats::StepMetrics{.step = step.step,
+                              .tokens = step.step * size.step_tokens(),
+                              .loss = result->loss,
+                              .grad_norm = result->grad_norm,
+                              .lr = step.lr,
+                              .tokens_per_s = tokens_per_s,
+                              .mfu = peak_flops > 0 ? flops_per_s / peak_flops : 0,
+                              .step_ms = seconds * 1e3,
+                              .rss_gb = peak_rss_gb(),
+                              .io = store.io_since_last_asked()};
 }
 
 }  // namespace gigagpt::engine

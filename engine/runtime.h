@@ -10,6 +10,7 @@
 #include "engine/plan.h"
 #include "engine/store.h"
 #include "engine/update.h"
+#include "formats/run_files.h"
 #include "formats/safetensors.h"
 
 namespace gigagpt::engine {
@@ -23,12 +24,11 @@ struct Runtime {
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  // As engine::run_step.
-  std::optional<StepResult> run_step(std::span<const MicroBatch> batches, uint64_t key,
-                                     const OptimizerStep& step, const Progress& progress) {
-    return engine::run_step(executor, store, batches, key, step, progress);
-  }
+  // As engine::run_step, with what there is to say of the step when its gradients are complete.
+  std::optional<formats::StepMetrics> run_step(std::span<const MicroBatch> batches, uint64_t key,
+                                               const OptimizerStep& step, const Progress& progress);
 
+  RunSize size;
   Model model;
   std::vector<formats::StoredTensor> layout;  // how it lies in a checkpoint
   Plan plan;

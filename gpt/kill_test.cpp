@@ -49,7 +49,7 @@ class Lives {
     if (pid > 0) return pid;
     int status = 0;
     try {
-      train(config, events());
+      train(config, {}, events());
     } catch (const std::exception& error) {
       fmt::print(stderr, "{}\n", error.what());
       status = 1;
@@ -68,7 +68,13 @@ class Lives {
       told_->step = metrics.step;
       ++told_->steps;
     };
-    return {done, computing, computing, moving, [] { return false; }, [](const std::string&) {}};
+    return {done,
+            computing,
+            computing,
+            moving,
+            [] { return false; },
+            [](const std::string&) {},
+            [](const engine::Plan&, const std::string&) {}};
   }
 
   Told* told_;
@@ -82,6 +88,7 @@ class Kills : public testing::Test {
     GPTConfig config = tiny_config(folder_.path());
     config.seed = seed;
     config.precision = seed % 2 == 0 ? "fp32" : "bf16";
+    config.storage.state = seed % 4 == 3 ? "compact" : "full";
     config.dropout = 0.1;
     config.num_steps = 120;
     config.checkpoint_steps = 7;
@@ -89,7 +96,7 @@ class Kills : public testing::Test {
     config.eval_batches = 2;
     config.checkpoint_path = "latest";
     config.out_dir = (folder_ / out).string();
-    config.store = config.out_dir + "/model.store";
+    config.storage.store = config.out_dir + "/model.store";
     return config;
   }
 
@@ -102,7 +109,7 @@ class Kills : public testing::Test {
   // Where to kill the next one; the first lives of a run are hit while they make the file.
   Phase choose_aim(const GPTConfig& config) {
     const uint64_t draw = random_() % 8;
-    if (!engine::StateFile::peek(config.store)) return draw < 6 ? kStarting : kTraining;
+    if (!engine::StateFile::peek(config.storage.store)) return draw < 6 ? kStarting : kTraining;
     return draw < 1 ? kStarting : draw < 3 ? kSaving : kTraining;
   }
 
@@ -145,7 +152,7 @@ class Kills : public testing::Test {
   void check_left(const GPTConfig& config) {
     const int64_t done = lives_.told().step;
     if (done < 1) return;
-    const auto left = engine::StateFile::peek(config.store);
+    const auto left = engine::StateFile::peek(config.storage.store);
     ASSERT_TRUE(left);
     EXPECT_GE(left->step, done - 1);
     const std::string lines = read_text(Path(config.out_dir) / "metrics.jsonl");
@@ -178,7 +185,9 @@ std::vector<std::string> metrics_of(const GPTConfig& config) {
 std::vector<float> state_of(const GPTConfig& config) {
   using namespace engine;
   const auto precision = config.precision == "bf16" ? Precision::kBf16 : Precision::kFp32;
-  FileStorage storage(config.layers(), precision, true, config.store, FileStorage::Mode::kOpen, {});
+  const StateForm form{precision, true, config.storage.state == "compact",
+                       StateFile::peek(config.storage.store)->gradient};
+  FileStorage storage(config.layers(), form, config.storage.store, FileStorage::Mode::kOpen, {});
   EXPECT_EQ(storage.step(), config.num_steps);
   storage.settle();
   std::vector<float> all;

@@ -1,7 +1,6 @@
 #include "gpt/train.h"
 
 #include "base/random.h"
-#include "base/system.h"
 #include "engine/checkpoints.h"
 #include "engine/update.h"
 #include "formats/tokenizer.h"
@@ -50,7 +49,6 @@ class Training {
  private:
   // One step; nothing if it was dropped half-way.
   std::optional<formats::StepMetrics> step() try {
-    const Stopwatch watch;
     const auto batches = data_.train_batch(step_);
     const uint64_t key = mix(mix(uint64_t(config_.seed), hash_name("step")), uint64_t(step_));
     const ops::UpdateRule rule{
@@ -58,22 +56,9 @@ class Training {
         config_.adam_epsilon,       config_.weight_decay, uint64_t(config_.seed)};
     const double lr = config_.learning_rate_at(step_);
     const engine::OptimizerStep update{rule, lr, config_.max_gradient_norm, step_ + 1};
-    const auto result = gpt_.run_step(batches, key, update, events_.step_progress);
-    if (!result) return std::nullopt;
-    const double seconds = watch.seconds();
-    const double tokens_per_s = double(step_tokens()) / seconds;
-    const double flops_per_s = tokens_per_s * config_.train_flops_per_token();
-    const formats::StepMetrics report{step_ + 1,
-                                      (step_ + 1) * step_tokens(),
-                                      result->loss,
-                                      result->grad_norm,
-                                      lr,
-                                      tokens_per_s,
-                                      gpt_.peak_flops > 0 ? flops_per_s / gpt_.peak_flops : 0,
-                                      seconds * 1e3,
-                                      peak_rss_gb(),
-                                      gpt_.store.io_since_last_asked()};
-    metrics_->begin(report);  // a file may say that the step is done from the next line on
+    const auto report = gpt_.run_step(batches, key, update, events_.step_progress);
+    if (!report) return std::nullopt;
+    metrics_->begin(*report);  // a file may say that the step is done from the next line on
     engine::apply_gradients(gpt_.store, update);
     ++step_;
     return report;
@@ -96,8 +81,6 @@ class Training {
                           write_rest, events_.io_progress);
     events_.note("saved " + path.string());
   }
-
-  int64_t step_tokens() const { return config_.batch_size * config_.sequence_length; }
 
   GPTConfig& config_;
   const TrainEvents& events_;
