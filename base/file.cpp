@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 
@@ -115,9 +116,13 @@ std::string read_text(const Path& path) {
   return text;
 }
 
-void write_text_atomically(const Path& path, std::string_view text) {
+Path temporary_path(const Path& path) {
   Path temporary = path;
-  temporary += ".tmp";
+  return temporary += ".tmp";
+}
+
+void write_text_atomically(const Path& path, std::string_view text) {
+  const Path temporary = temporary_path(path);
   try {
     File file = File::create(temporary);
     file.write(text);
@@ -161,11 +166,17 @@ void remove_directory(const Path& directory) {
   if (!error) fs::remove_all(partial, error);
 }
 
-void remove_partial_directories(const Path& parent) {
+void remove_partial_directories(const Path& parent,
+                                const std::function<bool(const std::string& name)>& ours) {
   std::error_code ignored;
+  std::vector<Path> found;
   for (const auto& entry : fs::directory_iterator(parent, ignored)) {
-    if (entry.path().native().ends_with(kPartial)) fs::remove_all(entry.path(), ignored);
+    const std::string name = entry.path().filename();
+    if (!name.starts_with('.') || !name.ends_with(kPartial)) continue;
+    const size_t size = name.size() - kPartial.size();
+    if (size > 0 && ours(name.substr(1, size - 1))) found.push_back(entry.path());
   }
+  for (const Path& path : found) fs::remove_all(path, ignored);
 }
 
 PendingDirectory::PendingDirectory(const Path& target) : target_(target.lexically_normal()) {

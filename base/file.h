@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -63,6 +64,7 @@ std::string read_text(const Path& path);
 
 // Replaces `path` as a whole: temporary file beside it, sync, rename, sync of the directory.
 void write_text_atomically(const Path& path, std::string_view text);
+Path temporary_path(const Path& path);  // the name of that temporary file
 
 // Makes what happened to the entries of `directory` durable (its files' content is not its own).
 void sync_directory(const Path& directory);
@@ -75,8 +77,10 @@ Path partial_path(const Path& directory);
 // Takes a directory away so that it is never seen half empty. Errors leave it, or its partial path.
 void remove_directory(const Path& directory);
 
-// Removes what killed processes left of partial directories inside `parent`.
-void remove_partial_directories(const Path& parent);
+// Removes what killed processes left inside `parent` of partial directories whose name `ours`
+// knows.
+void remove_partial_directories(const Path& parent,
+                                const std::function<bool(const std::string& name)>& ours);
 
 // A directory that appears under its name complete or not at all: fill `path()`, then commit().
 // Without commit what was made is removed.

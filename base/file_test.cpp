@@ -167,11 +167,15 @@ TEST(RemoveDirectory, TakesItAndLeftoversAway) {
   const TemporaryDirectory directory;
   directory.write("a/x", "1");
   directory.write(".b.gigagpt-partial/x", "1");
+  directory.write(".gigagpt-partial/x", "1");
   directory.write("c/x", "1");
   remove_directory(directory / "a");
-  EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{".b.gigagpt-partial", "c"}));
-  remove_partial_directories(directory.path());
-  EXPECT_EQ(names_in(directory.path()), std::set<std::string>{"c"});
+  const std::set<std::string> all = {".b.gigagpt-partial", ".gigagpt-partial", "c"};
+  EXPECT_EQ(names_in(directory.path()), all);
+  remove_partial_directories(directory.path(), [](const std::string& name) { return name == "c"; });
+  EXPECT_EQ(names_in(directory.path()), all) << "of somebody else";
+  remove_partial_directories(directory.path(), [](const std::string& name) { return name == "b"; });
+  EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{".gigagpt-partial", "c"}));
   remove_directory(directory / "nothing");  // no error
 }
 

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 
 #include "base/error.h"
@@ -16,8 +15,6 @@ namespace {
 using formats::SafetensorsReader;
 using formats::SafetensorsWriter;
 using formats::TensorInfo;
-
-constexpr std::string_view kPrefix = "checkpoint_";
 
 at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
   return at::from_blob(values.data(), shape, at::kFloat);
@@ -185,7 +182,6 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
                      const std::vector<StoredTensor>& tensors,
                      const std::function<void(const Path&)>& write_rest, int64_t keep,
                      const Progress& progress) {
-  remove_partial_directories(out_dir);
   const Path target = checkpoint_directory(out_dir, state.step);
   PendingDirectory pending(target);
   const std::string file_id = store.storage().file_id();
@@ -297,25 +293,6 @@ void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<Sto
     read_optimizer(SafetensorsReader(checkpoint / "optimizer.safetensors"), store, counter);
   }
   store.storage().finish_writing();
-}
-
-std::vector<int64_t> checkpoint_steps(const Path& out_dir) {
-  std::vector<int64_t> steps;
-  std::error_code missing;
-  for (const auto& entry : std::filesystem::directory_iterator(out_dir, missing)) {
-    const std::string name = entry.path().filename();
-    if (!name.starts_with(kPrefix)) continue;
-    int64_t step = 0;
-    const char* end = name.data() + name.size();
-    const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-    if (error == std::errc{} && stop == end) steps.push_back(step);
-  }
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
-
-Path checkpoint_directory(const Path& out_dir, int64_t step) {
-  return out_dir / fmt::format("{}{}", kPrefix, step);
 }
 
 }  // namespace gigagpt::engine

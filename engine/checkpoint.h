@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "engine/run_directory.h"
 #include "engine/store.h"
 #include "formats/run_files.h"
 #include "formats/safetensors.h"
@@ -53,9 +54,5 @@ Path find_checkpoint(const Path& given);
 // Throws Error naming the file and tensor when it is damaged or belongs to another model.
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, int64_t step, const Progress& progress);
-
-// The steps of the complete checkpoints in out_dir, ascending; empty if there is no out_dir.
-std::vector<int64_t> checkpoint_steps(const Path& out_dir);
-Path checkpoint_directory(const Path& out_dir, int64_t step);
 
 }  // namespace gigagpt::engine

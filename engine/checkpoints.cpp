@@ -7,9 +7,11 @@
 namespace gigagpt::engine {
 
 Checkpoints::Checkpoints(CheckpointRules rules)
-    : rules_(std::move(rules)),
-      from_(find_resume_point(rules_.out_dir, store_file(rules_.store, rules_.out_dir), rules_.from,
-                              rules_.size.step_tokens())) {}
+    : rules_(std::move(rules)), lock_(rules_.out_dir, "out_dir", "training") {
+  remove_leftovers(rules_.out_dir);
+  from_ = find_resume_point(rules_.out_dir, store_file(rules_.store, rules_.out_dir), rules_.from,
+                            rules_.size.step_tokens());
+}
 
 std::string Checkpoints::origin() const {
   if (!from_) return "";
@@ -25,7 +27,6 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
   if (from_ && !from_->in_store) {
     load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/true, from_->step, progress);
   }
-  std::filesystem::create_directories(rules_.out_dir);
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};
   // A file may be a step ahead of what it said when a killed process was still writing.

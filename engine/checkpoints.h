@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/lock.h"
 #include "base/system.h"
 #include "engine/checkpoint.h"
 #include "engine/plan.h"
@@ -21,7 +22,9 @@ struct CheckpointRules {
 
 class Checkpoints {
  public:
-  // Finds out where the run starts. Throws as find_resume_point does; reads no weights.
+  // Takes out_dir for this run, clears it of what killed runs left, and finds out where the run
+  // starts. Throws Error if another process trains there, or as find_resume_point does; reads no
+  // weights. What is refused leaves no directory behind.
   explicit Checkpoints(CheckpointRules rules);
 
   // "continuing from ... at step N", or "" for a new run.
@@ -31,7 +34,7 @@ class Checkpoints {
   bool in_store() const { return from_ && from_->in_store; }
 
   // Loads the weights and moments the run goes on from, unless they are in the store already, or
-  // draws new ones from `seed`; makes out_dir. Returns the steps completed.
+  // draws new ones from `seed`. Returns the steps completed.
   int64_t start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,
                 const Progress& progress);
 
@@ -48,6 +51,7 @@ class Checkpoints {
 
  private:
   CheckpointRules rules_;
+  DirectoryLock lock_;
   std::optional<ResumePoint> from_;
   int64_t saved_step_ = -1;
   Stopwatch since_saved_;  // or since the start

@@ -1,9 +1,11 @@
-// For tests only: small GPTs and the data they train on.
+// For tests only: small GPTs, the data they train on, and runs of them.
 #pragma once
 
 #include <ATen/ATen.h>
 
 #include <fstream>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "base/random.h"
@@ -11,6 +13,7 @@
 #include "formats/dataset.h"
 #include "formats/tokenizer.h"
 #include "gpt/config.h"
+#include "gpt/train.h"
 
 namespace gigagpt {
 
@@ -46,6 +49,35 @@ inline GPTConfig tiny_config(const Path& folder) {
   config.dataset = (folder / "data").string();
   config.out_dir = (folder / "out").string();
   return config;
+}
+
+// Events of a run that is stopped after `stop_after` steps (0: never).
+inline TrainEvents quiet(std::vector<formats::StepMetrics>* log = nullptr, int64_t stop_after = 0) {
+  const auto steps = std::make_shared<int64_t>(0);
+  return {[=](const formats::StepMetrics& m) {
+            if (log != nullptr) log->push_back(m);
+          },
+          [](double) { return true; },
+          [](double) { return true; },
+          [](double) { return true; },
+          [=] { return ++*steps == stop_after; },
+          [](const std::string&) {},
+          [](const engine::Plan&, const std::string&) {}};
+}
+
+class Training : public testing::Test {
+ protected:
+  Training() : config_(tiny_config(folder_.path())) { write_dataset(config_.dataset, 31, 1000); }
+
+  Path out(const std::string& name) const { return folder_.path() / name; }
+
+  TemporaryDirectory folder_;
+  GPTConfig config_;
+};
+
+inline std::string all_bytes(const Path& checkpoint) {
+  return read_text(checkpoint / "model.safetensors") +
+         read_text(checkpoint / "optimizer.safetensors");
 }
 
 }  // namespace gigagpt

@@ -19,35 +19,6 @@
 namespace gigagpt {
 namespace {
 
-// Events of a run that is stopped after `stop_after` steps (0: never).
-TrainEvents quiet(std::vector<formats::StepMetrics>* log = nullptr, int64_t stop_after = 0) {
-  const auto steps = std::make_shared<int64_t>(0);
-  return {[=](const formats::StepMetrics& m) {
-            if (log != nullptr) log->push_back(m);
-          },
-          [](double) { return true; },
-          [](double) { return true; },
-          [](double) { return true; },
-          [=] { return ++*steps == stop_after; },
-          [](const std::string&) {},
-          [](const engine::Plan&, const std::string&) {}};
-}
-
-class Training : public testing::Test {
- protected:
-  Training() : config_(tiny_config(folder_.path())) { write_dataset(config_.dataset, 31, 1000); }
-
-  Path out(const std::string& name) const { return folder_.path() / name; }
-
-  TemporaryDirectory folder_;
-  GPTConfig config_;
-};
-
-std::string all_bytes(const Path& checkpoint) {
-  return read_text(checkpoint / "model.safetensors") +
-         read_text(checkpoint / "optimizer.safetensors");
-}
-
 TEST_F(Training, ResumedEqualsUninterruptedBitForBit) {
   for (const char* precision : {"fp32", "bf16"}) {
     config_.precision = precision;
@@ -211,13 +182,6 @@ TEST_F(Training, DataMayGoAwayWhileTraining) {
   };
   train(config_, {}, events);
   EXPECT_TRUE(std::filesystem::exists(config_.out_dir + "/checkpoint_8/tokenizer.json"));
-}
-
-TEST_F(Training, WhatKilledRunsLeaveGoesWithTheNextSave) {
-  const Path left = Path(config_.out_dir) / ".checkpoint_5.gigagpt-partial";
-  std::filesystem::create_directories(left / "x");
-  train(config_, {}, quiet());
-  EXPECT_FALSE(std::filesystem::exists(left));
 }
 
 TEST_F(Training, OneBatchIsMemorised) {
