@@ -314,6 +314,8 @@ TEST(Crc32c, EqualsItsDefinition) {
     const auto bytes = memory.bytes().subspan(random() % 64, 1 + random() % 5000);
     const uint32_t crc = bit_by_bit(bytes);
     ASSERT_EQ(crc32c(bytes), crc) << bytes.size();
+    const size_t cut = random() % (bytes.size() + 1);
+    ASSERT_EQ(crc32c(bytes.subspan(cut), crc32c(bytes.first(cut))), crc) << "in two pieces";
     bytes[random() % bytes.size()] ^= std::byte(1U << random() % 8);
     ASSERT_NE(crc32c(bytes), crc) << bytes.size();
   }

@@ -10,9 +10,10 @@
 
 namespace gigagpt {
 
-inline uint32_t crc32c(std::span<const std::byte> bytes) {
+// Of `bytes` alone, or as they follow what has the checksum `before`.
+inline uint32_t crc32c(std::span<const std::byte> bytes, uint32_t before = 0) {
   constexpr size_t kPiece = size_t{1} << 30;  // its length is an int
-  uint32_t crc = ~0U;
+  uint32_t crc = ~before;
   while (!bytes.empty()) {
     const auto piece = bytes.first(std::min(kPiece, bytes.size()));
     auto* data = const_cast<unsigned char*>(reinterpret_cast<const unsigned char*>(piece.data()));

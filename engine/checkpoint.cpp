@@ -66,8 +66,13 @@ void write_values(SafetensorsWriter& writer, Store& store, Kept kept, const std:
   });
 }
 
-void write_weights(const Path& path, Store& store, const std::vector<StoredTensor>& tensors,
-                   ValueCounter& counter) {
+formats::FileSum finish(SafetensorsWriter& writer, const Path& path) {
+  writer.finish();
+  return {path.filename(), writer.file_bytes(), writer.crc32c()};
+}
+
+formats::FileSum write_weights(const Path& path, Store& store,
+                               const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
   std::vector<TensorInfo> infos;
   // A compact store has bf16 alone, so that is exact.
   const auto rounded = [&](const StoredTensor& t) {
@@ -91,7 +96,7 @@ void write_weights(const Path& path, Store& store, const std::vector<StoredTenso
       write_values(writer, store, Kept::kMaster, t.parameter, rounded(t), counter);
     }
   }
-  writer.finish();
+  return finish(writer, path);
 }
 
 // Calls visit(name) for every parameter, in the order in which a store has them side by side.
@@ -115,7 +120,7 @@ void for_each_moment(Store& store, Visit visit) {
   }
 }
 
-void write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
+formats::FileSum write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
   std::vector<TensorInfo> infos;
   for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept) {
     infos.push_back({stored, "F32", store.param(name).shape});
@@ -124,7 +129,7 @@ void write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
   for_each_moment(store, [&](const std::string&, const std::string& name, Kept kept) {
     write_values(writer, store, kept, name, /*rounded=*/false, counter);
   });
-  writer.finish();
+  return finish(writer, path);
 }
 
 void check_shape(const SafetensorsReader& reader, const std::string& name,
@@ -186,8 +191,11 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
   PendingDirectory pending(target);
   const std::string file_id = store.storage().file_id();
   ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
-  write_weights(pending.path() / "model.safetensors", store, tensors, counter);
-  if (file_id.empty()) write_optimizer(pending.path() / "optimizer.safetensors", store, counter);
+  state.files = {write_weights(pending.path() / "model.safetensors", store, tensors, counter)};
+  if (file_id.empty()) {
+    state.files.push_back(
+        write_optimizer(pending.path() / "optimizer.safetensors", store, counter));
+  }
   state.manifest = manifest();
   if (!file_id.empty()) state.manifest.emplace_back("store", file_id);
   state.manifest.emplace_back("precision", precision_name(store.precision()));

@@ -19,9 +19,9 @@ using formats::StoredTensor;
 
 // Writes out_dir/checkpoint_<state.step> with model.safetensors (fp32 master weights as `tensors`
 // lays them out), optimizer.safetensors (the moments, unless a file keeps them), trainer_state.json
-// (`state`, its manifest filled in) and whatever `write_rest` puts into the directory. Keeps the
-// newest `keep` checkpoints (0: all). On an error nothing of the new one remains and the old ones
-// are untouched. Returns its path.
+// (`state`, its manifest and file sums filled in) and whatever `write_rest` puts into the
+// directory. Keeps the newest `keep` checkpoints (0: all). On an error nothing of the new one
+// remains and the old ones are untouched. Returns its path.
 Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& store,
                      const std::vector<StoredTensor>& tensors,
                      const std::function<void(const Path&)>& write_rest, int64_t keep,

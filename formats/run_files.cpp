@@ -1,5 +1,6 @@
 #include "formats/run_files.h"
 
+#include <charconv>
 #include <sstream>
 
 #include "formats/json.h"
@@ -22,6 +23,30 @@ TextPairs from_json(const ordered_json& object, const std::string& where) {
   return pairs;
 }
 
+ordered_json to_json(const std::vector<FileSum>& files) {
+  ordered_json object = ordered_json::object();
+  for (const FileSum& file : files) {
+    object[file.name] = {{"bytes", file.bytes}, {"crc32c", fmt::format("{:08x}", file.crc32c)}};
+  }
+  return object;
+}
+
+std::vector<FileSum> files_from_json(const ordered_json& object, const std::string& where) {
+  if (!object.is_object()) fail("{}: files must be an object", where);
+  std::vector<FileSum> files;
+  for (const auto& [name, sum] : object.items()) {
+    const auto bytes = whole_number(sum, "bytes", 0, int64_t{1} << 60, where);
+    const auto text = sum.at("crc32c").get<std::string>();
+    uint32_t crc = 0;
+    const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), crc, 16);
+    if (error != std::errc{} || fmt::format("{:08x}", crc) != text) {
+      fail("{}: the crc32c of {} is not eight hex digits", where, name);
+    }
+    files.push_back({name, uint64_t(bytes), crc});
+  }
+  return files;
+}
+
 std::string lines_to_keep(const Path& path, int64_t completed_steps) {
   if (completed_steps == 0 || !std::filesystem::exists(path)) return "";
   std::istringstream lines(read_text(path));
@@ -40,10 +65,11 @@ std::string lines_to_keep(const Path& path, int64_t completed_steps) {
 }  // namespace
 
 void write_trainer_state(const Path& directory, const TrainerState& state) {
-  const ordered_json root = {{"global_step", state.step},
-                             {"tokens", state.tokens},
-                             {"config", to_json(state.config)},
-                             {"manifest", to_json(state.manifest)}};
+  ordered_json root = {{"global_step", state.step},
+                       {"tokens", state.tokens},
+                       {"config", to_json(state.config)},
+                       {"manifest", to_json(state.manifest)}};
+  if (!state.files.empty()) root["files"] = to_json(state.files);
   write_text_atomically(directory / "trainer_state.json", to_text(root, 2) + "\n");
 }
 
@@ -55,7 +81,9 @@ TrainerState read_trainer_state(const Path& directory) {
     return {whole_number(root, "global_step", 0, most, path.string()),
             whole_number(root, "tokens", 0, most, path.string()),
             from_json(root.at("config"), path.string()),
-            from_json(root.at("manifest"), path.string())};
+            from_json(root.at("manifest"), path.string()),
+            root.contains("files") ? files_from_json(root.at("files"), path.string())
+                                   : std::vector<FileSum>{}};
   } catch (const ordered_json::exception& error) {
     fail("{}: {}", path.string(), error.what());
   }

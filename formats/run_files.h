@@ -14,13 +14,22 @@ namespace gigagpt::formats {
 
 using TextPairs = std::vector<std::pair<std::string, std::string>>;
 
-// trainer_state.json: how far the run is, its resolved configuration, and a manifest of what
-// computed it (version, CPU, threads, precision).
+// What a whole file is known by.
+struct FileSum {
+  std::string name;
+  uint64_t bytes = 0;
+  uint32_t crc32c = 0;
+  bool operator==(const FileSum&) const = default;
+};
+
+// trainer_state.json: how far the run is, its resolved configuration, a manifest of what computed
+// it (version, CPU, threads, precision), and the sums of the large files beside it.
 struct TrainerState {
   int64_t step = 0;  // steps completed
   int64_t tokens = 0;
   TextPairs config;
   TextPairs manifest;
+  std::vector<FileSum> files = {};  // empty in checkpoints from before there were sums
 };
 void write_trainer_state(const Path& directory, const TrainerState& state);
 TrainerState read_trainer_state(const Path& directory);  // throws Error

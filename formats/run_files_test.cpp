@@ -18,7 +18,8 @@ const TrainerState kState = {
     .step = 1500,
     .tokens = int64_t{1} << 40,
     .config = {{"width", "128"}, {"dataset", "a \"b\"\n\xC3\xA9"}, {"bias", "true"}},
-    .manifest = {{"version", "0.1.0"}, {"cpu", ""}}};
+    .manifest = {{"version", "0.1.0"}, {"cpu", ""}},
+    .files = {{"model.safetensors", uint64_t{1} << 41, 0x00A1B2C3}, {"b", 0, 0xFFFFFFFF}}};
 
 TEST(TrainerState, WrittenReadsBackInOrder) {
   const TemporaryDirectory directory;
@@ -28,6 +29,25 @@ TEST(TrainerState, WrittenReadsBackInOrder) {
   EXPECT_EQ(read.tokens, kState.tokens);
   EXPECT_EQ(read.config, kState.config);
   EXPECT_EQ(read.manifest, kState.manifest);
+  EXPECT_EQ(read.files, kState.files);
+}
+
+TEST(TrainerState, FilesMayBeMissingButNotBad) {
+  const TemporaryDirectory directory;
+  write_trainer_state(directory.path(), {1, 2, {}, {}});
+  const std::string without = read_text(directory / "trainer_state.json");
+  EXPECT_EQ(without.find("files"), std::string::npos);
+  EXPECT_TRUE(read_trainer_state(directory.path()).files.empty());
+  for (const char* files :
+       {"[]", "null", "7", R"({"a": 1})", R"({"a": {}})", R"({"a": {"bytes": 1}})",
+        R"({"a": {"bytes": -1, "crc32c": "01234567"}})", R"({"a": {"bytes": 1, "crc32c": 7}})",
+        R"({"a": {"bytes": 1, "crc32c": ""}})", R"({"a": {"bytes": 1, "crc32c": "0123456"}})",
+        R"({"a": {"bytes": 1, "crc32c": "0123456789"}})",
+        R"({"a": {"bytes": 1, "crc32c": "0123456x"}})"}) {
+    directory.write("trainer_state.json",
+                    fmt::format("{{\"files\": {},{}", files, without.substr(1)));
+    EXPECT_ERROR(read_trainer_state(directory.path()), "trainer_state.json") << files;
+  }
 }
 
 TEST(TrainerState, HasTheKeyThatOtherTrainersUse) {
@@ -42,7 +62,7 @@ TEST(TrainerState, HasTheKeyThatOtherTrainersUse) {
 TEST(TrainerState, TextThatIsNotUtf8IsNoReasonToLoseACheckpoint) {
   const TemporaryDirectory directory;
   EXPECT_TRUE(returns_or_throws_error([&] {
-    write_trainer_state(directory.path(), {1, 2, {{"out_dir", "out/\xFF"}}, {}});
+    write_trainer_state(directory.path(), {1, 2, {{"out_dir", "out/\xFF"}}, {}, {}});
   }));
 }
 

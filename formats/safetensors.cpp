@@ -5,6 +5,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/crc32c.h"
 #include "base/error.h"
 
 namespace gigagpt::formats {
@@ -99,6 +100,10 @@ size_t dtype_size_bytes(std::string_view dtype) {
   return 0;
 }
 
+bool is_floating(std::string_view dtype) {
+  return dtype == "F32" || dtype == "BF16" || dtype == "F16" || dtype == "F64";
+}
+
 SafetensorsWriter::SafetensorsWriter(const Path& path, const std::vector<TensorInfo>& tensors,
                                      const Metadata& metadata)
     : file_(File::create(path)) {
@@ -114,12 +119,18 @@ SafetensorsWriter::SafetensorsWriter(const Path& path, const std::vector<TensorI
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins 8-byte aligned
   const uint64_t length = text.size();
-  file_.write(std::as_bytes(std::span(&length, 1)));
-  file_.write(text);
+  put(std::as_bytes(std::span(&length, 1)));
+  put(std::as_bytes(std::span(text)));
+}
+
+void SafetensorsWriter::put(std::span<const std::byte> bytes) {
+  file_.write(bytes);
+  file_bytes_ += bytes.size();
+  crc32c_ = gigagpt::crc32c(bytes, crc32c_);
 }
 
 void SafetensorsWriter::write(std::span<const std::byte> bytes) {
-  file_.write(bytes);
+  put(bytes);
   written_bytes_ += bytes.size();
 }
 

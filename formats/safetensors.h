@@ -24,6 +24,7 @@ struct TensorInfo {
 
 // Bytes of one element; 0 for a dtype this program does not know.
 size_t dtype_size_bytes(std::string_view dtype);
+bool is_floating(std::string_view dtype);  // one that read_floats converts
 
 // A tensor of a checkpoint in another layout than ours, and the parameter of ours that it holds.
 struct StoredTensor {
@@ -43,9 +44,16 @@ class SafetensorsWriter {
                     const Metadata& metadata);
   void write(std::span<const std::byte> bytes);  // the next bytes of the current tensor
   void finish();                                 // checks that everything was written, syncs
+  // Of all that was written to the file so far.
+  uint64_t file_bytes() const { return file_bytes_; }
+  uint32_t crc32c() const { return crc32c_; }
 
  private:
+  void put(std::span<const std::byte> bytes);
+
   File file_;
+  uint64_t file_bytes_ = 0;
+  uint32_t crc32c_ = 0;
   uint64_t expected_bytes_ = 0;
   uint64_t written_bytes_ = 0;
 };
@@ -58,6 +66,7 @@ class SafetensorsReader {
 
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   const Metadata& metadata() const { return metadata_; }
+  std::span<const std::byte> header() const { return file_.bytes().first(data_start_); }
   bool contains(const std::string& name) const { return index_.contains(name); }
   const TensorInfo& info(const std::string& name) const;            // throws Error naming the file
   std::span<const std::byte> bytes(const std::string& name) const;  // valid while the reader lives

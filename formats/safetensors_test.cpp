@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/crc32c.h"
 #include "base/testing.h"
 
 namespace gigagpt::formats {
@@ -68,8 +69,12 @@ TEST(Safetensors, WhatIsWrittenReadsBack) {
   writer.write(bytes_of(scalar));
   writer.write(bytes_of(ids));
   writer.finish();
+  const std::string text = read_text(directory / "x");
+  EXPECT_EQ(writer.file_bytes(), text.size());
+  EXPECT_EQ(writer.crc32c(), crc32c(std::as_bytes(std::span(text))));
 
   const SafetensorsReader reader(directory / "x");
+  EXPECT_EQ(reader.header().size() + 24 + 8 + 16, text.size());
   EXPECT_EQ(reader.tensors(),
             (std::vector<TensorInfo>{tensors[1], tensors[3], tensors[2], tensors[0]}));
   EXPECT_EQ(reader.metadata(), (Metadata{{"format", "pt"}, {"note", "\xC3\xA9\"\n"}}));
