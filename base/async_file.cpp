@@ -26,10 +26,10 @@ int open_direct(const Path& path, int flags) {
 
 // False if another process has it. A killed one keeps it until the kernel has ended its transfers,
 // which is after its parent sees it end.
-bool lock(int fd) {
+bool lock(int fd, int kind) {
   constexpr int kTries = 200;
   for (int i = 0; i < kTries; ++i) {
-    if (::flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+    if (::flock(fd, kind | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return false;
@@ -51,10 +51,13 @@ Transfer rest_of(Transfer transfer, size_t bytes) {
 }  // namespace
 
 AsyncFile::AsyncFile(const Path& path, Mode mode, const EngineMaker& engine) : path_(path) {
-  fd_ = open_direct(path, O_RDWR | (mode == Mode::kCreate ? O_CREAT : 0));
+  const bool reads = mode == Mode::kRead;
+  fd_ = open_direct(path, reads ? O_RDONLY : O_RDWR | (mode == Mode::kCreate ? O_CREAT : 0));
   if (fd_ < 0) fail_errno("cannot open " + path.string());
   try {
-    if (!lock(fd_)) fail("{} is in use by another process", path.string());
+    if (!lock(fd_, reads ? LOCK_SH : LOCK_EX)) {
+      fail("{} is in use by another process", path.string());
+    }
     if (mode == Mode::kCreate && ::ftruncate(fd_, 0) != 0) {
       fail_errno("cannot truncate " + path.string());
     }

@@ -60,9 +60,9 @@ using EngineMaker = std::function<std::unique_ptr<TransferEngine>(int fd)>;
 // Use from one thread, but for wake().
 class AsyncFile {
  public:
-  enum class Mode { kCreate, kOpen };
-  // Creating truncates. The file is locked: a second process (or object) cannot open it. Throws
-  // Error naming the file. The default engine is io_uring, else threads.
+  enum class Mode { kCreate, kOpen, kRead };
+  // Creating truncates. The file is locked: a second process (or object) cannot open it, unless
+  // both only read. Throws Error naming the file. The default engine is io_uring, else threads.
   AsyncFile(const Path& path, Mode mode, const EngineMaker& engine = {});
   AsyncFile(const AsyncFile&) = delete;
   AsyncFile& operator=(const AsyncFile&) = delete;

@@ -180,6 +180,25 @@ TEST_P(AsyncFileTest, ReservesItsSizeAndSaysWhereItEnds) {
   EXPECT_EQ(file.size_bytes(), 5000U) << "the second one has not touched it";
 }
 
+TEST_P(AsyncFileTest, ManyMayReadButNoneWhileOneWrites) {
+  const PageBuffer content = random_blocks(1, 9);
+  {
+    AsyncFile writer(path_, Mode::kCreate, engine());
+    writer.run({true, 0, {content.bytes()}});
+    EXPECT_ERROR(AsyncFile(path_, Mode::kRead, engine()), "is in use by another process");
+  }
+  std::filesystem::permissions(path_, std::filesystem::perms::owner_read);
+  AsyncFile reader(path_, Mode::kRead, engine()), second(path_, Mode::kRead, engine());
+  EXPECT_ERROR(AsyncFile(path_, Mode::kCreate, engine()), path_.string());
+  for (AsyncFile* file : {&reader, &second}) {
+    const PageBuffer read(kBlockBytes);
+    file->run({false, 0, {read.bytes()}});
+    EXPECT_TRUE(std::ranges::equal(read.bytes(), content.bytes()));
+    EXPECT_ERROR(file->run({true, 0, {read.bytes()}}), "cannot write " + path_.string());
+  }
+  EXPECT_ERROR(AsyncFile(path_.string() + "x", Mode::kRead, engine()), "No such file");
+}
+
 TEST_P(AsyncFileTest, CreatingTruncates) {
   AsyncFile(path_, Mode::kCreate, engine()).reserve(kBlockBytes);
   EXPECT_EQ(AsyncFile(path_, Mode::kCreate, engine()).size_bytes(), 0U);

@@ -45,7 +45,8 @@ Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTenso
                        formats::TextPairs config,
                        const std::function<void(const Path&)>& write_rest,
                        const Progress& progress) {
-  const formats::TrainerState state{step, step * rules_.size.step_tokens(), std::move(config), {}, {}};
+  const formats::TrainerState state{
+      step, step * rules_.size.step_tokens(), std::move(config), {}, {}};
   const Path path = save_checkpoint(rules_.out_dir, state, store, layout, write_rest,
                                     rules_.size.keep_checkpoints, progress);
   saved_step_ = step;

@@ -123,7 +123,6 @@ class FileStorage : public Storage {
   Held& held(const Need& need) {
     return need.gradient ? gradients_[need.layer] : weights_[need.layer];
   }
-  SegmentArrays arrays_in(std::byte* slot, const SlotParts& parts) const;
   bool keeps_gradients() const { return layout().form().gradient != GradientForm::kNone; }
   const Segment& segment(size_t index) const { return layout().segments()[index]; }
 
@@ -132,7 +131,7 @@ class FileStorage : public Storage {
   template <class Values, class Visit>
   void in_segments(size_t layer, int64_t first, Values values, const Visit& visit);
   SegmentArrays edited_arrays(size_t segment) const {
-    return arrays_in(buffers_[0].data(), layout().slot_parts(this->segment(segment)));
+    return arrays_in_slot(layout(), this->segment(segment), buffers_[0].data());
   }
   void load_for_edit(size_t segment);
   void store_edited();

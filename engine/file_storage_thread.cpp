@@ -324,12 +324,6 @@ void FileStorage::gradient_done(size_t layer) {
   memory.busy = false;
 }
 
-SegmentArrays FileStorage::arrays_in(std::byte* slot, const SlotParts& parts) const {
-  return {slot + parts.master.at,  slot + parts.gradient.at,
-          slot + parts.exp_avg.at, slot + parts.exp_avg_sq.at,
-          slot + parts.working.at, layout().form().gradient == GradientForm::kBf16};
-}
-
 // The segment's old state is in its buffer; the new one will go to a spare slot.
 void FileStorage::update_segment(Flight flight, bool from_disk) {
   const size_t index = flight.segment;
@@ -344,7 +338,7 @@ void FileStorage::update_segment(Flight flight, bool from_disk) {
     file_->check_part(index, Kept::kGradient, info, buffer + parts.gradient.at);
   }
   const PendingUpdate& update = now ? layer_updates_[s.layer] : update_;
-  SegmentArrays arrays = arrays_in(buffer, parts);
+  SegmentArrays arrays = arrays_in_slot(layout(), s, buffer);
   if (now) arrays.gradient = gradients_[s.layer].memory.data() + 4 * s.begin;
   update_segment_alone(layout(), s, arrays, update);
   flight.step = update.step;

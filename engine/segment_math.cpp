@@ -70,6 +70,13 @@ void in_blocks(const StateLayout& layout, const Segment& segment, std::byte* arr
 
 }  // namespace
 
+SegmentArrays arrays_in_slot(const StateLayout& layout, const Segment& segment, std::byte* slot) {
+  const SlotParts parts = layout.slot_parts(segment);
+  return {slot + parts.master.at,  slot + parts.gradient.at,
+          slot + parts.exp_avg.at, slot + parts.exp_avg_sq.at,
+          slot + parts.working.at, layout.form().gradient == GradientForm::kBf16};
+}
+
 std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segment& segment,
                                           const SegmentArrays& arrays) {
   std::vector<ops::ParamState> states;
@@ -199,6 +206,20 @@ void write_values(const StateLayout& layout, const Segment& segment, const Segme
               if (!direct) std::copy_n(&values[begin], count, block);
               ops::write_moment(direct ? &values[begin] : block, positive, count, moment);
             });
+}
+
+std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
+                                const SegmentArrays& arrays, Kept kept) {
+  std::vector<float> values(static_cast<size_t>(segment.count));
+  int64_t begin = 0;  // what is kept in other ways begins at these
+  for (const int64_t end : {layout.coded_in(segment), layout.matrices_in(segment), segment.count}) {
+    const auto piece = std::span(values).subspan(size_t(begin), size_t(end - begin));
+    if (!piece.empty()) {
+      read_values(layout, segment, arrays, kept, segment.begin + begin, piece);
+    }
+    begin = end;
+  }
+  return values;
 }
 
 }  // namespace gigagpt::engine

@@ -20,6 +20,9 @@ struct SegmentArrays {
   bool narrow_gradient = false;  // bf16, else fp32
 };
 
+// Those of a slot that is in memory as a whole, or in part.
+SegmentArrays arrays_in_slot(const StateLayout& layout, const Segment& segment, std::byte* slot);
+
 // What an optimizer step goes over: the parts of parameters that lie in the segment. In full form
 // working matrices are written with it; the vectors are left to copy_vectors().
 std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segment& segment,
@@ -41,5 +44,9 @@ void read_values(const StateLayout& layout, const Segment& segment, const Segmen
                  Kept kept, int64_t first, std::span<float> values);
 void write_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
                   Kept kept, int64_t first, std::span<const float> values);
+
+// All of a segment's, padding too.
+std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
+                                const SegmentArrays& arrays, Kept kept);
 
 }  // namespace gigagpt::engine

@@ -6,6 +6,7 @@
 
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "engine/state_description.h"
 #include "formats/json.h"
 
 namespace gigagpt::engine {
@@ -172,7 +173,45 @@ std::unique_ptr<StateFile> StateFile::open(const Path& path, const StateLayout& 
   opened->file_.sync();
   opened->read_header();
   opened->find_segments();
+  opened->check_found();
   return opened;
+}
+
+std::unique_ptr<StateFile> StateFile::open_to_look(const Path& path) {
+  std::unique_ptr<StateFile> opened(
+      new StateFile(path, AsyncFile::Mode::kRead, layout_in(path), {}));
+  opened->read_header();
+  opened->find_segments();
+  return opened;
+}
+
+// Reads through a lock of its own: a description that is just being written is none.
+StateLayout StateFile::layout_in(const Path& path) {
+  AsyncFile file(path, AsyncFile::Mode::kRead);
+  const std::string where = "store: " + path.string();
+  const uint64_t size = file.size_bytes();
+  if (size < kDescriptionBegin) fail("{} is no store, or cut off", where);
+  const PageBuffer headers(kDescriptionBegin);
+  file.run({false, 0, {headers.bytes()}});
+  const auto header = newest_header(headers.data());
+  if (!header) fail("{} is no store, or both its headers are damaged", where);
+  if (header->version != kVersion) {
+    fail("{} has version {}, this program knows {}", where, header->version, kVersion);
+  }
+  const uint64_t bytes = header->description_bytes;
+  if (bytes > kMostDescriptionBytes) fail("{}: its description is too long", where);
+  if (in_blocks(bytes) > size - kDescriptionBegin) fail("{} is cut off", where);
+  const PageBuffer memory(bytes);
+  if (bytes > 0) file.run({false, kDescriptionBegin, {memory.bytes()}});
+  const std::string_view text(reinterpret_cast<const char*>(memory.data()), bytes);
+  if (crc32c(memory.bytes().first(bytes)) != header->description_crc) {
+    fail("{}: its description, {} bytes from byte {}, is damaged", where, bytes, kDescriptionBegin);
+  }
+  StateLayout layout = read_description(text, size, where + ": its description");
+  if (describe(layout) != text || header->slot_bytes != layout.slot_bytes()) {
+    fail("{}: its description is not written as this program writes it", where);
+  }
+  return layout;
 }
 
 std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
@@ -190,6 +229,10 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
 uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots) {
   return kDescriptionBegin + in_blocks(describe(layout).size()) +
          (layout.segments().size() + spare_slots) * layout.slot_bytes();
+}
+
+uint32_t StateFile::version() const {
+  return kVersion;
 }
 
 std::string StateFile::id() const {
@@ -251,7 +294,8 @@ void StateFile::read_header() {
                     newest->grad_scale,
                     newest->step};
   if (header_.step < 0) fail("store: {} was never completed; delete it to start again", name);
-  if (file_.size_bytes() < offset_of(uint32_t(slot_count_))) fail("store: {} is cut off", name);
+  const uint64_t room = (file_.size_bytes() - slots_begin_) / layout_.slot_bytes();
+  if (slot_count_ > std::min<uint64_t>(room, kNone)) fail("store: {} is cut off", name);
 }
 
 // A crash may have left a segment's content of the step before and after in two slots, the latter
@@ -263,7 +307,8 @@ void StateFile::find_segments() {
     const auto info = block_at<InfoBlock>(memory.data());
     const bool ours = std::memcmp(info.magic, kInfoMagic, 8) == 0 && info.run_id == run_id_ &&
                       info.kind == kState && info.segment < slots_.size() &&
-                      info.crc == crc_of(info) && info.step <= header_.step;
+                      info.crc == crc_of(info) && info.step <= header_.step &&
+                      info.step >= oldest_step();
     if (!ours) {
       give_back(slot);
       continue;
@@ -277,9 +322,15 @@ void StateFile::find_segments() {
     if (counts) state_steps_[info.segment] = info.step;
     if (unused != kNone) give_back(unused);
   }
+}
+
+bool StateFile::is_found(size_t segment) const {
+  return has_slot(segment) && state_steps_[segment] >= oldest_step();
+}
+
+void StateFile::check_found() const {
   for (size_t segment = 0; segment < slots_.size(); ++segment) {
-    const int64_t oldest = header_.pending ? header_.step - 1 : header_.step;
-    if (has_slot(segment) && state_steps_[segment] >= oldest) continue;
+    if (is_found(segment)) continue;
     fail("store: {} is missing from {}; go on from a checkpoint", place_name(segment),
          file_.path().string());
   }

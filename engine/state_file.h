@@ -33,6 +33,10 @@ class StateFile {
   static std::unique_ptr<StateFile> open(const Path& path, const StateLayout& layout,
                                          const EngineMaker& engine);
 
+  // Opens a store of whatever model to look at: it is only read, and segments may be missing. The
+  // content may be anything; throws Error for what is no store, in use, or never completed.
+  static std::unique_ptr<StateFile> open_to_look(const Path& path);
+
   // What a file says of itself; nothing if it is no store, or was never completed.
   struct Summary {
     std::string id;           // as Storage::file_id
@@ -46,6 +50,7 @@ class StateFile {
   // How large create() makes it.
   static uint64_t planned_bytes(const StateLayout& layout, size_t spare_slots);
 
+  const StateLayout& layout() const { return layout_; }
   AsyncFile& file() { return file_; }
   std::string id() const;
   const StateHeader& header() const { return header_; }
@@ -79,11 +84,29 @@ class StateFile {
   // All that an update needs of a slot but the gradient.
   void check_state(size_t segment, const std::byte* slot) const;
 
+  // What a look at a segment finds: all that is wrong with it, and arrays of its elements, empty if
+  // they are not kept or something is wrong.
+  struct Look {
+    std::vector<float> master, exp_avg, exp_avg_sq;
+    std::vector<std::string> problems;
+  };
+  // Reads a segment and checks every part of it, its gradient too where the update is still to be
+  // made.
+  void look_at(size_t segment, Look& look);
+  uint32_t version() const;
+  int64_t step_tokens() const { return step_tokens_; }
+  uint64_t slot_count() const { return slot_count_; }
+
  private:
   StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& layout,
             const EngineMaker& engine);
+  static StateLayout layout_in(const Path& path);
   void read_header();
   void find_segments();
+  // Of what the header allows for; what is older in a slot is a left-over, whole or not.
+  int64_t oldest_step() const { return header_.pending ? header_.step - 1 : header_.step; }
+  bool is_found(size_t segment) const;
+  void check_found() const;
   // Whether all parts of the segment's state in that slot are as their block says.
   bool is_whole(size_t segment, uint32_t slot);
   void check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,
