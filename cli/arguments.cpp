@@ -70,6 +70,18 @@ Example:
   gigagpt prepare --input book1.txt --input book2.txt --out data/books --tokenizer char
 )";
 
+constexpr const char* kInspectHelp =
+    R"(PATH is a run's out_dir, a checkpoint, a store file or a safetensors file. Says what it is and how
+far the run is, with the size and the L2 norms of each layer, and reads all of it to compare every
+checksum there is. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
+store that a run is using cannot be looked at.
+
+Examples:
+  gigagpt inspect out/quickstart
+  gigagpt inspect out/quickstart/checkpoint_1000
+  gigagpt inspect out/111m/model.store
+)";
+
 // The option's help with what it may be and what it is unless given.
 std::string full_help(const Option& option) {
   std::string help = option.help;
@@ -119,6 +131,8 @@ struct Parser {
   CLI::App* train = add_command("train", "Train a GPT", kTrainHelp);
   CLI::App* eval = add_command("eval", "Report the loss on validation data", kEvalHelp);
   CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
+  CLI::App* inspect =
+      add_command("inspect", "Say what a run's file or folder holds, and check it", kInspectHelp);
   std::string config_file;
   Flags flags;
 
@@ -133,7 +147,7 @@ struct Parser {
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command : {prepare, plan, train, eval, sample}) command->allow_extras();
+    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect}) command->allow_extras();
     prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
         ->type_name("");
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
@@ -154,6 +168,7 @@ struct Parser {
         ->take_last()
         ->type_name("FILE");
     eval->add_option("config", config_file, "YAML file of config keys to change")->type_name("");
+    inspect->add_option("path", arguments.inspect_path, "what to look at")->type_name("");
     GPTConfig defaults;
     for (CLI::App* command : {plan, train, eval}) {
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
@@ -178,7 +193,7 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
   }
   if (!parser.app.remaining().empty()) fail_extra(parser.app, parser.app.remaining().front());
   if (parser.app.get_subcommands().empty()) {
-    fail("a command is needed: prepare, plan, train, eval or sample; see gigagpt --help");
+    fail("a command is needed: prepare, plan, train, eval, sample or inspect; see gigagpt --help");
   }
   const auto require = [](bool given, const char* what) {
     if (!given) fail("{}", what);
@@ -194,6 +209,9 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
     require(parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path");
   if (*parser.sample)
     require(!arguments.sample.checkpoint_path.empty(), "sample needs --checkpoint_path");
+  if (*parser.inspect)
+    require(!arguments.inspect_path.empty(),
+            "inspect needs a path, e.g. gigagpt inspect out/quickstart");
   if (*parser.prepare) {
     require(!arguments.prepare.inputs.empty(), "prepare needs at least one --input FILE");
     require(!arguments.prepare.out.empty(), "prepare needs --out DIR");
@@ -244,11 +262,12 @@ Arguments parse_arguments(int argc, char** argv) {
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;
   check_parsed(parser, arguments);
   using Command = Arguments::Command;
-  arguments.command = *parser.prepare ? Command::kPrepare
-                      : *parser.plan  ? Command::kPlan
-                      : *parser.train ? Command::kTrain
-                      : *parser.eval  ? Command::kEval
-                                      : Command::kSample;
+  arguments.command = *parser.prepare  ? Command::kPrepare
+                      : *parser.plan   ? Command::kPlan
+                      : *parser.train  ? Command::kTrain
+                      : *parser.eval   ? Command::kEval
+                      : *parser.sample ? Command::kSample
+                                       : Command::kInspect;
   if (*parser.plan || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);

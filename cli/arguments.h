@@ -43,9 +43,10 @@ struct SampleArguments {
 };
 
 struct Arguments {
-  enum class Command { kPrepare, kPlan, kTrain, kEval, kSample } command;
+  enum class Command { kPrepare, kPlan, kTrain, kEval, kSample, kInspect } command;
   PrepareArguments prepare;
   SampleArguments sample;
+  std::string inspect_path;
   // plan, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;
   std::vector<std::string> notes;  // to be shown once

@@ -155,8 +155,18 @@ TEST(Arguments, PrepareTakesSeveralInputsInOrder) {
   EXPECT_EQ(arguments.prepare.tokenizer, "char");
 }
 
+TEST(Arguments, InspectTakesAPath) {
+  const Arguments arguments = parse({"inspect", "out/x"});
+  EXPECT_EQ(arguments.command, Command::kInspect);
+  EXPECT_EQ(arguments.inspect_path, "out/x");
+  EXPECT_ERROR(parse({"inspect"}), "inspect needs a path");
+  EXPECT_ERROR(parse({"inspect", "a", "b"}), "unknown argument 'b'");
+  EXPECT_ERROR(parse({"inspect", "a", "--width", "3"}), "unknown flag '--width'");
+  EXPECT_ERROR(parse({"inspct", "a"}), "did you mean 'inspect'?");
+}
+
 TEST(Arguments, MissingPartsAreNamed) {
-  EXPECT_ERROR(parse({}), "a command is needed: prepare, plan, train, eval or sample");
+  EXPECT_ERROR(parse({}), "a command is needed: prepare, plan, train, eval, sample or inspect");
   EXPECT_ERROR(parse({"train"}), "train needs a config file");
   EXPECT_ERROR(parse({"train", "--width", "5"}), "train needs a config file");
   EXPECT_ERROR(parse({"sample"}), "sample needs --checkpoint_path");
@@ -219,6 +229,7 @@ TEST(ArgumentsDeathTest, HelpAndVersionExitWithSuccess) {
   EXPECT_EXIT(print({"--help"}), testing::ExitedWithCode(0), "prepare");
   EXPECT_EXIT(print({"prepare", "--help"}), testing::ExitedWithCode(0), "val_fraction");
   EXPECT_EXIT(print({"sample", "--help"}), testing::ExitedWithCode(0), "no_repeat_ngram_size");
+  EXPECT_EXIT(print({"inspect", "--help"}), testing::ExitedWithCode(0), "checksum");
 }
 
 TEST(ArgumentsDeathTest, HelpOfTrainHasEveryKeyWithItsDefault) {

@@ -286,7 +286,8 @@ void run(int argc, char** argv) {
     case Arguments::Command::kPlan:
       return run_measure(arguments);
     case Arguments::Command::kPrepare:
-      fail("prepare is done by gigagpt itself");
+    case Arguments::Command::kInspect:
+      fail("prepare and inspect are done by gigagpt itself");
   }
 }
 

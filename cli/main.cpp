@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/system.h"
 #include "cli/arguments.h"
+#include "cli/inspect.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
 #include "engine/machine.h"
@@ -85,6 +86,10 @@ int run(int argc, char** argv) {
   using Command = Arguments::Command;
   if (arguments.command == Command::kPrepare) {
     prepare(arguments.prepare);
+    return 0;
+  }
+  if (arguments.command == Command::kInspect) {
+    inspect(arguments.inspect_path);
     return 0;
   }
   for (const std::string& note : arguments.notes) fmt::print(stderr, "note: {}\n", note);

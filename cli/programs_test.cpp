@@ -127,6 +127,13 @@ TEST_F(Programs, TrainEvaluateAndSample) {
   const Outcome asked = shell("printf 'In the\\n\\n' | " + kProgram + " sample --checkpoint_path " +
                               path("way") + " --max_length 20");
   EXPECT_NE(asked.text.find("Enter a prompt (RETURN to exit): In the"), std::string::npos);
+  const Outcome run = shell(kProgram + " inspect " + path("way"));
+  EXPECT_EQ(run.status, 0) << run.text;
+  EXPECT_NE(run.text.find("checkpoint_300"), std::string::npos) << run.text;
+  const Outcome checkpoint = shell(kProgram + " inspect " + path("way") + "/checkpoint_300");
+  EXPECT_EQ(checkpoint.status, 0) << checkpoint.text;
+  const std::regex sums("(file +(model|optimizer).safetensors .*: checksum matches\n *){2}");
+  EXPECT_TRUE(std::regex_search(checkpoint.text, sums)) << checkpoint.text;
 }
 
 TEST_F(Programs, StopSignalsSaveAndTheRunGoesOnBitForBit) {
@@ -182,6 +189,8 @@ TEST_F(Programs, ErrorsAreOneLineAndExitWithOne) {
            {"train " + config + "--dataset /no/such --out_dir " + path("x"), "no folder /no/such"},
            {"eval --checkpoint_path /no/such", "there is no checkpoint in /no/such"},
            {"sample --checkpoint_path /no/such", "there is no checkpoint in /no/such"},
+           {"inspect /no/such", "cannot inspect /no/such: No such file"},
+           {"inspect " + config, "it seems to be text"},
            {"prepare --input /no/such --out " + path("y"), "/no/such"}}) {
     const Outcome outcome = shell(kProgram + " " + command);
     EXPECT_EQ(outcome.status, 1) << command;
@@ -202,7 +211,7 @@ TEST_F(Programs, DryRunPrintsAConfigThatReadsBack) {
 }
 
 TEST_F(Programs, EveryCommandHasHelp) {
-  for (const char* command : {"prepare", "train", "eval", "sample"}) {
+  for (const char* command : {"prepare", "train", "eval", "sample", "inspect"}) {
     const Outcome help = shell(kProgram + " " + command + " --help");
     EXPECT_EQ(help.status, 0);
     EXPECT_NE(help.text.find("Example"), std::string::npos) << command;

@@ -1,0 +1,107 @@
+// A store file: its header, each layer's norms, every checksum.
+#include <algorithm>
+#include <iterator>
+
+#include "base/error.h"
+#include "cli/display.h"
+#include "cli/inspect_parts.h"
+#include "engine/state_file.h"
+
+namespace gigagpt::cli {
+namespace {
+
+using engine::Segment;
+using engine::StateFile;
+using engine::StateLayout;
+
+struct LayerNorms {
+  Norm master, exp_avg, exp_avg_sq;
+};
+
+void print_facts(const StateFile& file, const Path& path) {
+  const StateLayout& layout = file.layout();
+  const auto& header = file.header();
+  const size_t segments = layout.segments().size();
+  size_t owing = 0;
+  for (size_t i = 0; i < segments; ++i) {
+    owing += file.has_slot(i) && file.state_step(i) < header.step ? 1 : 0;
+  }
+  fmt::print("{}: a store, version {}, id {}\n", path.string(), file.version(), file.id());
+  print_fact("step", fmt::format("{}, each of {} tokens{}", header.step, file.step_tokens(),
+                                 header.pending
+                                     ? fmt::format("; its update is pending in {} of {} segments",
+                                                   owing, segments)
+                                     : ""));
+  print_fact("precision", layout.precision() == engine::Precision::kBf16 ? "bf16" : "fp32");
+  print_fact("holds", layout.training() ? "weights, moments and gradients"
+                                        : "weights alone, not for training");
+  print_fact("size",
+             fmt::format("{}: {} slots of {} for {} segments of up to {} elements",
+                         size_text(std::filesystem::file_size(path)), file.slot_count(),
+                         size_text(layout.slot_bytes()), segments, layout.segment_elements()));
+}
+
+// What of the segment lies in parameters; padding may hold anything.
+void add_norms(const StateLayout& layout, const Segment& s, const StateFile::Look& look,
+               LayerNorms& norms) {
+  const auto& params = layout.spec(s.layer).params;
+  for (size_t p = 0; p < params.size(); ++p) {
+    const int64_t offset = layout.layer(s.layer).offsets[p];
+    const int64_t begin = std::max(offset, s.begin);
+    const int64_t end = std::min(offset + params[p].count(), s.begin + s.count);
+    if (begin >= end) continue;
+    const auto add = [&](const std::vector<float>& values, Norm& norm) {
+      if (!values.empty())
+        norm.add(std::span(values).subspan(size_t(begin - s.begin), size_t(end - begin)));
+      else if (!look.problems.empty())
+        norm.spoil();
+    };
+    add(look.master, norms.master);
+    add(look.exp_avg, norms.exp_avg);
+    add(look.exp_avg_sq, norms.exp_avg_sq);
+  }
+}
+
+}  // namespace
+
+void inspect_store(const Path& path) {
+  const auto file = StateFile::open_to_look(path);
+  const StateLayout& layout = file->layout();
+  print_facts(*file, path);
+  std::fflush(stdout);
+  std::vector<LayerNorms> norms(layout.layer_count());
+  std::vector<std::string> problems;
+  size_t damaged = 0;
+  const size_t segments = layout.segments().size();
+  {
+    Display display;
+    display.share("checking", 0);
+    StateFile::Look look;
+    for (size_t i = 0; i < segments; ++i) {
+      const Segment& s = layout.segments()[i];
+      file->look_at(i, look);
+      add_norms(layout, s, look, norms[s.layer]);
+      damaged += look.problems.empty() ? 0 : 1;
+      std::move(look.problems.begin(), look.problems.end(), std::back_inserter(problems));
+      display.share("checking", double(i + 1) / double(segments));
+    }
+  }
+  print_fact("checksums", problems.empty()
+                              ? "all match"
+                              : fmt::format("{} of {} segments are damaged", damaged, segments));
+  std::vector<std::vector<std::string>> rows = {
+      {"layer", "parameters", "shapes", "|master|", "|exp_avg|", "|exp_avg_sq|"}};
+  for (size_t i = 0; i < layout.layer_count(); ++i) {
+    std::vector<std::vector<int64_t>> shapes;
+    for (const auto& param : layout.spec(i).params) shapes.push_back(param.shape);
+    rows.push_back({layout.spec(i).name,
+                    fmt::format("{}", engine::parameter_count({layout.spec(i)})),
+                    shapes_text(shapes), norms[i].master.text(), norms[i].exp_avg.text(),
+                    norms[i].exp_avg_sq.text()});
+  }
+  print_table(rows);
+  finish(problems, fmt::format("{}: {} of {} segments are damaged; go on from a checkpoint",
+                               path.string(), damaged, segments));
+}
+
+}  // namespace gigagpt::cli

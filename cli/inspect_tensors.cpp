@@ -1,0 +1,284 @@
+// Safetensors files, alone and as the parts of a checkpoint.
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "base/crc32c.h"
+#include "base/error.h"
+#include "cli/display.h"
+#include "cli/inspect_parts.h"
+#include "engine/memory_plan.h"
+#include "engine/state_file.h"
+#include "formats/hf_gpt2.h"
+#include "formats/run_files.h"
+#include "gpt/config.h"
+
+namespace gigagpt::cli {
+namespace {
+namespace fs = std::filesystem;
+
+using formats::FileSum;
+using formats::SafetensorsReader;
+using formats::TensorInfo;
+
+// What reading a whole file tells.
+struct Scan {
+  FileSum sum;
+  std::map<std::string, Norm> norms;  // by tensor, of those in floating point
+};
+
+// Reads the file once, from its begin to its end, in pieces; each tensor's bytes lie side by side.
+Scan scan(const SafetensorsReader& reader, const std::function<void(uint64_t bytes)>& progress) {
+  constexpr int64_t kPiece = 1 << 20;
+  Scan scan{{reader.path().filename()}, {}};
+  const auto take = [&](std::span<const std::byte> bytes) {
+    scan.sum.crc32c = crc32c(bytes, scan.sum.crc32c);
+    scan.sum.bytes += bytes.size();
+    progress(bytes.size());
+  };
+  take(reader.header());
+  std::vector<const TensorInfo*> tensors;
+  for (const TensorInfo& tensor : reader.tensors()) tensors.push_back(&tensor);
+  std::sort(tensors.begin(), tensors.end(), [&](const TensorInfo* a, const TensorInfo* b) {
+    return reader.bytes(a->name).data() < reader.bytes(b->name).data();
+  });
+  std::vector<float> values;
+  for (const TensorInfo* tensor : tensors) {
+    const auto bytes = reader.bytes(tensor->name);
+    const int64_t count = tensor->count();
+    const size_t width = formats::dtype_size_bytes(tensor->dtype);
+    for (int64_t first = 0; first < count; first += kPiece) {
+      const size_t piece = size_t(std::min(kPiece, count - first));
+      take(bytes.subspan(size_t(first) * width, piece * width));
+      if (!formats::is_floating(tensor->dtype)) continue;
+      values.resize(piece);
+      reader.read_floats(tensor->name, first, values);
+      scan.norms[tensor->name].add(values);
+    }
+  }
+  return scan;
+}
+
+// Shows how much of all bytes has been read.
+class ByteDisplay {
+ public:
+  explicit ByteDisplay(uint64_t all_bytes) : all_(double(all_bytes)) {
+    display_.share("reading", 0);
+  }
+  std::function<void(uint64_t)> follow() {
+    return [this](uint64_t bytes) {
+      done_ += double(bytes);
+      display_.share("reading", done_ / all_);
+    };
+  }
+
+ private:
+  Display display_;
+  double all_, done_ = 0;
+};
+
+uint64_t bytes_of(const Path& file) {
+  std::error_code error;
+  const auto bytes = fs::file_size(file, error);
+  return error ? 0 : bytes;
+}
+
+// What a checkpoint's directory tells of itself, as far as it can be read.
+struct Checkpoint {
+  Path path;
+  std::optional<formats::TrainerState> state;
+  std::optional<GPTConfig> config;
+  formats::HfGpt2Config hf;
+  std::map<std::string, Norm> weights, moments;  // by the names in their files
+  std::vector<std::string> sums;                 // what is known of each file
+  std::vector<std::string> problems;
+
+  // Notes what the action throws; whether it threw nothing.
+  template <class Action>
+  bool tries(const Action& action) {
+    try {
+      action();
+      return true;
+    } catch (const Error& error) {
+      problems.emplace_back(error.what());
+      return false;
+    }
+  }
+  bool has(const char* name) const {
+    std::error_code error;
+    return fs::exists(path / name, error);
+  }
+  std::string text(const formats::TextPairs& pairs, const std::string& wanted) const {
+    for (const auto& [key, value] : pairs) {
+      if (key == wanted) return value;
+    }
+    return "";
+  }
+};
+
+void check_sum(Checkpoint& c, const FileSum& found) {
+  const auto& files = c.state ? c.state->files : std::vector<FileSum>{};
+  const auto wanted = std::find_if(files.begin(), files.end(),
+                                   [&](const FileSum& file) { return file.name == found.name; });
+  std::string verdict = "no checksums";
+  if (wanted != files.end()) {
+    verdict = *wanted == found ? "checksum matches" : "checksum does not match";
+  }
+  c.sums.push_back(fmt::format("{} ({}): {}", found.name, size_text(found.bytes), verdict));
+  if (wanted == files.end() || *wanted == found) return;
+  c.problems.push_back(fmt::format(
+      "{}: its {} bytes have the CRC-32C {:08x}, not {} bytes with {:08x} as trainer_state.json "
+      "says: file or disk are damaged",
+      (c.path / found.name).string(), found.bytes, found.crc32c, wanted->bytes, wanted->crc32c));
+}
+
+// The model that config.json means, if the weights can be that at all: a wrong number in it must
+// not make a list of millions of layers.
+void read_model(Checkpoint& c, const SafetensorsReader& weights) {
+  c.hf = formats::read_hf_config(c.path);
+  const size_t tensors = weights.tensors().size();
+  if (size_t(c.hf.n_layer) > tensors) {
+    fail("{}: n_layer is {}, but {} has {} tensors", (c.path / "config.json").string(),
+         c.hf.n_layer, weights.path().string(), tensors);
+  }
+  for (const auto& wanted : formats::hf_gpt2_tensors(c.hf)) {
+    const TensorInfo& found = weights.info(wanted.name);
+    if (found.shape == wanted.shape) continue;
+    fail("{}: tensor {} is [{}], but config.json needs [{}]", weights.path().string(), wanted.name,
+         fmt::join(found.shape, ", "), fmt::join(wanted.shape, ", "));
+  }
+  c.config.emplace();
+  c.config->depth = c.hf.n_layer;
+  c.config->heads = c.hf.n_head;
+  c.config->width = c.hf.n_embd;
+  c.config->max_position_embeddings = c.hf.n_positions;
+  c.config->vocab_size = c.hf.vocab_size;
+  c.config->bias = c.hf.bias;
+}
+
+void read_files(Checkpoint& c) {
+  if (c.has("trainer_state.json")) c.tries([&] { c.state = formats::read_trainer_state(c.path); });
+  ByteDisplay display(bytes_of(c.path / "model.safetensors") +
+                      bytes_of(c.path / "optimizer.safetensors"));
+  const auto read = [&](const char* name, const auto& look) {
+    return c.tries([&] {
+      if (!fs::is_regular_file(c.path / name)) fail("{} is missing", (c.path / name).string());
+      const SafetensorsReader reader(c.path / name);
+      look(reader);
+      const Scan found = scan(reader, display.follow());
+      check_sum(c, found.sum);
+      (name[0] == 'm' ? c.weights : c.moments) = found.norms;
+    });
+  };
+  read("model.safetensors",
+       [&](const SafetensorsReader& weights) { c.tries([&] { read_model(c, weights); }); });
+  bool wanted = c.has("optimizer.safetensors");
+  if (c.state) {
+    for (const FileSum& file : c.state->files) wanted |= file.name == "optimizer.safetensors";
+  }
+  if (wanted) read("optimizer.safetensors", [](const SafetensorsReader&) {});
+}
+
+std::string moments_text(const Checkpoint& c) {
+  if (c.has("optimizer.safetensors")) return "in optimizer.safetensors";
+  const std::string id = c.state ? c.text(c.state->manifest, "store") : "";
+  if (id.empty()) return "none: weights alone";
+  std::string store = c.text(c.state->config, "store");
+  const Path file = engine::store_file(store.empty() ? "auto" : store, c.path.parent_path());
+  std::error_code error;
+  const bool there = fs::is_regular_file(file, error);
+  const auto summary = there ? engine::StateFile::peek(file) : std::nullopt;
+  if (summary && summary->id == id)
+    return fmt::format("in {}, now at step {}", file.string(), summary->step);
+  return fmt::format("in a store with id {}, which is not at {}: they are lost if it is gone", id,
+                     file.string());
+}
+
+std::string pairs_text(const formats::TextPairs& pairs, const std::set<std::string>& wanted) {
+  std::vector<std::string> texts;
+  for (const auto& [key, value] : pairs) {
+    if (wanted.empty() || wanted.contains(key)) texts.push_back(key + " " + value);
+  }
+  return fmt::format("{}", fmt::join(texts, ", "));
+}
+
+void print_facts(const Checkpoint& c) {
+  fmt::print("{}: a checkpoint{}\n", c.path.string(),
+             c.state ? fmt::format(" of step {}, after {} tokens", c.state->step, c.state->tokens)
+                     : ", of weights alone or of another program");
+  if (c.config) {
+    print_fact("model", fmt::format("depth {}, width {}, heads {}, vocab_size {}, {} positions{}",
+                                    c.hf.n_layer, c.hf.n_embd, c.hf.n_head, c.hf.vocab_size,
+                                    c.hf.n_positions, c.hf.bias ? "" : ", no bias"));
+  }
+  if (c.state) {
+    print_fact("config", pairs_text(c.state->config,
+                                    {"dataset", "batch_size", "sequence_length", "num_steps",
+                                     "learning_rate", "optimizer", "precision", "store", "seed"}));
+    print_fact("computed by", pairs_text(c.state->manifest, {}));
+  }
+  print_fact("moments", moments_text(c));
+  for (const std::string& sum : c.sums) print_fact("file", sum);
+}
+
+void print_layers(const Checkpoint& c) {
+  std::map<std::string, std::string> stored;  // by our names
+  for (const auto& tensor : formats::hf_gpt2_tensors(c.hf)) stored[tensor.parameter] = tensor.name;
+  std::vector<std::vector<std::string>> rows = {
+      {"layer", "parameters", "shapes", "|weights|", "|exp_avg|", "|exp_avg_sq|"}};
+  for (const auto& layer : c.config->layers()) {
+    std::vector<std::vector<int64_t>> shapes;
+    std::array<Norm, 3> norms;
+    const auto add = [](Norm& norm, const std::map<std::string, Norm>& of,
+                        const std::string& name) {
+      const auto found = of.find(name);
+      if (found != of.end()) norm.add(found->second);
+    };
+    for (const auto& param : layer.params) {
+      const std::string name = layer.prefix + param.name;
+      shapes.push_back(param.shape);
+      add(norms[0], c.weights, stored[name]);
+      add(norms[1], c.moments, "exp_avg/" + name);
+      add(norms[2], c.moments, "exp_avg_sq/" + name);
+    }
+    rows.push_back({layer.name, fmt::format("{}", engine::parameter_count({layer})),
+                    shapes_text(shapes), norms[0].text(), norms[1].text(), norms[2].text()});
+  }
+  print_table(rows);
+}
+
+}  // namespace
+
+void inspect_safetensors(const Path& path) {
+  const SafetensorsReader reader(path);
+  int64_t parameters = 0;
+  for (const TensorInfo& tensor : reader.tensors()) parameters += tensor.count();
+  fmt::print("{}: safetensors, {}: {} tensors of {} elements, after a header of {} bytes\n",
+             path.string(), size_text(bytes_of(path)), reader.tensors().size(), parameters,
+             reader.header().size());
+  for (const auto& [key, value] : reader.metadata()) print_fact(key, value);
+  Scan found;
+  {
+    ByteDisplay display(bytes_of(path));
+    found = scan(reader, display.follow());
+  }
+  std::vector<std::vector<std::string>> rows = {{"tensor", "elements", "shape", "type", "norm"}};
+  for (const TensorInfo& tensor : reader.tensors()) {
+    rows.push_back({tensor.name, fmt::format("{}", tensor.count()), shapes_text({tensor.shape}),
+                    tensor.dtype, found.norms[tensor.name].text()});
+  }
+  print_table(rows);
+  finish({}, "");
+}
+
+void inspect_checkpoint(const Path& directory) {
+  Checkpoint checkpoint{directory, {}, {}, {}, {}, {}, {}, {}};
+  read_files(checkpoint);
+  print_facts(checkpoint);
+  if (checkpoint.config) print_layers(checkpoint);
+  finish(checkpoint.problems, fmt::format("{}: {} things are wrong with this checkpoint",
+                                          directory.string(), checkpoint.problems.size()));
+}
+
+}  // namespace gigagpt::cli
