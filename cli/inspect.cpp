@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/lock.h"
 #include "cli/inspect_parts.h"
-#include "engine/memory_plan.h"
+#include "engine/plan.h"
 #include "engine/run_directory.h"
 #include "engine/state_file.h"
 #include "formats/json.h"

@@ -33,8 +33,12 @@ void print_facts(const StateFile& file, const Path& path) {
                                                    owing, segments)
                                      : ""));
   print_fact("precision", layout.precision() == engine::Precision::kBf16 ? "bf16" : "fp32");
-  print_fact("holds", layout.training() ? "weights, moments and gradients"
-                                        : "weights alone, not for training");
+  const char* form =
+      layout.form().compact ? "weights in bf16 and moments in 8 bits" : "weights and moments";
+  print_fact("holds", !layout.training() ? "weights alone, not for training"
+                      : layout.form().gradient == engine::GradientForm::kNone
+                          ? fmt::format("{}; no gradients (clip: layer)", form)
+                          : fmt::format("{}, and gradients", form));
   print_fact("size",
              fmt::format("{}: {} slots of {} for {} segments of up to {} elements",
                          size_text(std::filesystem::file_size(path)), file.slot_count(),

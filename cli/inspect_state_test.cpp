@@ -17,6 +17,7 @@ using engine::FileStorage;
 using engine::Kept;
 using engine::LayerSpec;
 using engine::Precision;
+using engine::StateForm;
 
 // Layers of four segments and one.
 std::vector<LayerSpec> specs() {
@@ -24,13 +25,15 @@ std::vector<LayerSpec> specs() {
           {"head", "", {{"ln.weight", {50}}}, {"first.matrix"}}};
 }
 
-class InspectStore : public testing::TestWithParam<Precision> {
+class InspectStore : public testing::TestWithParam<StateForm> {
  protected:
   // The weights are `weight`, the first moments 2. After a step, with gradients of 0.5, the update
   // of the first layer is still to be made.
   std::unique_ptr<FileStorage> make(float weight, bool step, bool training = true) {
+    StateForm form = GetParam();
+    form.training = training;
     auto storage = std::make_unique<FileStorage>(
-        specs(), GetParam(), training, path_, FileStorage::Mode::kCreate,
+        specs(), form, path_, FileStorage::Mode::kCreate,
         engine::StreamOptions{.segment_elements = 2048, .buffers = 2, .step_tokens = 72});
     storage->begin_writing(4);
     for (size_t layer = 0; layer < 2; ++layer) {
@@ -76,9 +79,13 @@ class InspectStore : public testing::TestWithParam<Precision> {
   std::vector<engine::SlotParts> parts_;  // per segment
   std::vector<uint64_t> places_;          // of their slots
 };
-INSTANTIATE_TEST_SUITE_P(Precisions, InspectStore,
-                         testing::Values(Precision::kFp32, Precision::kBf16), [](const auto& p) {
-                           return p.param == Precision::kFp32 ? "fp32" : "bf16";
+INSTANTIATE_TEST_SUITE_P(Forms, InspectStore,
+                         testing::Values(StateForm{Precision::kFp32}, StateForm{Precision::kBf16},
+                                         StateForm{Precision::kBf16, true, /*compact=*/true}),
+                         [](const auto& p) {
+                           return p.param.precision == Precision::kFp32 ? "fp32"
+                                  : p.param.compact                     ? "compact"
+                                                                        : "bf16";
                          });
 
 TEST_P(InspectStore, SaysWhatItHolds) {
@@ -91,10 +98,10 @@ TEST_P(InspectStore, SaysWhatItHolds) {
   const std::string before = read_text(path_);
   const Outcome whole = look(path_);
   EXPECT_EQ(whole.error, "");
-  EXPECT_TRUE(has(whole.text, "model.store: a store, version 1, id " + id));
+  EXPECT_TRUE(has(whole.text, "model.store: a store, version 2, id " + id));
   EXPECT_TRUE(has_line(whole.text, "step 4, each of 72 tokens\n"));
-  EXPECT_TRUE(has_line(whole.text,
-                       GetParam() == Precision::kFp32 ? "precision fp32\n" : "precision bf16\n"));
+  EXPECT_TRUE(has_line(whole.text, GetParam().precision == Precision::kFp32 ? "precision fp32\n"
+                                                                            : "precision bf16\n"));
   EXPECT_TRUE(has_line(whole.text, "checksums all match"));
   // Norms of 5614 values of 3 and of 2; what pads the layer counts for nothing.
   EXPECT_TRUE(has_line(whole.text, fmt::format("first 5614 [70,80] 2*[7] {:.6g} {:.6g} 0\n",
@@ -110,7 +117,7 @@ TEST_P(InspectStore, PendingUpdatesNeedTheirGradients) {
   const Outcome pending = look(path_);
   EXPECT_EQ(pending.error, "");
   EXPECT_TRUE(has_line(pending.text, "step 5, each of 72 tokens; its update is pending in "));
-  flip_bit(path_, places_[1] + parts_[1].gradient + 5);
+  flip_bit(path_, places_[1] + parts_[1].gradient.at + 5);
   flip_bit(path_, places_[2] + parts_[2].gradient_info + 20);
   const Outcome damaged = look(path_);
   EXPECT_TRUE(has(damaged.error, ": 2 of 5 segments are damaged"));
@@ -121,14 +128,14 @@ TEST_P(InspectStore, PendingUpdatesNeedTheirGradients) {
 TEST_P(InspectStore, AllDamageIsListed) {
   make(3, /*step=*/false).reset();
   EXPECT_EQ(look(path_).error, "");
-  flip_bit(path_, places_[1] + parts_[1].exp_avg + 5);
+  flip_bit(path_, places_[1] + parts_[1].exp_avg.at + 5);
   const Outcome one = look(path_);
   EXPECT_TRUE(
       has(one.error, "the checksum of segment 1 (first, elements 2048 to 4096)'s first moment"));
   EXPECT_TRUE(has_line(
       one.text, fmt::format("first 5614 [70,80] 2*[7] {:.6g} damaged 0\n", 3 * std::sqrt(5614))));
-  flip_bit(path_, places_[1] + parts_[1].exp_avg_sq + 5);
-  flip_bit(path_, places_[2] + parts_[2].working + 5);
+  flip_bit(path_, places_[1] + parts_[1].exp_avg_sq.at + 5);
+  flip_bit(path_, places_[2] + parts_[2].working.at + 5);
   flip_bit(path_, places_[4] + parts_[4].info + 20);
   const Outcome all = look(path_);
   EXPECT_EQ(all.error, path_.string() + ": 3 of 5 segments are damaged; go on from a checkpoint");
@@ -149,7 +156,7 @@ TEST_P(InspectStore, WithoutTrainingItHasWeightsAlone) {
 }
 
 // Places in a header, of docs/FILE_FORMAT.md.
-constexpr size_t kSlotCount = 40, kSlotBytes = 48, kStep = 56, kDescriptionCrc = 128, kCrc = 132;
+constexpr size_t kSlotCount = 40, kSlotBytes = 48, kStep = 56, kDescriptionCrc = 140, kCrc = 148;
 
 uint32_t crc_of(std::string_view text) {
   return crc32c(std::as_bytes(std::span(text)));
@@ -202,7 +209,8 @@ class InspectHostileStore : public InspectStore {
   }
   std::string whole_, description_;
 };
-INSTANTIATE_TEST_SUITE_P(Precisions, InspectHostileStore, testing::Values(Precision::kBf16));
+INSTANTIATE_TEST_SUITE_P(Precisions, InspectHostileStore,
+                         testing::Values(StateForm{Precision::kBf16}));
 
 TEST_P(InspectHostileStore, DescriptionsThatAreNone) {
   EXPECT_EQ(described(description_).error, "") << "as it was";
@@ -250,7 +258,7 @@ TEST_P(InspectHostileStore, HeadersThatCannotBe) {
   EXPECT_TRUE(has(with(kSlotBytes, ~uint64_t{0}).error, "not written as this program"));
   EXPECT_TRUE(has(with(kStep, int64_t{-1}).error, "was never completed"));
   EXPECT_TRUE(has(with(kStep, int64_t{9}).error, "5 of 5 segments are damaged"));
-  EXPECT_TRUE(has(with(8, uint32_t{2}).error, "has version 2, this program knows 1"));
+  EXPECT_TRUE(has(with(8, uint32_t{3}).error, "has version 3, this program knows 2"));
   EXPECT_TRUE(has(with(kSlotCount, uint64_t{2}).error, "segments are damaged"));
   std::string file = whole_;
   file[2 * kBlockBytes + 30] ^= 1;

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
-#include "engine/memory_plan.h"
+#include "engine/plan.h"
 #include "engine/state_file.h"
 #include "formats/hf_gpt2.h"
 #include "formats/run_files.h"

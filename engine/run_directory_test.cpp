@@ -23,7 +23,7 @@ std::set<std::string> names_in(const Path& folder) {
 }
 
 CheckpointRules rules(const Path& out_dir) {
-  return {.out_dir = out_dir, .store = "auto", .from = {}, .step_tokens = 72};
+  return {out_dir, "auto", {}, {.batch_size = 6, .sequence_length = 12}};
 }
 
 TEST(RunDirectory, CheckpointsHaveOneName) {

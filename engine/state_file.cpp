@@ -162,6 +162,7 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
   std::memcpy(text.data(), made->description_.data(), made->description_.size());
   made->file_.run({true, kDescriptionBegin, {text.bytes()}});
   made->write_header({});
+  sync_parent_directory(path);
   removal.done = true;
   return made;
 }

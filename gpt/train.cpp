@@ -59,6 +59,7 @@ class Training {
     const auto report = gpt_.run_step(batches, key, update, events_.step_progress);
     if (!report) return std::nullopt;
     metrics_->begin(*report);  // a file may say that the step is done from the next line on
+    if (!gpt_.plan.way.file.empty()) metrics_->sync();
     engine::apply_gradients(gpt_.store, update);
     ++step_;
     return report;
