@@ -170,6 +170,7 @@ void run_train(const Arguments& arguments) {
   config.check();
   set_threads(config.threads);
   catch_stop_signals();
+  formats::find_dataset(config.dataset);  // a typo shows before the machine is measured
   const engine::Precision precision =
       engine::choose_precision(config.precision, /*compact=*/config.storage.state == "compact");
   const engine::Machine machine =

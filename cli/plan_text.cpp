@@ -37,7 +37,7 @@ std::string memory_text(const GPTConfig& config, const Plan& plan) {
   return text;
 }
 
-std::string disk_text(const GPTConfig& config, const Plan& plan) {
+std::string disk_text(const Plan& plan) {
   const bool in_file = !plan.way.file.empty();
   std::string text = gb_text(plan.most_disk_gb);
   if (plan.most_disk_gb > plan.disk_gb) text += " at most";
@@ -46,9 +46,8 @@ std::string disk_text(const GPTConfig& config, const Plan& plan) {
                   gb_text(plan.snapshot_gb));
   text += in_file ? fmt::format(": {} of state, {}", gb_text(plan.state_gb), checkpoints)
                   : ": " + checkpoints;
-  const double free_gb = double(free_bytes(config.out_dir)) / 1e9;
   if (plan.freed_gb > 0.005) text += fmt::format("; {} of it are there", gb_text(plan.freed_gb));
-  return text + fmt::format("; {} are free", gb_text(free_gb));
+  return text + fmt::format("; {} are free", gb_text(plan.free_gb));
 }
 
 std::string step_text(const GPTConfig& config, const Plan& plan) {
@@ -109,7 +108,7 @@ std::string plan_text(const GPTConfig& config, const Plan& plan, const engine::M
                   plan.state_gb * 1e9 / double(parameters),
                   plan.way.file.empty() ? "in RAM" : "streamed from " + plan.way.file.string()));
   add(text, "memory", memory_text(config, plan));
-  add(text, "disk", disk_text(config, plan));
+  add(text, "disk", disk_text(plan));
   add(text, "a step", step_text(config, plan));
   std::string run = fmt::format("writes {} to the disk", gb_text(plan.all_write_gb));
   if (plan.step_s > 0) {

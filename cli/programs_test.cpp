@@ -76,6 +76,7 @@ class Programs : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     folder_ = std::make_unique<TemporaryDirectory>();
+    ::setenv("XDG_CACHE_HOME", folder_->path().c_str(), 1);  // the machine is measured once
     const std::string text = (folder_->path() / "kjv.txt").string();
     ASSERT_EQ(shell("bible -f gen1:1-rev22:21 | sed 's/^[^ ]* //' > " + text).status, 0);
     const Outcome prepared =
@@ -199,6 +200,28 @@ TEST_F(Programs, ErrorsAreOneLineAndExitWithOne) {
     EXPECT_EQ(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 1) << outcome.text;
   }
   EXPECT_FALSE(std::filesystem::exists(path("x")) || std::filesystem::exists(path("y")));
+}
+
+TEST_F(Programs, PlansAndRefusesWhatDoesNotFit) {
+  const Outcome small = shell(kProgram + " plan " + kSource +
+                              "/configs/quickstart.yaml --out_dir " + path("planned"));
+  EXPECT_EQ(small.status, 0) << small.text;
+  for (const char* line :
+       {"\nstate ", "\nmemory ", "\ndisk ", "\na step ", "\nthe run      about "}) {
+    EXPECT_NE(small.text.find(line), std::string::npos) << small.text;
+  }
+  const std::string large =
+      kSource + "/configs/175b.yaml --memory_gb 4 --out_dir " + path("planned");
+  const Outcome plan = shell(kProgram + " plan " + large);
+  EXPECT_EQ(plan.status, 1);
+  EXPECT_NE(plan.text.find("model        174,604,259,328 parameters"), std::string::npos)
+      << plan.text;
+  EXPECT_NE(plan.text.find("DOES NOT FIT memory_gb: 4.00 is not enough"), std::string::npos);
+  const Outcome train =
+      shell(kProgram + " train " + large + " --vocab_size 63 --dataset " + data());
+  EXPECT_EQ(train.status, 1);
+  EXPECT_TRUE(train.text.starts_with("gigagpt: memory_gb: 4.00 is not enough")) << train.text;
+  EXPECT_FALSE(std::filesystem::exists(path("planned"))) << "nothing is written";
 }
 
 TEST_F(Programs, DryRunPrintsAConfigThatReadsBack) {

@@ -1,6 +1,7 @@
 #include "engine/forecast.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/async_file.h"
 
@@ -22,16 +23,19 @@ struct Visits {
 Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
   const size_t count = layout.layer_count(), last = count - 1;
   Visits visits{std::vector<double>(count), std::vector<double>(count)};
+  std::set<std::string> shared;
   for (size_t i = 0; i < count; ++i) {
     visits.weights[i] += i < last && recompute ? 2 : 1;
     visits.gradients[i] += 1;
     std::vector<size_t> owners;
     for (const std::string& name : layout.spec(i).shared) {
-      const size_t owner = layout.place(name).layer;
-      if (std::find(owners.begin(), owners.end(), owner) != owners.end()) continue;
-      owners.push_back(owner);
-      visits.weights[owner] += recompute ? 1 : 0;  // else they are still in memory
-      visits.gradients[owner] += 1;
+      const auto place = layout.place(name);
+      // The first other user of a parameter that is looked up adds to its dense gradient.
+      const bool taken = !layout.param(place).looked_up || !shared.insert(name).second;
+      if (!taken) visits.gradients[place.layer] += 1;
+      if (std::find(owners.begin(), owners.end(), place.layer) != owners.end()) continue;
+      owners.push_back(place.layer);
+      visits.weights[place.layer] += recompute ? 1 : 0;  // else they are still in memory
     }
   }
   for (auto* all : {&visits.weights, &visits.gradients}) {
@@ -74,7 +78,7 @@ StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recomp
   return traffic;
 }
 
-StepTime step_time(const Needs& needs, const RunSize& size, const Way& way,
+StepTime step_time(const Needs& needs, const RunSize& size, const Choices& way,
                    const StepTraffic& traffic, const Machine& machine, const DiskRates& disk) {
   StepTime time;
   const double forward = size.flops_per_token * double(size.step_tokens()) / 3;

@@ -20,7 +20,7 @@ struct StepTime {
   double compute_s = 0;  // the disk never waited for
   double stall_s = 0;
 };
-StepTime step_time(const Needs& needs, const RunSize& size, const Way& way,
+StepTime step_time(const Needs& needs, const RunSize& size, const Choices& way,
                    const StepTraffic& traffic, const Machine& machine, const DiskRates& disk);
 
 }  // namespace gigagpt::engine

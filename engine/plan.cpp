@@ -22,6 +22,7 @@ struct Request {
   StoreRules rules;
   Path out_dir;
   const Machine& machine;
+  const FreeBytes& free;
   std::optional<StateFile::Summary> existing;  // of the run's store file
   double budget = 0;                           // of memory, in bytes
 
@@ -147,6 +148,7 @@ void plan_disk(const Request& r, const Needs& needs, Plan& plan) {
   plan.disk_gb += double(plan.snapshots) * plan.snapshot_gb;
   plan.most_disk_gb = plan.disk_gb + (saves > keep ? plan.snapshot_gb : 0);
   plan.all_write_gb = steps * plan.write_gb + saves * plan.snapshot_gb + store / 1e9;
+  plan.free_gb = double(r.free(r.out_dir)) / 1e9;
   plan.freed_gb = double(used_bytes(r.out_dir)) / 1e9;
   const bool elsewhere = in_file && plan.way.file.parent_path() != r.out_dir;
   if (elsewhere) plan.freed_gb += double(used_bytes(plan.way.file)) / 1e9;
@@ -156,7 +158,7 @@ std::string disk_refusal(const Request& r, const Plan& plan) {
   const bool in_file = !plan.way.file.empty();
   const bool one_disk = !in_file || disk_name(plan.way.file) == disk_name(r.out_dir);
   const double store_gb = in_file ? plan.state_gb : 0;
-  const double free_gb = double(free_bytes(r.out_dir)) / 1e9;
+  const double free_gb = double(r.free(r.out_dir)) / 1e9;
   const auto refuse = [](const Path& where, double needed_gb, const std::string& what,
                          double left_gb) {
     return fmt::format("disk: this run needs {:.1f} GB more at {} ({}), but {:.1f} GB are free",
@@ -171,7 +173,7 @@ std::string disk_refusal(const Request& r, const Plan& plan) {
                                                : store;
     return needed_gb > free_gb ? refuse(r.out_dir, needed_gb, what, free_gb) : "";
   }
-  const double store_free_gb = double(free_bytes(plan.way.file) + used_bytes(plan.way.file)) / 1e9;
+  const double store_free_gb = double(r.free(plan.way.file) + used_bytes(plan.way.file)) / 1e9;
   if (store_gb > store_free_gb) {
     return refuse(plan.way.file, store_gb, "the state", store_free_gb);
   }
@@ -277,8 +279,9 @@ std::string Plan::note() const {
 }
 
 Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const RunSize& size,
-               const StoreRules& rules, const Path& out_dir, const Machine& machine) {
-  Request request{specs, precision, size, rules, out_dir, machine, std::nullopt, 0};
+               const StoreRules& rules, const Path& out_dir, const Machine& machine,
+               const FreeBytes& free) {
+  Request request{specs, precision, size, rules, out_dir, machine, free, std::nullopt, 0};
   if (size.training) request.existing = StateFile::peek(store_file(rules.store, out_dir));
   request.budget = 1e9 * rules.memory_gb.value_or(0.9 * available_memory_gb());
   check_rules(request);

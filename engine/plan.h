@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -47,7 +48,7 @@ struct StoreRules {
 Path store_file(const std::string& store, const Path& out_dir);
 
 // How a run is made.
-struct Way {
+struct Choices {
   Path file;  // where the state is; empty: in RAM
   StateForm form;
   int64_t window = 1;      // as in ExecutorOptions
@@ -55,7 +56,7 @@ struct Way {
 };
 
 struct Plan {
-  Way way;
+  Choices way;
   uint64_t layer_bytes = 0;       // for layers that stream through
   uint64_t cache_bytes = 0;       // for state that need not be read again
   uint64_t activation_bytes = 0;  // for tensors: what is left
@@ -66,6 +67,7 @@ struct Plan {
   int64_t snapshots = 0;    // that are there when the run ends
   double disk_gb = 0;       // all that is there then
   double most_disk_gb = 0;  // while an old snapshot waits for a new one to be complete
+  double free_gb = 0;       // on the disk of out_dir
   double freed_gb = 0;      // of that, what the run has on the disk already
 
   double step_flops = 0;             // what is computed twice counted twice
@@ -81,8 +83,10 @@ struct Plan {
 };
 
 // Plans a run, training or not. Throws Error for rules that contradict each other or a file that is
-// there. Nothing is written.
+// there. Nothing is written. `free` tells what is free on a path's disk.
+using FreeBytes = std::function<uint64_t(const Path&)>;
 Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const RunSize& size,
-               const StoreRules& rules, const Path& out_dir, const Machine& machine);
+               const StoreRules& rules, const Path& out_dir, const Machine& machine,
+               const FreeBytes& free = free_bytes);
 
 }  // namespace gigagpt::engine
