@@ -173,8 +173,11 @@ void run_train(const Arguments& arguments) {
   formats::find_dataset(config.dataset);  // a typo shows before the machine is measured
   const engine::Precision precision =
       engine::choose_precision(config.precision, /*compact=*/config.storage.state == "compact");
-  const engine::Machine machine =
-      engine::known_machine(precision, engine::store_file(config.storage.store, config.out_dir));
+  const Path where = engine::store_file(config.storage.store, config.out_dir);
+  if (!engine::machine_is_known(where)) {
+    fmt::print(stderr, "measuring this machine, once: some five seconds\n");
+  }
+  const engine::Machine machine = engine::known_machine(precision, where);
   TrainDisplay display(config, machine, arguments.log_steps);
   const bool tracing = !arguments.trace_file.empty();
   if (arguments.profile || tracing) start_tracing(tracing ? kTraceSize : 0);

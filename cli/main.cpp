@@ -64,13 +64,9 @@ int plan(const Arguments& arguments, char** argv) {
   apply_settings(arguments.settings, config);
   config.check();
   const Path where = engine::store_file(config.storage.store, config.out_dir);
-  auto machine = engine::read_machine();
-  const bool known = machine && machine->is_this() && machine->disk_of(where).mixed > 0;
-  if (!known || arguments.measure) {
-    measure(argv);
-    machine = engine::read_machine();
-    if (!machine) fail("what was measured could not be kept: set HOME, or XDG_CACHE_HOME");
-  }
+  if (!engine::machine_is_known(where) || arguments.measure) measure(argv);
+  const auto machine = engine::read_machine();
+  if (!machine) fail("what was measured could not be kept: set HOME, or XDG_CACHE_HOME");
   const bool compact = config.storage.state == "compact";
   const bool bf16 = config.precision == "bf16" ||
                     (config.precision == "auto" && (compact || machine->native_bf16));

@@ -50,6 +50,11 @@ std::optional<Machine> read_machine() try {
   return std::nullopt;
 }
 
+bool machine_is_known(const Path& path) {
+  const auto machine = read_machine();
+  return machine && machine->is_this() && machine->disk_of(path).mixed > 0;
+}
+
 void write_machine(const Machine& machine) try {
   const Path path = machine_file();
   if (path.empty()) return;

@@ -32,6 +32,8 @@ Path machine_file();
 
 // What is kept there; nothing if there is none, or nothing that makes sense.
 std::optional<Machine> read_machine();
+// Whether that is this machine's, with the disk that the path would be on.
+bool machine_is_known(const Path& path);
 void write_machine(const Machine& machine);  // nothing happens if there is no place for it
 
 }  // namespace gigagpt::engine

@@ -1,6 +1,7 @@
 #include "engine/measure.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/async_file.h"
 #include "base/error.h"
@@ -63,8 +64,10 @@ Machine known_machine(Precision precision, const Path& folder) {
     measure_disk_of(folder, *machine);
     write_machine(*machine);
   }
-  (precision == Precision::kBf16 ? machine->bf16_flops : machine->fp32_flops) =
-      measure_peak_flops(precision);
+  // What is kept is the best that was seen: the machine may have been busy the first time.
+  double& rate = precision == Precision::kBf16 ? machine->bf16_flops : machine->fp32_flops;
+  const double best = std::exchange(rate, measure_peak_flops(precision));
+  if (rate > best) write_machine(*machine);
   return *machine;
 }
 

@@ -244,6 +244,9 @@ void check_rules(const Request& r) {
     fail("state: compact keeps weights in bf16; it needs precision: bf16");
   }
   const Path file = store_file(r.rules.store, r.out_dir);
+  if (StateFile::is_foreign(file)) {
+    fail("store: {} is there already and is no store; choose another path", file.string());
+  }
   if (!r.existing) return;
   if (r.rules.store == "memory") {
     fail("store: the state of this run is in {}, not in memory", file.string());

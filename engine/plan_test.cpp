@@ -101,6 +101,13 @@ TEST_F(PlanTest, CompactStateTakesLess) {
   EXPECT_ERROR(plan(40, {.state = "compact"}), "it needs precision: bf16");
 }
 
+TEST_F(PlanTest, ReplacesNoFileOfSomebodyElse) {
+  const StoreRules rules{.store = directory_.write("thesis.txt", "years of work").string()};
+  EXPECT_ERROR(plan(40, rules), "is there already and is no store");
+  directory_.write("thesis.txt", std::string(10'000, '\0'));  // reserved, and then killed
+  EXPECT_EQ(plan(40, rules).refusal, "");
+}
+
 // Models that are not trained keep working weights alone, in a file that nothing else is called.
 TEST_F(PlanTest, InferenceNeedsTheWorkingWeights) {
   size_.training = false;

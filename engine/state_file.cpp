@@ -6,63 +6,12 @@
 
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "engine/state_blocks.h"
 #include "engine/state_description.h"
 #include "formats/json.h"
 
 namespace gigagpt::engine {
 namespace {
-
-constexpr uint32_t kVersion = 2;
-constexpr char kHeaderMagic[8] = {'G', 'I', 'G', 'A', 's', 't', 'o', 'r'};
-constexpr char kInfoMagic[8] = {'G', 'I', 'G', 'A', 'i', 'n', 'f', 'o'};
-constexpr uint64_t kDescriptionBegin = 2 * kBlockBytes;  // after both headers
-
-// The two headers and the blocks before parts, as they lie in the file: little-endian, the rest of
-// the block zeros, with their own CRC-32C last.
-struct HeaderBlock {
-  char magic[8];
-  uint32_t version;
-  uint32_t sgd;
-  uint64_t run_id, sequence;
-  uint64_t description_bytes, slot_count, slot_bytes;
-  int64_t step, step_tokens;
-  uint64_t pending;
-  double beta1, beta2, epsilon, weight_decay, lr, grad_scale;
-  uint64_t seed;
-  uint32_t gradient_form;
-  uint32_t description_crc;
-  uint32_t unused;
-  uint32_t crc;
-};
-enum InfoKind : uint32_t { kState, kGradientOnly };
-struct InfoBlock {
-  char magic[8];
-  uint64_t run_id;
-  uint32_t kind, segment;
-  int64_t step;
-  uint32_t part_crcs[5];  // by Kept, then the working weights
-  uint32_t crc;
-};
-constexpr size_t kWorkingCrc = 4;
-
-template <class Block>
-uint32_t crc_of(const Block& block) {
-  return crc32c(std::as_bytes(std::span(&block, 1)).first(offsetof(Block, crc)));
-}
-
-template <class Block>
-Block block_at(const std::byte* bytes) {
-  Block block;
-  std::memcpy(&block, bytes, sizeof block);
-  return block;
-}
-
-template <class Block>
-void put_block(Block block, std::byte* bytes) {
-  block.crc = crc_of(block);
-  std::memset(bytes, 0, kBlockBytes);
-  std::memcpy(bytes, &block, sizeof block);
-}
 
 // What of a segment has an array in its state beside the working weights.
 std::vector<Kept> state_arrays(const StateForm& form) {
@@ -80,18 +29,6 @@ InfoBlock make_info(uint64_t run_id, InfoKind kind, size_t segment, int64_t step
   info.segment = uint32_t(segment);
   info.step = step;
   return info;
-}
-
-// Of the two at the start of a file; nothing if neither is intact.
-std::optional<HeaderBlock> newest_header(const std::byte* bytes) {
-  std::optional<HeaderBlock> newest;
-  for (const std::byte* at : {bytes, bytes + kBlockBytes}) {
-    const auto block = block_at<HeaderBlock>(at);
-    const bool intact =
-        std::memcmp(block.magic, kHeaderMagic, 8) == 0 && block.crc == crc_of(block);
-    if (intact && (!newest || block.sequence > newest->sequence)) newest = block;
-  }
-  return newest;
 }
 
 std::string id_text(uint64_t run_id) {
@@ -225,6 +162,18 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
   if (!header || header->step < 0) return std::nullopt;
   return Summary{id_text(header->run_id), header->step, header->step_tokens,
                  GradientForm(header->gradient_form), file.size_bytes()};
+}
+
+// One that was never completed may be all zeros.
+bool StateFile::is_foreign(const Path& path) {
+  if (!std::filesystem::exists(path)) return false;
+  const File file = File::open_read(path);
+  if (file.size_bytes() == 0) return false;
+  char magic[8] = {};
+  if (file.size_bytes() < sizeof magic) return true;
+  file.read_at(0, std::as_writable_bytes(std::span(magic)));
+  const char zeros[8] = {};
+  return std::memcmp(magic, kHeaderMagic, 8) != 0 && std::memcmp(magic, zeros, 8) != 0;
 }
 
 uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots) {

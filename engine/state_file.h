@@ -47,6 +47,8 @@ class StateFile {
   };
   static std::optional<Summary> peek(const Path& path);
 
+  // Whether the file is there, and is something else that create() must not replace.
+  static bool is_foreign(const Path& path);
   // How large create() makes it.
   static uint64_t planned_bytes(const StateLayout& layout, size_t spare_slots);
 
