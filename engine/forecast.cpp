@@ -9,7 +9,7 @@ namespace gigagpt::engine {
 namespace {
 
 // Found by measuring (docs/LOG.md); what they multiply is what matters.
-constexpr double kGemmShare = 0.93;    // of the rate of one large product, in products of a step
+constexpr double kGemmShare = 0.88;    // of the rate of one large product, in products of a step
 constexpr double kOutputPasses = 6;    // over what layers keep, forward and backward
 constexpr double kLogitPasses = 4;     // over logits and their gradient
 constexpr double kCodeSeconds = 3e-9;  // of one core, to update an element in compact form
