@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/lock.h"
 
 namespace gigagpt {
 namespace {
@@ -29,7 +30,7 @@ int open_direct(const Path& path, int flags) {
 bool lock(int fd, int kind) {
   constexpr int kTries = 200;
   for (int i = 0; i < kTries; ++i) {
-    if (::flock(fd, kind | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+    if (try_lock(fd, kind)) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return false;

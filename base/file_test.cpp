@@ -12,12 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::set<std::string> names_in(const Path& directory) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(directory)) names.insert(entry.path().filename());
-  return names;
-}
-
 std::string text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }

@@ -31,11 +31,6 @@ bool is_at(int fd, const Path& path) {
          ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
 }
 
-// Where the file system has no locks, nobody is taken to hold any.
-bool try_flock(int fd, int kind) {
-  return ::flock(fd, kind | LOCK_NB) == 0 || errno != EWOULDBLOCK;
-}
-
 std::string content_of(int fd) {
   std::array<char, 300> text;
   const ssize_t got = ::pread(fd, text.data(), text.size(), 0);
@@ -72,6 +67,10 @@ void make_directory(const Path& directory, std::vector<Path>& made) {
 
 }  // namespace
 
+bool try_lock(int fd, int kind) {
+  return ::flock(fd, kind | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+}
+
 // What is thrown after the delegate is done still runs the destructor.
 DirectoryLock::DirectoryLock(const Path& given, std::string_view key, std::string_view use)
     : DirectoryLock() {
@@ -82,7 +81,7 @@ DirectoryLock::DirectoryLock(const Path& given, std::string_view key, std::strin
     const int fd = ::open(path_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0 && errno == ENOENT && tries < kTries) continue;  // gone with who made it
     if (fd < 0) fail_errno("cannot create " + path_.string());
-    if (try_flock(fd, LOCK_EX) && is_at(fd, path_)) {
+    if (try_lock(fd, LOCK_EX) && is_at(fd, path_)) {
       fd_ = fd;
       break;
     }
@@ -121,7 +120,7 @@ std::optional<std::string> DirectoryLock::holder(const Path& directory) {
       ::open((directory / kName).c_str(), O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
   if (fd < 0) return std::nullopt;
   std::optional<std::string> holder;
-  if (!try_flock(fd, LOCK_SH)) holder = printable_line(content_of(fd));
+  if (!try_lock(fd, LOCK_SH)) holder = printable_line(content_of(fd));
   ::close(fd);
   return holder;
 }
@@ -131,7 +130,7 @@ void remove_if_unlocked(const Path& file) {
   if (fd < 0) return;
   struct stat status {};
   const bool is_file = ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-  if (is_file && try_flock(fd, LOCK_EX)) ::unlink(file.c_str());
+  if (is_file && try_lock(fd, LOCK_EX)) ::unlink(file.c_str());
   ::close(fd);
 }
 

@@ -31,6 +31,10 @@ class DirectoryLock {
   std::vector<Path> made_;  // the innermost first
 };
 
+// flock without waiting; `kind` is LOCK_EX or LOCK_SH. False if another process has it: where the
+// file system has no locks, nobody is taken to hold any.
+bool try_lock(int fd, int kind);
+
 // Removes a file unless a process has it open and locked. Errors leave it.
 void remove_if_unlocked(const Path& file);
 

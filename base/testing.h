@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -47,6 +48,15 @@ class TemporaryDirectory {
  private:
   Path path_;
 };
+
+// Of what lies in a folder.
+inline std::set<std::string> names_in(const Path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.insert(entry.path().filename());
+  }
+  return names;
+}
 
 template <class Action>
 testing::AssertionResult throws_error(Action action, std::string_view text) {

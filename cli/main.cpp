@@ -67,12 +67,11 @@ int plan(const Arguments& arguments, char** argv) {
   if (!engine::machine_is_known(where) || arguments.measure) measure(argv);
   const auto machine = engine::read_machine();
   if (!machine) fail("what was measured could not be kept: set HOME, or XDG_CACHE_HOME");
-  const bool compact = config.storage.state == "compact";
-  const bool bf16 = config.precision == "bf16" ||
-                    (config.precision == "auto" && (compact || machine->native_bf16));
-  const engine::Plan plan = engine::make_plan(
-      config.layers(), bf16 ? engine::Precision::kBf16 : engine::Precision::kFp32,
-      config.run_size(/*training=*/true), config.storage, config.out_dir, *machine);
+  const engine::Precision precision = engine::precision_for(
+      config.precision, config.storage.state == "compact", machine->native_bf16);
+  const engine::Plan plan =
+      engine::make_plan(config.layers(), precision, config.run_size(/*training=*/true),
+                        config.storage, config.out_dir, *machine);
   fmt::print("{}\n", plan_text(config, plan, *machine));
   return plan.refusal.empty() ? 0 : 1;
 }

@@ -126,6 +126,7 @@ void plan_disk(const Request& r, const Needs& needs, Plan& plan) {
       in_file ? double(StateFile::planned_bytes(needs.layout(), 2 * kUpdateBuffers)) : 0;
   if (in_file) plan.state_gb = store / 1e9;
   plan.disk_gb = plan.most_disk_gb = store / 1e9;
+  plan.free_gb = double(r.free(r.out_dir)) / 1e9;
   if (!r.size.training) return;
   double weights = 0, others = 0;
   for (const LayerSpec& spec : r.specs) {
@@ -148,7 +149,6 @@ void plan_disk(const Request& r, const Needs& needs, Plan& plan) {
   plan.disk_gb += double(plan.snapshots) * plan.snapshot_gb;
   plan.most_disk_gb = plan.disk_gb + (saves > keep ? plan.snapshot_gb : 0);
   plan.all_write_gb = steps * plan.write_gb + saves * plan.snapshot_gb + store / 1e9;
-  plan.free_gb = double(r.free(r.out_dir)) / 1e9;
   plan.freed_gb = double(used_bytes(r.out_dir)) / 1e9;
   const bool elsewhere = in_file && plan.way.file.parent_path() != r.out_dir;
   if (elsewhere) plan.freed_gb += double(used_bytes(plan.way.file)) / 1e9;
@@ -158,7 +158,6 @@ std::string disk_refusal(const Request& r, const Plan& plan) {
   const bool in_file = !plan.way.file.empty();
   const bool one_disk = !in_file || disk_name(plan.way.file) == disk_name(r.out_dir);
   const double store_gb = in_file ? plan.state_gb : 0;
-  const double free_gb = double(r.free(r.out_dir)) / 1e9;
   const auto refuse = [](const Path& where, double needed_gb, const std::string& what,
                          double left_gb) {
     return fmt::format("disk: this run needs {:.1f} GB more at {} ({}), but {:.1f} GB are free",
@@ -171,14 +170,14 @@ std::string disk_refusal(const Request& r, const Plan& plan) {
     const std::string what = !in_file          ? snapshots
                              : r.size.training ? store + " and " + snapshots
                                                : store;
-    return needed_gb > free_gb ? refuse(r.out_dir, needed_gb, what, free_gb) : "";
+    return needed_gb > plan.free_gb ? refuse(r.out_dir, needed_gb, what, plan.free_gb) : "";
   }
   const double store_free_gb = double(r.free(plan.way.file) + used_bytes(plan.way.file)) / 1e9;
   if (store_gb > store_free_gb) {
     return refuse(plan.way.file, store_gb, "the state", store_free_gb);
   }
   const double needed_gb = plan.most_disk_gb - store_gb - double(used_bytes(r.out_dir)) / 1e9;
-  return needed_gb > free_gb ? refuse(r.out_dir, needed_gb, snapshots, free_gb) : "";
+  return needed_gb > plan.free_gb ? refuse(r.out_dir, needed_gb, snapshots, plan.free_gb) : "";
 }
 
 Plan attempt(const Request& r) {
@@ -272,6 +271,11 @@ std::vector<Option> StoreRules::options() {
 
 Path store_file(const std::string& store, const Path& out_dir) {
   return store == "auto" || store == "memory" ? out_dir / "model.store" : Path(store);
+}
+
+Precision precision_for(const std::string& wanted, bool compact, bool native_bf16) {
+  const bool bf16 = wanted == "bf16" || (wanted == "auto" && (compact || native_bf16));
+  return bf16 ? Precision::kBf16 : Precision::kFp32;
 }
 
 std::string Plan::note() const {

@@ -82,6 +82,10 @@ struct Plan {
   std::string note() const;  // one line for the user
 };
 
+// From "fp32", "bf16" or "auto": bf16 where the CPU multiplies it natively, or compact state needs
+// it.
+Precision precision_for(const std::string& wanted, bool compact, bool native_bf16);
+
 // Plans a run, training or not. Throws Error for rules that contradict each other or a file that is
 // there. Nothing is written. `free` tells what is free on a path's disk.
 using FreeBytes = std::function<uint64_t(const Path&)>;

@@ -16,12 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::set<std::string> names_in(const Path& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename());
-  return names;
-}
-
 CheckpointRules rules(const Path& out_dir) {
   return {out_dir, "auto", {}, {.batch_size = 6, .sequence_length = 12}};
 }

@@ -161,7 +161,7 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
   const auto header = newest_header(bytes.data());
   if (!header || header->step < 0) return std::nullopt;
   return Summary{id_text(header->run_id), header->step, header->step_tokens,
-                 GradientForm(header->gradient_form), file.size_bytes()};
+                 GradientForm(header->gradient_form)};
 }
 
 // One that was never completed may be all zeros.

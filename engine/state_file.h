@@ -43,7 +43,6 @@ class StateFile {
     int64_t step = 0;         // steps completed
     int64_t step_tokens = 0;  // as given to create()
     GradientForm gradient = GradientForm::kFp32;
-    uint64_t size_bytes = 0;
   };
   static std::optional<Summary> peek(const Path& path);
 

@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "base/trace.h"
 #include "engine/memory_storage.h"
+#include "engine/plan.h"
 #include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/pointers.h"
@@ -27,8 +28,7 @@ void add_once(std::vector<size_t>& to, size_t layer) {
 }  // namespace
 
 Precision choose_precision(const std::string& wanted, bool compact) {
-  const bool bf16 = wanted == "bf16" || (wanted == "auto" && (compact || ops::has_native_bf16()));
-  return bf16 ? Precision::kBf16 : Precision::kFp32;
+  return precision_for(wanted, compact, ops::has_native_bf16());
 }
 
 const char* precision_name(Precision precision) {

@@ -17,8 +17,7 @@
 
 namespace gigagpt::engine {
 
-// From "fp32", "bf16" or "auto": bf16 where this CPU multiplies it natively, or `compact` state
-// needs it.
+// precision_for() this CPU.
 Precision choose_precision(const std::string& wanted, bool compact);
 const char* precision_name(Precision precision);
 // The rate of large products in that precision on this machine (ops/gemm.h), in FLOP/s.
