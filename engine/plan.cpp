@@ -269,6 +269,15 @@ std::vector<Option> StoreRules::options() {
   };
 }
 
+std::vector<Option> ScaleRules::options() {
+  return {
+      {"hosts", &hosts, "where systems run: a,b:2 or a file of them; null: all here"},
+      {"system_timeout_minutes", &system_timeout_minutes,
+       "a system that is silent for so long ends the run", above(0)},
+      {"network_gbit", &network_gbit, "Gbit/s between systems, for the plan; null: 10", above(0)},
+  };
+}
+
 Path store_file(const std::string& store, const Path& out_dir) {
   return store == "auto" || store == "memory" ? out_dir / "model.store" : Path(store);
 }

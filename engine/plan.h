@@ -43,6 +43,15 @@ struct StoreRules {
   std::vector<Option> options();  // they point into this object
 };
 
+// What a user may say of the systems that train together: config keys.
+struct ScaleRules {
+  std::optional<std::string> hosts = {};  // where they run; nothing: all on this machine
+  double system_timeout_minutes = 30;     // a system that is silent for so long ends all
+  std::optional<double> network_gbit = {};  // a second, of each system's link; for plans
+
+  std::vector<Option> options();  // they point into this object
+};
+
 // The file of a run's state, if it is in a file: `store`, or one in out_dir. A file that is there
 // already is used.
 Path store_file(const std::string& store, const Path& out_dir);

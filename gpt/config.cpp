@@ -51,6 +51,7 @@ std::vector<Option> GPTConfig::options() {
       {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 16)},
   };
   for (Option& option : storage.options()) options.push_back(std::move(option));
+  for (Option& option : systems.options()) options.push_back(std::move(option));
   return options;
 }
 

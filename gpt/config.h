@@ -55,6 +55,7 @@ struct GPTConfig {
   double beta2 = 0.95;
   int64_t threads = 0;
   engine::StoreRules storage = {};  // more keys
+  engine::ScaleRules systems = {};  // and more
 
   // The fields above by name; the options point into this object.
   std::vector<Option> options();
