@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 namespace gigagpt::cli {
 
@@ -75,23 +76,33 @@ std::string profile_text(const StepProfile& profile) {
   return text;
 }
 
-Display::Display() : terminal_(isatty(STDERR_FILENO) != 0) {}
+int terminal_columns() {
+  constexpr int kUnknown = 1 << 16;
+  if (isatty(STDERR_FILENO) != 0) {
+    winsize window{};
+    const bool known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+    return known ? window.ws_col : kUnknown;
+  }
+  const char* given = std::getenv(kColumnsVariable);
+  return given ? std::max(0, std::atoi(given)) : 0;
+}
+
+Display::Display(bool talks) : talks_(talks), terminal_(terminal_columns() > 0) {}
 
 Display::~Display() {
   clear();
 }
 
 void Display::line(const std::string& text) {
+  if (!talks_) return;
   clear();
   fmt::print(stderr, "{}\n", text);
 }
 
 void Display::live(const std::string& text) {
-  if (!terminal_) return;
+  if (!terminal_ || !talks_) return;
   // A line that wraps could not be rewritten.
-  winsize window{};
-  const bool known = ::ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
-  const std::string shown = known ? text.substr(0, window.ws_col - 1U) : text;
+  const std::string shown = text.substr(0, size_t(terminal_columns()) - 1);
   // Shorter lines are padded over the longer one before; nothing flickers.
   fmt::print(stderr, "\r{:<{}}", shown, live_size_);
   std::fflush(stderr);

@@ -29,19 +29,26 @@ struct StepProfile {
 // that the shares add up to 100 %. Rates are of an op's own time.
 std::string profile_text(const StepProfile& profile);
 
+// What tells a process that mpirun started how wide the terminal is on which its output ends up.
+inline constexpr const char* kColumnsVariable = "GIGAGPT_TERMINAL_COLUMNS";
+
+// Columns of the terminal that shows standard error, by way of mpirun too; 0 if none does.
+int terminal_columns();
+
 // The live line goes to standard error, so that output can be piped. Use from one thread.
 class Display {
  public:
-  Display();
-  ~Display();                          // clears what is left of the live line
-  void line(const std::string& text);  // stays
-  void live(const std::string& text);  // replaced by the next; terminals only
+  explicit Display(bool talks = true);  // else nothing is shown
+  ~Display();                           // clears what is left of the live line
+  void line(const std::string& text);   // stays
+  void live(const std::string& text);   // replaced by the next; terminals only
   // "what 37 %, 12s to go" once it has taken two seconds; in a log, a line every half minute. A
   // share of 0 begins a new piece of work.
   void share(const std::string& what, double share);
 
  private:
   void clear();
+  bool talks_;
   bool terminal_;
   size_t live_size_ = 0;
   Stopwatch since_start_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -139,6 +140,18 @@ TEST(Display, InALogLinesStayAndTheLiveLineIsLeftOut) {
     display.share("reading", 0.5);  // too early to be worth a line
   }
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "first\nsecond\n");
+}
+
+TEST(Display, ATerminalBehindMpirunHasTheLiveLineCutToItsWidth) {
+  ::setenv(kColumnsVariable, "8", 1);
+  testing::internal::CaptureStderr();
+  {
+    Display display;
+    display.live("a long live line");
+    display.line("first");
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "\ra long \r       \rfirst\n");
+  ::unsetenv(kColumnsVariable);
 }
 
 }  // namespace

@@ -5,11 +5,14 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/system.h"
 #include "cli/arguments.h"
 #include "cli/inspect.h"
+#include "cli/launch.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
 #include "engine/machine.h"
@@ -20,6 +23,10 @@ namespace {
 // fp32 weights, gradients and two moments; training in bf16 keeps a copy in bf16 besides.
 double state_gb(const GPTConfig& config) {
   return double(engine::parameter_count(config.layers())) * 16 / 1e9;
+}
+
+void print_notes(const Arguments& arguments) {
+  for (const std::string& note : arguments.notes) fmt::print(stderr, "note: {}\n", note);
 }
 
 void print_config(GPTConfig& config) {
@@ -76,43 +83,62 @@ int plan(const Arguments& arguments, char** argv) {
   return plan.refusal.empty() ? 0 : 1;
 }
 
-int run(int argc, char** argv) {
+// train and eval, on as many systems as they are asked to use.
+int run_on_systems(const Arguments& arguments, const std::optional<Rank>& rank, char** argv) {
+  const bool training = arguments.command == Arguments::Command::kTrain;
+  GPTConfig config;
+  apply_settings(arguments.settings, config);
+  if (training) config.check();
+  const bool several = config.num_systems > 1;
+  if (several && !rank && !arguments.dry_run) return launch(config, training, argv);
+  if (rank && !arguments.dry_run) check_size(*rank, config.num_systems);
+  if (!rank || rank->rank == 0) {
+    print_notes(arguments);
+    if (arguments.dry_run) print_config(config);
+  }
+  if (arguments.dry_run) return 0;
+  if (!rank || !several) become_compute(argv);
+  return supervise(*rank, config.num_systems, training, [&] { become_compute(argv); });
+}
+
+int run(int argc, char** argv, const std::optional<Rank>& rank) {
   const Arguments arguments = parse_arguments(argc, argv);
-  using Command = Arguments::Command;
-  if (arguments.command == Command::kPrepare) {
-    prepare(arguments.prepare);
-    return 0;
-  }
-  if (arguments.command == Command::kInspect) {
-    inspect(arguments.inspect_path);
-    return 0;
-  }
-  for (const std::string& note : arguments.notes) fmt::print(stderr, "note: {}\n", note);
-  if (arguments.command == Command::kTrain) {
-    GPTConfig config;
-    apply_settings(arguments.settings, config);
-    config.check();
-    if (arguments.dry_run) {
-      print_config(config);
+  switch (arguments.command) {
+    case Arguments::Command::kPrepare:
+      prepare(arguments.prepare);
       return 0;
-    }
-    if (config.num_systems > 1) {
-      fail("num_systems: {} is more than the one system this version trains on",
-           config.num_systems);
-    }
+    case Arguments::Command::kInspect:
+      inspect(arguments.inspect_path);
+      return 0;
+    case Arguments::Command::kPlan:
+      print_notes(arguments);
+      return plan(arguments, argv);
+    case Arguments::Command::kTrain:
+    case Arguments::Command::kEval:
+      return run_on_systems(arguments, rank, argv);
+    case Arguments::Command::kSample:
+      become_compute(argv);
   }
-  if (arguments.command == Command::kPlan) return plan(arguments, argv);
-  become_compute(argv);
+  return 1;
+}
+
+// The commands that run on several systems are told apart before the command line is read: it may
+// have mistakes, which one of them reports.
+std::optional<Rank> rank_of(int argc, char** argv) {
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  if (command != "train" && command != "eval") return std::nullopt;
+  return find_rank([](const char* name) { return std::getenv(name); });
 }
 
 }  // namespace
 }  // namespace gigagpt::cli
 
 int main(int argc, char** argv) {
+  const auto rank = gigagpt::cli::rank_of(argc, argv);
   try {
-    return gigagpt::cli::run(argc, argv);
+    return gigagpt::cli::run(argc, argv, rank);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "gigagpt: %s\n", error.what());
+    gigagpt::cli::report(rank, error.what());
     return 1;
   }
 }

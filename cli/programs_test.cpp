@@ -185,7 +185,7 @@ TEST_F(Programs, ErrorsAreOneLineAndExitWithOne) {
            {"train " + config + "--widht 3", "did you mean '--width'?"},
            {"train " + config + "--width 3.5", "--width: '3.5' is not a whole number"},
            {"train " + config + "--num_steps", "--num_steps"},
-           {"train " + config + "--num_systems 2", "more than the one system"},
+           {"train " + config + "--num_systems 2 --hosts a", "hosts: a has room for 1 system"},
            {"train /no/such.yaml", "/no/such.yaml"},
            {"train " + config + "--dataset /no/such --out_dir " + path("x"), "no folder /no/such"},
            {"eval --checkpoint_path /no/such", "there is no checkpoint in /no/such"},

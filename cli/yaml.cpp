@@ -115,6 +115,20 @@ std::vector<Setting> read_nested(const YAML::Node& root, const std::string& file
   return settings;
 }
 
+// The value of a flat key as text; a list of hosts is joined.
+std::string flat_value(const std::string& key, const YAML::Node& value, const std::string& origin) {
+  if (value.IsNull()) return "null";
+  if (value.IsScalar()) return value.Scalar();
+  const bool list = key == "hosts" && value.IsSequence();
+  if (!list) fail("{}: {} must be a single value", origin, key);
+  std::vector<std::string> parts;
+  for (const YAML::Node& part : value) {
+    if (!part.IsScalar()) fail("{}: {} must be a list of names like a or b:2", origin, key);
+    parts.push_back(part.Scalar());
+  }
+  return fmt::format("{}", fmt::join(parts, ","));
+}
+
 std::vector<Setting> read_flat(const YAML::Node& root, const std::string& file,
                                std::set<std::string>& ignored) {
   std::vector<Setting> settings;
@@ -132,9 +146,8 @@ std::vector<Setting> read_flat(const YAML::Node& root, const std::string& file,
                    } catch (const Error& error) {
                      fail("{}: {}", origin, error.what());
                    }
-                   fail("{}: {} must be a single value", origin, key);
                  }
-                 settings.push_back({key, value.IsNull() ? "null" : value.Scalar(), origin});
+                 settings.push_back({key, flat_value(key, value, origin), origin});
                });
   return settings;
 }

@@ -9,8 +9,9 @@
 namespace gigagpt::cli {
 
 // The settings of a YAML file in order. Keys that only steer Cerebras' cluster are left out, with
-// one note. Throws Error naming file and line for bad YAML, a key given twice, or a key whose value
-// is not a single one. Unknown keys are for the caller to find.
+// one note. A list of hosts becomes "a,b:2". Throws Error naming file and line for bad YAML, a key
+// given twice, or another key whose value is not a single one. Unknown keys are for the caller to
+// find.
 std::vector<Setting> read_yaml(const Path& path, std::vector<std::string>& notes);
 
 }  // namespace gigagpt::cli

@@ -273,6 +273,17 @@ TEST(Yaml, FlatMistakesNameTheLine) {
   EXPECT_ERROR(read("depth: 1\n[a, b]: 2\n"), "c.yaml:2: a key must be a name");
 }
 
+TEST(Yaml, HostsMayBeAList) {
+  for (const char* text : {"hosts: a,b:2\n", "hosts: [a, b:2]\n", "hosts:\n- a\n- b:2\n"}) {
+    const auto settings = read(text);
+    ASSERT_EQ(settings.size(), 1U) << text;
+    EXPECT_EQ(settings[0].value, "a,b:2") << text;
+  }
+  EXPECT_ERROR(read("depth: 1\nhosts: {a: 2}\n"), "c.yaml:2: hosts must be a single value");
+  EXPECT_ERROR(read("depth: 1\nhosts:\n- a\n- b: 2\n"),
+               "c.yaml:2: hosts must be a list of names like a or b:2");
+}
+
 TEST(Yaml, WhatIsNoListOfKeysIsRefused) {
   for (const char* text : {"- 1\n- 2\n", "just text\n", "5\n", "[]\n"}) {
     EXPECT_ERROR(read(text), "c.yaml: a config is a list") << text;
