@@ -12,9 +12,11 @@ namespace gigagpt {
 
 using Path = std::filesystem::path;
 
-// What streaming from and to a file took. A stall is time that compute waited for the disk.
+// What streaming from and to a file, and between systems, took. A stall is time that compute waited
+// for the disk or the network.
 struct IoCounts {
   uint64_t read_bytes = 0, write_bytes = 0;
+  uint64_t sent_bytes = 0;
   double stall_ms = 0;
 };
 

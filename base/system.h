@@ -19,6 +19,8 @@ class Stopwatch {
 
 std::string cpu_name();  // as /proc/cpuinfo has it
 int core_count();        // CPUs this process may run on
+std::string host_name();
+std::string boot_id();  // the same for all processes of a machine; "" if the system tells none
 // What a process may still take, in 1e9 bytes: of the machine's memory, and of its control group's.
 double available_memory_gb();
 // Has malloc keep large buffers for their next use instead of giving them back to the system.

@@ -243,6 +243,10 @@ std::vector<Option> SampleArguments::options() {
   };
 }
 
+const char* program_version() {
+  return GIGAGPT_VERSION;
+}
+
 Arguments parse_arguments(int argc, char** argv) {
   Arguments arguments;
   Parser parser(arguments);

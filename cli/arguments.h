@@ -57,6 +57,8 @@ struct Arguments {
   std::string trace_file;  // train: the same as a time line; empty: none
 };
 
+const char* program_version();
+
 // Parses the command line. Prints help or the version and exits when asked to. Throws Error for
 // anything it cannot follow, naming the nearest flag or key.
 Arguments parse_arguments(int argc, char** argv);

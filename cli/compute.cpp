@@ -2,6 +2,7 @@
 // which starts it.
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -13,6 +14,7 @@
 #include "cli/display.h"
 #include "cli/plan_text.h"
 #include "cli/signals.h"
+#include "cli/systems.h"
 #include "engine/checkpoint.h"
 #include "engine/measure.h"
 #include "gpt/data.h"
@@ -28,9 +30,11 @@ namespace {
 constexpr double kPatience_s = 60;        // a stopped step that would take longer is dropped
 constexpr size_t kTraceSize = 1'000'000;  // so that a long run cannot fill the memory
 
-void set_threads(int64_t wanted) {
+// The cores of a machine are shared by its systems.
+void set_threads(int64_t wanted, int systems_here = 1) {
+  const int share = std::max(1, core_count() / systems_here);
   // Also pulls up the number of OpenMP threads that oneDNN uses.
-  at::set_num_threads(wanted > 0 ? int(wanted) : core_count());
+  at::set_num_threads(wanted > 0 ? int(wanted) : share);
 }
 
 engine::Progress follow(Display& display, const char* what) {
@@ -43,9 +47,11 @@ engine::Progress follow(Display& display, const char* what) {
 // Follows a training run on the terminal.
 class TrainDisplay {
  public:
-  TrainDisplay(const GPTConfig& config, const engine::Machine& machine, int64_t log_steps)
-      : config_(config),
-        machine_(machine),
+  TrainDisplay(const GPTConfig& config, const engine::System& system, int64_t log_steps)
+      : display_(system.cluster.leads()),
+        config_(config),
+        machine_(system.machine),
+        can_drop_(system.cluster.is_alone()),
         num_steps_(config.num_steps),
         log_steps_(log_steps),
         flops_per_token_(config.train_flops_per_token()) {}
@@ -129,10 +135,12 @@ class TrainDisplay {
     if (!stop_decided_) {
       stop_decided_ = true;
       const double to_go_s = share > 0 ? in_step_.seconds() * (1 - share) / share : 0;
-      dropping_ = to_go_s > kPatience_s;
-      display_.line(dropping_ ? "stopping: dropping this step" : "stopping after this step");
+      dropping_ = can_drop_ && to_go_s > kPatience_s;
+      display_.line(dropping_   ? "stopping: dropping this step"
+                    : can_drop_ ? "stopping after this step"
+                                : "stopping all systems after this step");
       since_stop_ = {};
-    } else if (!dropping_ && since_stop_.seconds() > kPatience_s) {
+    } else if (can_drop_ && !dropping_ && since_stop_.seconds() > kPatience_s) {
       dropping_ = true;
       display_.line("stopping: this step takes too long, dropping it");
     }
@@ -142,6 +150,7 @@ class TrainDisplay {
   Display display_;
   const GPTConfig& config_;
   const engine::Machine& machine_;
+  const bool can_drop_;  // a step
   engine::Plan plan_;
   double first_step_s_ = 0, stepping_s_ = 0;  // the others
   int64_t num_steps_;
@@ -164,25 +173,29 @@ void save_trace(const Path& file) {
     fmt::print(stderr, "it has the last {} ops, not the {} before\n", kTraceSize, missing);
 }
 
-void run_train(const Arguments& arguments) {
-  GPTConfig config;
-  apply_settings(arguments.settings, config);
-  config.check();
-  set_threads(config.threads);
-  catch_stop_signals();
-  formats::find_dataset(config.dataset);  // a typo shows before the machine is measured
-  const engine::Precision precision =
-      engine::choose_precision(config.precision, /*compact=*/config.storage.state == "compact");
+// What this machine can do for one of the systems that share it.
+engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& cluster) {
+  const bool compact = config.storage.state == "compact";
+  const engine::Precision precision = engine::choose_precision(config.precision, compact);
   const Path where = engine::store_file(config.storage.store, config.out_dir);
-  if (!engine::machine_is_known(where)) {
+  if (!engine::machine_is_known(where) && cluster.leads()) {
     fmt::print(stderr, "measuring this machine, once: some five seconds\n");
   }
-  const engine::Machine machine = engine::known_machine(precision, where);
-  TrainDisplay display(config, machine, arguments.log_steps);
-  const bool tracing = !arguments.trace_file.empty();
+  return engine::known_machine(precision, where, cluster.systems_here());
+}
+
+void train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& arguments) {
+  set_threads(config.threads, cluster.systems_here());
+  catch_stop_signals();
+  check_alike(cluster, config, "train");  // a typo shows before the machine is measured
+  const engine::Machine machine = machine_of(config, cluster);
+  const engine::System system{machine, cluster};
+  TrainDisplay display(config, system, arguments.log_steps);
+  const bool tracing = !arguments.trace_file.empty() && cluster.leads();
   if (arguments.profile || tracing) start_tracing(tracing ? kTraceSize : 0);
-  train(config, machine, display.events());
+  train(config, system, display.events());
   stop_tracing();
+  if (!cluster.leads()) return;
   if (arguments.profile) display.show_profile();
   if (stop_requested()) {
     fmt::print(stderr, "stopped; the same command with --checkpoint_path latest continues\n");
@@ -191,6 +204,14 @@ void run_train(const Arguments& arguments) {
   }
   if (tracing) save_trace(arguments.trace_file);
   display.show_comparison();
+}
+
+void run_train(const Arguments& arguments) {
+  GPTConfig config;
+  apply_settings(arguments.settings, config);
+  config.check();
+  const auto cluster = join_systems(config);
+  cluster->guard([&] { train_on(*cluster, config, arguments); });
 }
 
 // For the front program's plan.
@@ -202,11 +223,8 @@ void run_measure(const Arguments& arguments) {
       engine::measure_machine(engine::store_file(config.storage.store, config.out_dir)));
 }
 
-void run_eval(const Arguments& arguments) {
-  GPTConfig asked;
-  apply_settings(arguments.settings, asked);
-  const bool latest = asked.checkpoint_path == "latest";
-  const Path checkpoint = engine::find_checkpoint(latest ? asked.out_dir : *asked.checkpoint_path);
+// What a checkpoint was trained with, and on top of that what is asked for now.
+GPTConfig eval_config(const Path& checkpoint, const GPTConfig& asked, const Arguments& arguments) {
   GPTConfig config = config_of_checkpoint(checkpoint);
   if (std::filesystem::exists(checkpoint / "trainer_state.json")) {
     std::vector<Setting> kept;
@@ -218,19 +236,43 @@ void run_eval(const Arguments& arguments) {
   config.eval_batches = 0;        // all of it, whatever was enough while training
   config.storage.store = "auto";  // the file of a run is not for others
   config.storage.memory_gb.reset();
+  config.num_systems = asked.num_systems;
+  config.systems = asked.systems;
   apply_settings(arguments.settings, config);
   config.check();
-  set_threads(config.threads);
+  return config;
+}
+
+void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& arguments) {
+  Path checkpoint;
+  GPTConfig config;
+  cluster.together([&] {
+    if (!cluster.leads()) return;
+    const bool latest = asked.checkpoint_path == "latest";
+    checkpoint = engine::find_checkpoint(latest ? asked.out_dir : *asked.checkpoint_path);
+    config = eval_config(checkpoint, asked, arguments);
+  });
+  share_config(cluster, config);
+  set_threads(config.threads, cluster.systems_here());
+  check_alike(cluster, config, "val");
   const TokenData data(config, "val");
-  auto gpt = make_gpt(config, /*training=*/false);
-  Display display;
-  if (!gpt.plan.way.file.empty()) fmt::print(stderr, "{}\n", gpt.plan.note());
+  auto gpt = make_gpt(config, /*training=*/false, {{}, cluster});
+  Display display(cluster.leads());
+  if (!gpt.plan.way.file.empty()) display.line(gpt.plan.note());
   engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0,
                           follow(display, "loading"));
   const auto result =
       evaluate(gpt.executor, data, config, config.eval_batches, follow(display, "evaluation"));
+  if (!cluster.leads()) return;
   fmt::print("{}: loss {:.4f}, perplexity {:.2f} over {} tokens of {}\n", checkpoint.string(),
              result->loss, std::exp(result->loss), result->tokens, config.dataset);
+}
+
+void run_eval(const Arguments& arguments) {
+  GPTConfig asked;
+  apply_settings(arguments.settings, asked);
+  const auto cluster = join_systems(asked);
+  cluster->guard([&] { eval_on(*cluster, asked, arguments); });
 }
 
 void run_sample(const SampleArguments& arguments) {

@@ -81,7 +81,7 @@ std::string store_text(const Path& file) {
   const auto summary = engine::StateFile::peek(file);
   if (!summary) return file.string() + ", which holds no completed state";
   return fmt::format("{}, {}, id {}, at step {}", file.string(), size_text(fs::file_size(file)),
-                     summary->id, summary->step);
+                     summary->id(), summary->step);
 }
 
 // Where the newest checkpoint's run has its store.

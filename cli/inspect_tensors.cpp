@@ -189,7 +189,7 @@ std::string moments_text(const Checkpoint& c) {
   std::error_code error;
   const bool there = fs::is_regular_file(file, error);
   const auto summary = there ? engine::StateFile::peek(file) : std::nullopt;
-  if (summary && summary->id == id)
+  if (summary && summary->id() == id)
     return fmt::format("in {}, now at step {}", file.string(), summary->step);
   return fmt::format("in a store with id {}, which is not at {}: they are lost if it is gone", id,
                      file.string());

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
+#include <optional>
 
 #include "base/error.h"
+#include "engine/file_storage.h"
 #include "engine/manifest.h"
-#include "engine/state_file.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -52,8 +54,31 @@ void in_pieces(int64_t count, Visit visit) {
   }
 }
 
-void write_values(SafetensorsWriter& writer, Store& store, Kept kept, const std::string& name,
-                  bool rounded, ValueCounter& counter) {
+// The file that the leader writes. The others ask their store for the same values, which sends
+// them there.
+class Output {
+ public:
+  Output(const Cluster& cluster, const Path& path, const std::vector<TensorInfo>& infos,
+         const formats::Metadata& metadata)
+      : path_(path) {
+    if (cluster.leads()) writer_.emplace(path, infos, metadata);
+  }
+  void write(std::span<const std::byte> bytes) {
+    if (writer_) writer_->write(bytes);
+  }
+  formats::FileSum finish() {
+    if (!writer_) return {path_.filename()};
+    writer_->finish();
+    return {path_.filename(), writer_->file_bytes(), writer_->crc32c()};
+  }
+
+ private:
+  Path path_;
+  std::optional<SafetensorsWriter> writer_;
+};
+
+void write_values(Output& writer, Store& store, Kept kept, const std::string& name, bool rounded,
+                  ValueCounter& counter) {
   std::vector<float> values;
   in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
     values.resize(count);
@@ -66,11 +91,6 @@ void write_values(SafetensorsWriter& writer, Store& store, Kept kept, const std:
   });
 }
 
-formats::FileSum finish(SafetensorsWriter& writer, const Path& path) {
-  writer.finish();
-  return {path.filename(), writer.file_bytes(), writer.crc32c()};
-}
-
 formats::FileSum write_weights(const Path& path, Store& store,
                                const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
   std::vector<TensorInfo> infos;
@@ -81,7 +101,7 @@ formats::FileSum write_weights(const Path& path, Store& store,
   for (const StoredTensor& t : tensors) {
     infos.push_back({t.name, rounded(t) ? "BF16" : "F32", t.shape});
   }
-  SafetensorsWriter writer(path, infos, {{"format", "pt"}});
+  Output writer(store.cluster(), path, infos, {{"format", "pt"}});
   for (const StoredTensor& t : tensors) {
     if (t.parameter.empty()) {
       writer.write(bytes_of(at::zeros(t.shape, at::kFloat)));
@@ -96,7 +116,7 @@ formats::FileSum write_weights(const Path& path, Store& store,
       write_values(writer, store, Kept::kMaster, t.parameter, rounded(t), counter);
     }
   }
-  return finish(writer, path);
+  return writer.finish();
 }
 
 // Calls visit(name) for every parameter, in the order in which a store has them side by side.
@@ -125,11 +145,11 @@ formats::FileSum write_optimizer(const Path& path, Store& store, ValueCounter& c
   for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept) {
     infos.push_back({stored, "F32", store.param(name).shape});
   });
-  SafetensorsWriter writer(path, infos, {});
+  Output writer(store.cluster(), path, infos, {});
   for_each_moment(store, [&](const std::string&, const std::string& name, Kept kept) {
     write_values(writer, store, kept, name, /*rounded=*/false, counter);
   });
-  return finish(writer, path);
+  return writer.finish();
 }
 
 void check_shape(const SafetensorsReader& reader, const std::string& name,
@@ -140,43 +160,58 @@ void check_shape(const SafetensorsReader& reader, const std::string& name,
        fmt::join(shape, ", "), fmt::join(wanted, ", "));
 }
 
-void read_values(const SafetensorsReader& reader, const std::string& stored, Store& store,
-                 Kept kept, const std::string& name, ValueCounter& counter) {
+// The leader has a reader; the others are sent what it reads.
+using Input = std::optional<SafetensorsReader>;
+
+Input open_input(const Cluster& cluster, const Path& path) {
+  return cluster.leads() ? Input(std::in_place, path) : std::nullopt;
+}
+
+void read_values(const Input& reader, const std::string& stored, Store& store, Kept kept,
+                 const std::string& name, ValueCounter& counter) {
   std::vector<float> values;
   in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
     values.resize(count);
-    reader.read_floats(stored, first, values);
+    if (reader) reader->read_floats(stored, first, values);
+    store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
     store.write(kept, name, first, values);
     counter.add(int64_t(count));
   });
 }
 
-void read_weights(const SafetensorsReader& reader, Store& store,
-                  const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
-  std::map<std::string, const StoredTensor*> stored;  // by parameter
+void check_weights(const SafetensorsReader& reader, const std::vector<StoredTensor>& tensors) {
   for (const StoredTensor& t : tensors) {
     check_shape(reader, t.name, t.shape);
-    stored[t.parameter] = &t;
     if (!t.parameter.empty()) continue;
     std::vector<float> zeros(size_t(reader.info(t.name).count()));
     reader.read_floats(t.name, zeros);
     const bool all_zero = std::all_of(zeros.begin(), zeros.end(), [](float v) { return v == 0; });
     if (!all_zero) fail("{}: {} is not zero, but bias is false", reader.path().string(), t.name);
   }
+}
+
+void read_weights(const Input& reader, Store& store, const std::vector<StoredTensor>& tensors,
+                  ValueCounter& counter) {
+  store.cluster().together([&] {
+    if (reader) check_weights(*reader, tensors);
+  });
+  std::map<std::string, const StoredTensor*> stored;  // by parameter
+  for (const StoredTensor& t : tensors) stored[t.parameter] = &t;
   for_each_parameter(store, [&](const std::string& name) {
     const StoredTensor& t = *stored.at(name);
     if (!t.transposed) return read_values(reader, t.name, store, Kept::kMaster, name, counter);
     std::vector<float> values(size_t(store.param(name).count()));
-    reader.read_floats(t.name, values);
+    if (reader) reader->read_floats(t.name, values);
+    store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
     const at::Tensor turned = wrap(values, t.shape).t().contiguous();
     store.write(Kept::kMaster, name, 0, {turned.data_ptr<float>(), values.size()});
     counter.add(int64_t(values.size()));
   });
 }
 
-void read_optimizer(const SafetensorsReader& reader, Store& store, ValueCounter& counter) {
+void read_optimizer(const Input& reader, Store& store, ValueCounter& counter) {
   for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept kept) {
-    check_shape(reader, stored, store.param(name).shape);
+    if (reader) check_shape(*reader, stored, store.param(name).shape);
     read_values(reader, stored, store, kept, name, counter);
   });
 }
@@ -188,20 +223,23 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
                      const std::function<void(const Path&)>& write_rest, int64_t keep,
                      const Progress& progress) {
   const Path target = checkpoint_directory(out_dir, state.step);
-  PendingDirectory pending(target);
+  const bool leads = store.cluster().leads();
+  std::optional<PendingDirectory> pending;
+  if (leads) pending.emplace(target);
+  const Path folder = leads ? pending->path() : target;
   const std::string file_id = store.storage().file_id();
   ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
-  state.files = {write_weights(pending.path() / "model.safetensors", store, tensors, counter)};
+  state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
   if (file_id.empty()) {
-    state.files.push_back(
-        write_optimizer(pending.path() / "optimizer.safetensors", store, counter));
+    state.files.push_back(write_optimizer(folder / "optimizer.safetensors", store, counter));
   }
+  if (!leads) return target;
   state.manifest = manifest();
   if (!file_id.empty()) state.manifest.emplace_back("store", file_id);
   state.manifest.emplace_back("precision", precision_name(store.precision()));
-  formats::write_trainer_state(pending.path(), state);
-  write_rest(pending.path());
-  pending.commit();
+  formats::write_trainer_state(folder, state);
+  write_rest(folder);
+  pending->commit();
   const auto steps = checkpoint_steps(out_dir);
   for (size_t i = 0; keep > 0 && i + size_t(keep) < steps.size(); ++i) {
     remove_directory(checkpoint_directory(out_dir, steps[i]));
@@ -209,98 +247,75 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
   return target;
 }
 
-namespace {
-
-// The file that a checkpoint's moments are in; "" if they are beside it, or there are none.
-std::string store_of(const Path& checkpoint) {
-  if (!std::filesystem::exists(checkpoint / "trainer_state.json")) return "";
-  for (const auto& [key, value] : formats::read_trainer_state(checkpoint).manifest) {
-    if (key == "store") return value;
-  }
-  return "";
+void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
+                     bool optimizer, int64_t step, const Progress& progress) {
+  Cluster& cluster = store.cluster();
+  const auto weights =
+      cluster.together([&] { return open_input(cluster, checkpoint / "model.safetensors"); });
+  const auto moments = cluster.together([&] {
+    const bool there = cluster.leads() && optimizer &&
+                       std::filesystem::exists(checkpoint / "trainer_state.json") &&
+                       store_of(checkpoint).empty();
+    return there ? open_input(cluster, checkpoint / "optimizer.safetensors") : std::nullopt;
+  });
+  const bool whole = cluster.any(moments.has_value());
+  ValueCounter counter(store, whole ? 3 : 1, progress);
+  store.storage().begin_writing(step);
+  read_weights(weights, store, tensors, counter);
+  if (whole) read_optimizer(moments, store, counter);
+  store.storage().finish_writing();
 }
 
-// Going on from `store_file`; nothing if that holds no run, or newer checkpoints are of another
-// one.
-std::optional<ResumePoint> find_store(const Path& out_dir, const Path& store_file,
-                                      const std::optional<std::string>& wanted,
-                                      int64_t step_tokens) {
-  const auto found = StateFile::peek(store_file);
-  if (!found) return std::nullopt;
-  if (!wanted || *wanted != "latest") {
-    fail(
-        "store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
-        "delete it",
-        store_file.string(), found->step);
+namespace {
+
+// What one system kept of a state, to all that keep it now.
+void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
+  std::vector<float> values;
+  for (const Segment& segment : layout.segments()) {
+    if (!layout.is_own(segment)) continue;
+    const auto& params = layout.spec(segment.layer).params;
+    for (size_t p = 0; p < params.size(); ++p) {
+      const int64_t offset = layout.layer(segment.layer).offsets[p];
+      const int64_t begin = std::max(offset, segment.begin);
+      const int64_t end = std::min(offset + params[p].count(), segment.begin + segment.count);
+      if (begin >= end) continue;
+      values.resize(size_t(end - begin));
+      for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+        if (file != nullptr) file->read(kept, segment.layer, begin, values);
+        store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
+        store.storage().write(kept, segment.layer, begin, values);
+        counter.add(end - begin);
+      }
+    }
   }
-  const auto steps = checkpoint_steps(out_dir);
-  const std::string of_newest =
-      steps.empty() ? "" : store_of(checkpoint_directory(out_dir, steps.back()));
-  if (!steps.empty() && of_newest != found->id) return std::nullopt;
-  if (found->step_tokens != step_tokens) {
-    fail("batch_size: {} is of a run with {} tokens a step, not {}", store_file.string(),
-         found->step_tokens, step_tokens);
-  }
-  return ResumePoint{store_file, found->step, false, /*in_store=*/true};
 }
 
 }  // namespace
 
-std::optional<ResumePoint> find_resume_point(const Path& out_dir, const Path& store_file,
-                                             const std::optional<std::string>& wanted,
-                                             int64_t step_tokens) {
-  if (const auto point = find_store(out_dir, store_file, wanted, step_tokens)) return point;
-  const auto steps = checkpoint_steps(out_dir);
-  const auto refuse = [&] {
-    fail(
-        "out_dir: {} already holds a run up to step {}; continue it with --checkpoint_path latest, "
-        "or choose another out_dir",
-        out_dir.string(), steps.back());
-  };
-  if (!wanted && !steps.empty()) refuse();
-  if (!wanted || (*wanted == "latest" && steps.empty())) return std::nullopt;
-  ResumePoint point;
-  point.checkpoint = find_checkpoint(*wanted == "latest" ? out_dir : Path(*wanted));
-  if (!steps.empty()) {
-    std::error_code missing;
-    const Path newest = checkpoint_directory(out_dir, steps.back());
-    point.in_out_dir = std::filesystem::equivalent(point.checkpoint, newest, missing);
-    if (!point.in_out_dir) refuse();
-  }
-  if (!std::filesystem::exists(point.checkpoint / "trainer_state.json")) return point;
-  const formats::TrainerState state = formats::read_trainer_state(point.checkpoint);
-  point.moments_lost = !store_of(point.checkpoint).empty();
-  point.step = state.tokens / step_tokens;
-  if (state.tokens % step_tokens != 0) {
-    fail("batch_size: the {} tokens that {} has seen are no whole number of steps of {} tokens",
-         state.tokens, point.checkpoint.string(), step_tokens);
-  }
-  if (point.in_out_dir && point.step != state.step) {
-    fail("batch_size: going on from step {} as step {} needs another out_dir than {}", state.step,
-         point.step, out_dir.string());
-  }
-  return point;
-}
-
-Path find_checkpoint(const Path& given) {
-  if (std::filesystem::exists(given / "config.json")) return given;
-  const auto steps = checkpoint_steps(given);
-  if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", given.string());
-  return checkpoint_directory(given, steps.back());
-}
-
-void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
-                     bool optimizer, int64_t step, const Progress& progress) {
-  const bool whole = optimizer && std::filesystem::exists(checkpoint / "trainer_state.json") &&
-                     store_of(checkpoint).empty();
-  const SafetensorsReader weights(checkpoint / "model.safetensors");
-  ValueCounter counter(store, whole ? 3 : 1, progress);
-  store.storage().begin_writing(step);
-  read_weights(weights, store, tensors, counter);
-  if (whole) {
-    read_optimizer(SafetensorsReader(checkpoint / "optimizer.safetensors"), store, counter);
+void load_files(const ResumePoint& from, Store& store, const Progress& progress) {
+  StateForm form = store.form();
+  form.gradient = from.other_gradient;
+  std::vector<LayerSpec> specs;
+  for (size_t i = 0; i < store.layer_count(); ++i) specs.push_back(store.layer(i));
+  ValueCounter counter(store, 3, progress);
+  store.storage().begin_writing(from.step);
+  for (size_t i = 0; i < from.other_files.size(); ++i) {
+    const Shard shard{int(i), int(from.other_files.size())};
+    std::unique_ptr<FileStorage> file;
+    store.cluster().together([&] {
+      if (!store.cluster().leads()) return;
+      file =
+          std::make_unique<FileStorage>(specs, form, from.other_files[i], shard, StreamOptions());
+      if (file->step() == from.step + 1) file->take_back_step();
+      file->settle();
+    });
+    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
+    load_file(file.get(), layout, store, counter);
   }
   store.storage().finish_writing();
+  if (!store.cluster().leads() || store.storage().file_id().empty()) return;
+  // The state is in the new files now.
+  for (const Path& file : from.other_files) std::filesystem::remove(file);
 }
 
 }  // namespace gigagpt::engine

@@ -10,6 +10,7 @@
 #include "base/system.h"
 #include "engine/checkpoint.h"
 #include "engine/plan.h"
+#include "engine/runtime.h"
 
 namespace gigagpt::engine {
 
@@ -23,15 +24,16 @@ struct CheckpointRules {
 class Checkpoints {
  public:
   // Takes out_dir for this run, clears it of what killed runs left, and finds out where the run
-  // starts. Throws Error if another process trains there, or as find_resume_point does; reads no
-  // weights. What is refused leaves no directory behind.
-  explicit Checkpoints(CheckpointRules rules);
+  // starts. Throws CommonError if another process trains there, or as find_resume_point does; reads
+  // no weights. What is refused leaves no directory behind. Of several systems the one that leads
+  // has the directory. The cluster must outlive this.
+  explicit Checkpoints(CheckpointRules rules, Cluster& cluster = Cluster::alone());
 
   // "continuing from ... at step N", or "" for a new run.
   std::string origin() const;
 
-  // Whether the run goes on from the file that its state is in.
-  bool in_store() const { return from_ && from_->in_store; }
+  // The file that the run goes on in, or that its new one takes the place of.
+  StoreOrigin store_origin() const { return {from_ && from_->in_store, from_ ? from_->run_id : 0}; }
 
   // Loads the weights and moments the run goes on from, unless they are in the store already, or
   // draws new ones from `seed`. Returns the steps completed.
@@ -39,7 +41,7 @@ class Checkpoints {
                 const Progress& progress);
 
   // Whether to save after this step.
-  bool due(int64_t step) const;
+  bool due(int64_t step) const;  // the clock of the one that leads decides
   bool holds(int64_t step) const { return saved_step_ == step; }
 
   // As save_checkpoint.
@@ -51,7 +53,8 @@ class Checkpoints {
 
  private:
   CheckpointRules rules_;
-  DirectoryLock lock_;
+  Cluster& cluster_;
+  std::optional<DirectoryLock> lock_;
   std::optional<ResumePoint> from_;
   int64_t saved_step_ = -1;
   Stopwatch since_saved_;  // or since the start

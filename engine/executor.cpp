@@ -64,18 +64,20 @@ Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& 
 Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
     : model_(model), store_(store), options_(options) {}
 
-std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, uint64_t key,
+std::optional<double> Executor::train_step(std::span<const MicroBatch> all_batches, uint64_t key,
                                            const Progress& progress) {
   store_.forget_gradients();
   double rows = 0;
-  for (const MicroBatch& batch : batches) rows += double(batch.input.size(0));
+  for (const MicroBatch& batch : all_batches) rows += double(batch.input.size(0));
+  const auto [mine, count] = share_of(all_batches.size());
+  const auto batches = all_batches.subspan(mine, count);
   const size_t window_size =
       options_.window > 0 ? std::min(size_t(options_.window), batches.size()) : batches.size();
   // A backward pass is worth two forward passes; running a layer again is one more.
   const int all_work = int(model_.size() * batches.size()) * (options_.recompute ? 4 : 3);
   int work_done = 0;
   const auto tell = [&] { return !progress || progress(double(work_done) / double(all_work)); };
-  if (!tell()) return std::nullopt;
+  if (!tell() && can_drop()) return std::nullopt;
   const size_t windows = (batches.size() + window_size - 1) / window_size;
   store_.expect(visits_of_step(windows));
   double loss = 0;
@@ -84,7 +86,7 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
     window.last = first + window_size >= batches.size();
     window.batches = batches.subspan(first, std::min(window_size, batches.size() - first));
     for (size_t m = 0; m < window.batches.size(); ++m) {
-      window.keys.push_back(mix(key, first + m));
+      window.keys.push_back(mix(key, mine + first + m));
       window.shares.push_back(double(window.batches[m].input.size(0)) / rows);
     }
     window.tick = [&](int work) {
@@ -96,11 +98,28 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> batches, 
       window.runs.clear();  // graphs first, then the memory they look at
       store_.abandon();
       if (std::isfinite(loss)) return std::nullopt;
-      throw NonFinite("the loss is not finite, first in layer " +
-                      first_nonfinite_layer(batches, key));
+      fail_nonfinite(batches, mine, key);
     }
   }
+  loss = store_.complete_step(loss);
+  if (!std::isfinite(loss)) fail_nonfinite(batches, mine, key);
   return loss;
+}
+
+void Executor::fail_nonfinite(std::span<const MicroBatch> batches, size_t first, uint64_t key) {
+  std::string name = "none: it did not happen again";
+  for (const auto& layer :
+       store_.cluster().gather_texts(first_nonfinite_layer(batches, first, key))) {
+    if (!layer.empty()) name = layer;
+  }
+  throw NonFinite("the loss is not finite, first in layer " + name);
+}
+
+// The first micro-batch of this system's part of so many, and how many it has.
+std::pair<size_t, size_t> Executor::share_of(size_t batches) const {
+  const auto rank = size_t(store_.cluster().rank()), systems = size_t(store_.cluster().systems());
+  const size_t first = batches * rank / systems;
+  return {first, batches * (rank + 1) / systems - first};
 }
 
 std::vector<Visit> Executor::visits_of_step(size_t windows) const {
@@ -135,7 +154,7 @@ void Executor::forward_layer(Window& window, size_t layer) {
     const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], pass);
     if (!options_.recompute) run.outputs.push_back(output);
     window.runs[layer + 1].inputs.push_back(as_leaf(output));
-    window.abandoned = !window.tick(1);
+    window.abandoned = !window.tick(1) && store_.cluster().is_alone();
   }
   if (options_.recompute) run.weights = {};
   store_.leave(forward_visit(layer));
@@ -164,9 +183,10 @@ void Executor::backward_layer(Window& window, size_t layer) {
     run.inputs[m] = Tensor();
     // Where layers are updated by now a step cannot be dropped.
     const bool go_on = window.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
-    window.abandoned = !go_on && !store_.updates_in_visits();
+    window.abandoned = !go_on && can_drop();
   }
-  if (last && !std::isfinite(*window.loss)) window.abandoned = true;
+  // With others the step goes on: they do not know yet.
+  if (last && !std::isfinite(*window.loss)) window.abandoned = store_.cluster().is_alone();
   run = {};
   if (window.abandoned) return;
   store_.leave(visit);
@@ -191,25 +211,42 @@ bool Executor::walk(const F& visit) {
   return true;
 }
 
-std::vector<double> Executor::evaluate(std::span<const MicroBatch> batches,
+std::vector<double> Executor::evaluate(std::span<const MicroBatch> all_batches,
                                        const Progress& progress) {
+  const auto [mine, count] = share_of(all_batches.size());
+  const auto losses = evaluate_alone(all_batches.subspan(mine, count), progress);
+  if (store_.cluster().is_alone()) return losses.value_or(std::vector<double>());
+  if (store_.cluster().any(!losses)) return {};
+  std::vector<double> all(all_batches.size());
+  if (losses) std::copy(losses->begin(), losses->end(), all.begin() + int64_t(mine));
+  return store_.cluster().sums(all);
+}
+
+// Nothing if `progress` said so; with other systems all the same in the end.
+std::optional<std::vector<double>> Executor::evaluate_alone(std::span<const MicroBatch> batches,
+                                                            const Progress& progress) {
   std::vector<double> losses;
+  bool wanted = true;
   const size_t size = options_.window > 0 ? size_t(options_.window) : batches.size();
-  for (size_t first = 0; first < batches.size(); first += size) {
+  // Weights that are still to come are for all systems at once, those without a batch too.
+  const bool alone = store_.cluster().is_alone();
+  for (size_t first = 0; first < batches.size() || (first == 0 && !alone); first += size) {
     const auto window = batches.subspan(first, std::min(size, batches.size() - first));
     std::vector<Tensor> x;
     for (const MicroBatch& batch : window) x.push_back(batch.input);
     const bool complete = walk([&](size_t i, const Weights& weights) {
       for (size_t m = 0; m < window.size(); ++m) {
+        if (!wanted) continue;
         x[m] = model_[i]->forward(weights, x[m], Pass{window[m]});
         const double visited = double(first * model_.size() + i * window.size() + m + 1);
         const double all = double(model_.size() * batches.size());
-        if (progress && !progress(visited / all)) return false;
+        wanted = !progress || progress(visited / all);
       }
-      return true;
+      return wanted || !alone;
     });
-    if (!complete) return {};
+    if (!complete || !wanted) return std::nullopt;
     for (const Tensor& loss : x) losses.push_back(loss.item<double>());
+    if (batches.empty()) break;
   }
   return losses;
 }
@@ -229,13 +266,15 @@ Tensor Executor::infer(const MicroBatch& batch, std::span<ops::KVCache> caches) 
 }
 
 // Repeats the step's forward pass, looking at every output.
-std::string Executor::first_nonfinite_layer(std::span<const MicroBatch> batches, uint64_t key) {
+std::string Executor::first_nonfinite_layer(std::span<const MicroBatch> batches, size_t first,
+                                            uint64_t key) {
   std::vector<Tensor> x;
   for (const MicroBatch& batch : batches) x.push_back(batch.input);
-  std::string name = "none: it did not happen again";
+  std::string name;
   walk([&](size_t i, const Weights& weights) {
     for (size_t m = 0; m < batches.size(); ++m) {
-      x[m] = model_[i]->forward(weights, x[m], Pass{batches[m], /*training=*/true, mix(key, m)});
+      x[m] = model_[i]->forward(weights, x[m],
+                                Pass{batches[m], /*training=*/true, mix(key, first + m)});
       if (at::isfinite(x[m]).all().item<bool>()) continue;
       name = model_[i]->spec().name;
       return false;

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -29,12 +30,14 @@ class Executor {
 
   // Forward and backward over all micro-batches: returns the mean loss over all input rows and
   // leaves its gradient in the store, or nothing if `progress` said so. Gradients are added in
-  // micro-batch order, so the bits do not depend on the options. Throws NonFinite for a loss that
-  // is not, naming the first layer whose output is not.
+  // micro-batch order, so the bits do not depend on the options. Of several systems each is given
+  // all micro-batches and takes its part of them; then `progress` cannot end the step. Throws
+  // NonFinite for a loss that is not, naming the first layer whose output is not.
   std::optional<double> train_step(std::span<const MicroBatch> batches, uint64_t key,
                                    const Progress& progress);
 
-  // The loss of each micro-batch, without gradients or dropout; empty if `progress` said so.
+  // The loss of each micro-batch, without gradients or dropout; empty if `progress` said so, on any
+  // system.
   std::vector<double> evaluate(std::span<const MicroBatch> batches, const Progress& progress);
 
   // The last layer's output for one batch without target, e.g. logits. With caches (one per
@@ -50,7 +53,14 @@ class Executor {
   std::vector<Visit> visits_of_step(size_t windows) const;
   template <class F>
   bool walk(const F& visit);
-  std::string first_nonfinite_layer(std::span<const MicroBatch> batches, uint64_t key);
+  std::optional<std::vector<double>> evaluate_alone(std::span<const MicroBatch> batches,
+                                                    const Progress& progress);
+  std::pair<size_t, size_t> share_of(size_t batches) const;
+  // Where others take part, or layers are updated by then, a step that has begun must end.
+  bool can_drop() const { return store_.cluster().is_alone() && !store_.updates_in_visits(); }
+  [[noreturn]] void fail_nonfinite(std::span<const MicroBatch> batches, size_t first, uint64_t key);
+  std::string first_nonfinite_layer(std::span<const MicroBatch> batches, size_t first,
+                                    uint64_t key);
   bool run_window(Window& window);
   void forward_layer(Window& window, size_t layer);
   void backward_layer(Window& window, size_t layer);

@@ -13,36 +13,53 @@ constexpr size_t kInfoBlocks = 64;  // transfers of parts under way at once
 }  // namespace
 
 FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path,
-                         Mode mode, const StreamOptions& options)
-    : Storage(StateLayout(std::move(specs), form, options.segment_elements)),
+                         Mode mode, const StreamOptions& options, Cluster& cluster)
+    : FileStorage(StateLayout(std::move(specs), form, options.segment_elements,
+                              form.training ? Shard{cluster.rank(), cluster.systems()} : Shard{}),
+                  path, mode, options, form.training ? cluster : Cluster::alone()) {}
+
+FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path,
+                         const Shard& shard, const StreamOptions& options)
+    : FileStorage(StateLayout(std::move(specs), form, options.segment_elements, shard), path,
+                  Mode::kOpen, options, Cluster::alone()) {}
+
+FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
+                         const StreamOptions& options, Cluster& cluster)
+    : Storage(std::move(given), cluster),
       options_(options),
       weights_(layout().layer_count()),
       gradients_(layout().layer_count()),
       gradient_written_(layout().layer_count()),
       pending_(layout().layer_count()),
+      stale_(layout().layer_count(), !cluster.is_alone()),
+      unreduced_(layout().layer_count()),
       layer_updates_(layout().layer_count()),
       weight_reads_(layout().layer_count()),
+      in_cache_(layout().segments().size()),
       info_blocks_(kInfoBlocks * kBlockBytes),
-      state_writes_(layout().layer_count()) {
+      state_writes_(layout().layer_count()),
+      exchange_(cluster, layout()) {
   for (size_t i = 0; i < options.buffers; ++i) {
     buffers_.emplace_back(layout().slot_bytes());
     free_buffers_.push_back(i);
   }
-  cached_ = std::min(layout().segments().size(), options.cache_bytes / layout().slot_bytes());
-  for (size_t i = 0; form.training && i < cached_; ++i)
-    buffers_.emplace_back(layout().slot_bytes());
-  in_cache_.resize(cached_);
+  const bool training = layout().training();
+  cached_ = std::min(layout().own_segments(),
+                     options.cache_bytes / std::max<uint64_t>(1, layout().slot_bytes()));
+  for (size_t i = 0; training && i < cached_; ++i) buffers_.emplace_back(layout().slot_bytes());
   for (size_t i = 0; i < kInfoBlocks; ++i) free_blocks_.push_back(i);
   if (mode == Mode::kCreate) {
     // As many again wait for a sync while the others are on their way.
-    const size_t spare_slots = form.training ? 2 * options.buffers : 0;
-    file_ = StateFile::create(path, layout(), spare_slots, options.step_tokens, options.engine);
+    const size_t spare_slots = training ? 2 * options.buffers : 0;
+    file_ = StateFile::create(path, layout(), spare_slots, options.step_tokens, options.run_id,
+                              options.engine);
   } else {
     file_ = StateFile::open(path, layout(), options.engine);
     step_ = file_->header().step;
     update_ = file_->header().update;
     for (size_t i = 0; i < layout().segments().size(); ++i) {
-      if (file_->state_step(i) < step_) pending_[segment(i).layer] = true;
+      const bool old = layout().is_own(segment(i)) && file_->state_step(i) < step_;
+      if (old) pending_[segment(i).layer] = true;
     }
   }
   thread_ = std::thread([this] { run(); });
@@ -106,11 +123,32 @@ void FileStorage::release(const Need& need) {
     gradient_written_[need.layer] = true;
     memory.missing = layout().segment_count(need.layer);
     stores_.push_back({Job::kStoreGradient, need.layer});
+  } else if (!need.keep && memory.leaving > 0) {
+    memory.dropped = true;
   } else {
     memory.busy = false;
     if (!need.keep) take_memory(memory);
   }
   file_->file().wake();
+}
+
+double FileStorage::reduced_square_sum(size_t layer) {
+  std::unique_lock lock(mutex_);
+  if (unreduced_[layer] > 0) {
+    const Zone zone("waiting for the network");
+    const Stopwatch watch;
+    wait(lock, [&] { return unreduced_[layer] == 0; });
+    counts_.stall_ms += watch.seconds() * 1e3;
+  }
+  return exchange_.square_sum_of_layer(layer);
+}
+
+void FileStorage::take_back_step() {
+  errand([&] {
+    file_->write_header({step_ - 1, /*pending=*/false, {}});
+    pending_.assign(pending_.size(), false);
+  });
+  --step_;
 }
 
 void FileStorage::abandon() {
@@ -140,8 +178,17 @@ void FileStorage::update_layer(size_t layer, const PendingUpdate& update) {
   GIGAGPT_ASSERT(!keeps_gradients() && memory.busy);
   step_ = update.step;
   layer_updates_[layer] = update;
-  memory.missing = layout().segment_count(layer);
-  stores_.push_back({Job::kUpdateNow, layer, 0, /*deliver=*/false});
+  stale_[layer] = !cluster().is_alone();
+  memory.missing = 0;
+  for (size_t i = 0; i < layout().segment_count(layer); ++i) {
+    if (layout().is_own(segment(layout().first_segment(layer) + i))) ++memory.missing;
+  }
+  if (memory.missing == 0) {
+    take_memory(memory);
+    memory.busy = false;
+  } else {
+    stores_.push_back({Job::kUpdateNow, layer, 0, /*deliver=*/false});
+  }
   file_->file().wake();
 }
 
@@ -161,7 +208,9 @@ std::vector<int64_t> FileStorage::weight_reads() const {
 
 IoCounts FileStorage::counts() const {
   const std::lock_guard lock(mutex_);
-  return counts_;
+  IoCounts counts = counts_;
+  counts.sent_bytes = cluster().sent_bytes();
+  return counts;
 }
 
 }  // namespace gigagpt::engine

@@ -25,6 +25,7 @@ void FileStorage::run() {
       do {
         const std::lock_guard lock(mutex_);
         if (stopping_) return;
+        take_news();
         while (accept()) {
         }
         counts_.read_bytes = file_->file().read_bytes();
@@ -46,6 +47,7 @@ bool FileStorage::accept() {
     update_ = *std::exchange(deferring_, std::nullopt);
     header_due_ = true;
     pending_.assign(pending_.size(), true);
+    stale_.assign(stale_.size(), !cluster().is_alone());
     gradient_written_.assign(gradient_written_.size(), false);
   }
   if (finish_requests()) return true;
@@ -68,13 +70,15 @@ bool FileStorage::accept() {
 
 // Requests that wait until nothing is under way. True if one was done.
 bool FileStorage::finish_requests() {
-  if (header_due_ && stores_.empty() && flights_.empty()) {
+  if (header_due_ && stores_.empty() && flights_.empty() && reducing_ == 0) {
     file_->write_header({update_.step, /*pending=*/true, update_});
     give_back(retired_);
     header_due_ = false;
+    headers_due_ = !cluster().is_alone();
+    if (headers_due_) exchange_.meet([this] { tell({News::kAllMet}); });
     return true;
   }
-  if (header_due_ || !idle()) return false;
+  if (header_due_ || headers_due_ || !idle()) return false;
   const bool updated = std::none_of(pending_.begin(), pending_.end(), [](bool b) { return b; });
   if (abandoning_) {
     expected_.clear();
@@ -108,17 +112,19 @@ bool FileStorage::start(const Need& need) {
   Held& memory = held(need);
   if (memory.busy) return false;
   // The header waits for the gradients before it, those after it would wait for the header.
-  if (need.gradient && header_due_) return false;
+  if (need.gradient && (header_due_ || headers_due_)) return false;
   const uint64_t bytes =
       need.gradient ? layout().gradient_bytes(need.layer) : layout().working_bytes(need.layer);
   if (!memory.present) {
     if (!give_memory(memory, bytes)) return false;
     if (!need.gradient || gradient_written_[need.layer]) {
       memory.missing = layout().segment_count(need.layer);
+      const bool stale = !need.gradient && stale_[need.layer];
+      if (stale) receive_weights(need.layer);
       const Job job = need.gradient          ? Job::kLoadGradient
                       : pending_[need.layer] ? Job::kUpdate
                                              : Job::kLoadWeights;
-      if (memory.missing > 0) moves_.push_back({job, need.layer});
+      if (memory.missing > 0) moves_.push_back({job, need.layer, 0, /*deliver=*/true, stale});
     }
     if (!need.gradient) {
       pending_[need.layer] = false;
@@ -142,7 +148,7 @@ bool FileStorage::give_memory(Held& memory, uint64_t bytes) {
       unused_.pop_back();
     }
     // Nobody else can free any, so what is waited for gets it.
-    const bool needed = waiting_ && started_.empty() && stores_.empty() && flights_.empty();
+    const bool needed = waiting_ && started_.empty() && idle();
     if (held_bytes_ + bytes > options_.memory_bytes && !needed) return false;
     memory.memory = PageBuffer(bytes);
     held_bytes_ += memory.memory.size_bytes();
@@ -178,6 +184,7 @@ bool FileStorage::issue() {
       finished = true;
     }
   }
+  issue_ready();
   write_back();
   const bool short_of_slots = !write_backs_.empty() && !file_->has_spare();
   const bool worth_a_sync = retired_.size() >= options_.buffers;
@@ -192,8 +199,13 @@ bool FileStorage::issue() {
 // Starts a move's next segment; false if something has to end first.
 bool FileStorage::issue_next(Move& move) {
   const size_t index = layout().first_segment(move.layer) + move.next;
-  Flight flight = {move.job, index, 0, 0, move.deliver};
+  Flight flight = {move.job, index, 0, 0, move.deliver, move.share};
   bool issued = true;
+  const bool update = move.job == Job::kUpdate || move.job == Job::kUpdateNow;
+  if ((update || move.share) && !layout().is_own(segment(index))) {
+    ++move.next;  // its owner's
+    return true;
+  }
   if (move.job == Job::kUpdateNow) {
     issued = issue_update(flight);
   } else if (move.job == Job::kUpdate && file_->state_step(index) == update_.step) {
@@ -203,7 +215,8 @@ bool FileStorage::issue_next(Move& move) {
   } else if (move.job == Job::kUpdate) {
     issued = issue_update(flight);
   } else {
-    issued = state_writes_[move.layer] == 0 && issue_part(flight);
+    // With others' weights on their way too, their places are not read.
+    issued = (move.share || state_writes_[move.layer] == 0) && issue_part(flight);
   }
   if (issued) ++move.next;
   return issued;
@@ -212,12 +225,12 @@ bool FileStorage::issue_next(Move& move) {
 // Reads a segment for its update, or makes that at once if the state is in memory.
 bool FileStorage::issue_update(Flight flight) {
   const size_t index = flight.segment;
-  const bool own_buffer = index < cached_;
+  const bool own_buffer = is_cached(index);
   if (own_buffer) flight.block = buffer_of(index);
   if (own_buffer && in_cache_[index]) {
     if (flight.job == Job::kUpdate) {
       const std::lock_guard lock(mutex_);
-      if (!stores_.empty()) return false;  // its gradient may be among them
+      if (!stores_.empty() || reducing_ > 0) return false;  // its gradient may be among them
     }
     ++state_writes_[segment(index).layer];
     update_segment(flight, /*from_disk=*/false);
@@ -253,13 +266,19 @@ bool FileStorage::issue_part(Flight flight) {
     start_flight(flight, {false, slot + parts.info, {info, {to, parts.end - parts.working.at}}});
     return true;
   }
+  if (flight.job == Job::kStoreWeights) {
+    std::byte* from = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
+    file_->describe_weights(index, update_.step, from, info.data());
+    start_flight(flight, {true, slot + parts.info, {info, {from, parts.end - parts.working.at}}});
+    return true;
+  }
   std::byte* part = gradients_[s.layer].memory.data() + 4 * s.begin;
   const std::span stored(part, parts.exp_avg.at - parts.gradient.at);
   const bool write = flight.job == Job::kStoreGradient;
   const bool narrow = layout().form().gradient == GradientForm::kBf16;
   if (write && narrow) to_bf16_in_place(reinterpret_cast<float*>(part), size_t(s.count));
   if (write) file_->describe_gradient(index, file_->header().step + 1, part, info.data());
-  if (write && index < cached_) {
+  if (write && is_cached(index)) {
     std::memcpy(buffers_[buffer_of(index)].data() + parts.gradient.at, part,
                 parts.gradient.size_bytes);
   }
@@ -273,9 +292,13 @@ void FileStorage::start_flight(const Flight& flight, const Transfer& transfer) {
   file_->file().start(next_id_++, transfer);
 }
 
-void FileStorage::arrived(Held& memory) {
+// A segment is in memory; the others may want it too.
+void FileStorage::arrived(const Flight& flight) {
   const std::lock_guard lock(mutex_);
+  const size_t layer = segment(flight.segment).layer;
+  Held& memory = flight.job == Job::kLoadGradient ? gradients_[layer] : weights_[layer];
   if (--memory.missing == 0) changed_.notify_all();
+  if (flight.share) share(flight.segment);
 }
 
 void FileStorage::complete(uint64_t id) {
@@ -299,29 +322,34 @@ void FileStorage::complete(uint64_t id) {
     return;
   }
   const std::byte* info = info_blocks_.data() + flight.block * kBlockBytes;
-  if (flight.job == Job::kLoadWeights) {
+  if (flight.job == Job::kStoreWeights) {
+    --state_writes_[s.layer];
+    const std::lock_guard lock(mutex_);
+    one_left(weights_[s.layer]);
+  } else if (flight.job == Job::kLoadWeights) {
     file_->check_state_info(flight.segment, info);
     file_->check_working(flight.segment, info,
                          weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin));
-    arrived(weights_[s.layer]);
+    arrived(flight);
   } else if (flight.job == Job::kLoadGradient) {
     file_->check_gradient_info(flight.segment, file_->header().step + 1, info);
     file_->check_part(flight.segment, Kept::kGradient, info,
                       gradients_[s.layer].memory.data() + 4 * s.begin);
-    arrived(gradients_[s.layer]);
+    arrived(flight);
   } else {
+    const std::lock_guard lock(mutex_);
     gradient_done(s.layer);
   }
   free_blocks_.push_back(flight.block);
 }
 
-// A segment of the layer's gradient is written, or was used.
+// A segment of the layer's gradient is written, sent, or was used. With the lock.
 void FileStorage::gradient_done(size_t layer) {
-  const std::lock_guard lock(mutex_);
   Held& memory = gradients_[layer];
+  if (memory.reducing) --reducing_;
   if (--memory.missing > 0) return;
   take_memory(memory);
-  memory.busy = false;
+  memory.busy = memory.reducing = false;
 }
 
 // The segment's old state is in its buffer; the new one will go to a spare slot.
@@ -342,20 +370,23 @@ void FileStorage::update_segment(Flight flight, bool from_disk) {
   if (now) arrays.gradient = gradients_[s.layer].memory.data() + 4 * s.begin;
   update_segment_alone(layout(), s, arrays, update);
   flight.step = update.step;
-  if (now) gradient_done(s.layer);
+  if (now) {
+    const std::lock_guard lock(mutex_);
+    gradient_done(s.layer);
+  }
   if (flight.deliver) {
     const uint64_t begin = layout().working_at(s.layer, s.begin);
     std::memcpy(weights_[s.layer].memory.data() + begin, arrays.working,
                 layout().working_at(s.layer, s.begin + s.count) - begin);
-    arrived(weights_[s.layer]);
+    arrived(flight);
   }
-  if (index < cached_) in_cache_[index] = true;
+  if (is_cached(index)) in_cache_[index] = true;
   write_backs_.push_back(flight);
 }
 
 // Until the header says that an update has begun, the file must stay as it was.
 void FileStorage::write_back() {
-  while (!write_backs_.empty() && !header_due_ && file_->has_spare()) {
+  while (!write_backs_.empty() && !header_due_ && !headers_due_ && file_->has_spare()) {
     Flight flight = write_backs_.front();
     write_backs_.pop_front();
     flight.job = Job::kWriteBack;

@@ -61,7 +61,10 @@ void FileStorage::load_part(size_t index, Kept kept) {
 }
 
 void FileStorage::begin_writing(int64_t step) {
-  errand([&] { in_cache_.assign(cached_, false); });
+  errand([&] {
+    in_cache_.assign(in_cache_.size(), false);
+    stale_.assign(stale_.size(), !cluster().is_alone());
+  });
   step_ = step;
 }
 
@@ -69,6 +72,7 @@ void FileStorage::write(Kept kept, size_t layer, int64_t first, std::span<const 
   errand([&] {
     in_segments(layer, first, values,
                 [&](size_t index, int64_t begin, std::span<const float> piece) {
+                  if (!layout().is_own(segment(index))) return;
                   load_for_edit(index);
                   write_values(layout(), segment(index), edited_arrays(index), kept, begin, piece);
                 });
@@ -103,7 +107,7 @@ void FileStorage::store_edited() {
 void FileStorage::finish_writing() {
   errand([&] {
     for (size_t i = 0; i < layout().segments().size(); ++i) {
-      if (!file_->has_slot(i)) load_for_edit(i);
+      if (layout().is_own(segment(i)) && !file_->has_slot(i)) load_for_edit(i);
     }
     store_edited();
     file_->write_header({step_, /*pending=*/false, {}});

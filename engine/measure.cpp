@@ -55,19 +55,25 @@ Machine measure_machine(const Path& folder) {
   return machine;
 }
 
-Machine known_machine(Precision precision, const Path& folder) {
+Machine known_machine(Precision precision, const Path& folder, int systems_here) {
+  const bool keep = systems_here == 1;
   auto machine = read_machine();
   if (!machine || !machine->is_this()) {
     machine = measure_machine(folder);
-    write_machine(*machine);
+    if (keep) write_machine(*machine);
   } else if (machine->disk_of(folder).mixed == 0) {
     measure_disk_of(folder, *machine);
-    write_machine(*machine);
+    if (keep) write_machine(*machine);
   }
   // What is kept is the best that was seen: the machine may have been busy the first time.
   double& rate = precision == Precision::kBf16 ? machine->bf16_flops : machine->fp32_flops;
   const double best = std::exchange(rate, measure_peak_flops(precision));
-  if (rate > best) write_machine(*machine);
+  if (keep && rate > best) write_machine(*machine);
+  machine->cores = std::max(1, machine->cores / systems_here);
+  machine->memory_bytes_per_s /= systems_here;
+  for (auto& [_, disk] : machine->disks) {
+    disk.read /= systems_here, disk.write /= systems_here, disk.mixed /= systems_here;
+  }
   return *machine;
 }
 

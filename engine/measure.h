@@ -10,7 +10,8 @@ namespace gigagpt::engine {
 Machine measure_machine(const Path& folder);
 
 // What is kept of this machine with its products in that precision measured once more, which takes
-// a moment; what was not measured yet is now, and kept.
-Machine known_machine(Precision precision, const Path& folder);
+// a moment; what was not measured yet is now, and kept. With several systems on it, all asking at
+// once, what each of them has of it; then nothing is kept.
+Machine known_machine(Precision precision, const Path& folder, int systems_here = 1);
 
 }  // namespace gigagpt::engine

@@ -4,8 +4,9 @@
 
 namespace gigagpt::engine {
 
-Needs::Needs(const std::vector<LayerSpec>& specs, const StateForm& form, const RunSize& size)
-    : layout_(specs, form, StateLayout::kSegmentElements),
+Needs::Needs(const std::vector<LayerSpec>& specs, const StateForm& form, const RunSize& size,
+             const Shard& shard)
+    : layout_(specs, form, StateLayout::kSegmentElements, shard),
       size_(size),
       wide_(form.precision == Precision::kBf16 ? 2 : 4) {
   for (const LayerSpec& spec : specs) add_layer(spec);
@@ -17,9 +18,10 @@ double Needs::state_in_ram() const {
     const SlotParts parts = layout_.slot_parts(segment);
     bytes += double(parts.working.size_bytes);
     if (!size_.training) continue;
+    if (layout_.form().gradient != GradientForm::kNone) bytes += 4 * double(segment.count);
+    if (!layout_.is_own(segment)) continue;
     bytes += double(parts.exp_avg.size_bytes + parts.exp_avg_sq.size_bytes);
     if (layout_.form().has_masters()) bytes += double(parts.master.size_bytes);
-    if (layout_.form().gradient != GradientForm::kNone) bytes += 4 * double(segment.count);
   }
   return bytes;
 }

@@ -11,7 +11,8 @@ namespace gigagpt::engine {
 class Needs {
  public:
   // `form` as a file would have it; RAM holds all gradients in fp32, or none.
-  Needs(const std::vector<LayerSpec>& specs, const StateForm& form, const RunSize& size);
+  Needs(const std::vector<LayerSpec>& specs, const StateForm& form, const RunSize& size,
+        const Shard& shard = {});
 
   const StateLayout& layout() const { return layout_; }  // in segments
   double parameters() const { return double(parameter_count(layout_.specs())); }

@@ -23,6 +23,7 @@ struct Request {
   Path out_dir;
   const Machine& machine;
   const FreeBytes& free;
+  Shard shard;
   std::optional<StateFile::Summary> existing;  // of the run's store file
   double budget = 0;                           // of memory, in bytes
 
@@ -53,7 +54,7 @@ struct Choice {
 
 Choice choose_ram(const Request& r) {
   const Needs needs(r.specs, r.form(r.by_layer() ? GradientForm::kNone : GradientForm::kFp32),
-                    r.size);
+                    r.size, r.shard);
   Choice choice;
   for (const bool recompute : r.recompute_choices()) {
     Plan plan;
@@ -78,14 +79,14 @@ Choice choose_file(const Request& r) {
   if (r.by_layer()) forms = {GradientForm::kNone};
   if (r.existing) forms = {r.existing->gradient};
   for (const GradientForm form : forms) {
-    const Needs needs(r.specs, r.form(form), r.size);
+    const Needs needs(r.specs, r.form(form), r.size, r.shard);
     for (const bool recompute : r.recompute_choices()) {
       const int64_t all = r.size.micro_batches();
       const bool any_window =
           form == GradientForm::kFp32 && (recompute || r.rules.recompute == "off");
       for (int64_t window = all; window >= (any_window ? 1 : all); --window) {
         Plan plan;
-        plan.way = {store_file(r.rules.store, r.out_dir), needs.layout().form(), window,
+        plan.way = {store_file(r.rules.store, r.out_dir, r.shard), needs.layout().form(), window,
                     recompute && r.size.training};
         const double fixed =
             kProgramBytes + needs.of_buffers() + needs.of_activations(window, recompute);
@@ -190,7 +191,7 @@ Plan attempt(const Request& r) {
   if (!r.size.training && !plan.way.file.empty()) {
     plan.way.file = r.out_dir / fmt::format(".scratch-{}.store", ::getpid());
   }
-  const Needs needs(r.specs, plan.way.form, r.size);
+  const Needs needs(r.specs, plan.way.form, r.size, r.shard);
   StepTraffic traffic;
   if (r.size.training && !plan.way.file.empty()) {
     const int64_t all = r.size.micro_batches();
@@ -242,7 +243,7 @@ void check_rules(const Request& r) {
   if (r.rules.state == "compact" && r.precision != Precision::kBf16) {
     fail("state: compact keeps weights in bf16; it needs precision: bf16");
   }
-  const Path file = store_file(r.rules.store, r.out_dir);
+  const Path file = store_file(r.rules.store, r.out_dir, r.shard);
   if (StateFile::is_foreign(file)) {
     fail("store: {} is there already and is no store; choose another path", file.string());
   }
@@ -278,8 +279,12 @@ std::vector<Option> ScaleRules::options() {
   };
 }
 
-Path store_file(const std::string& store, const Path& out_dir) {
-  return store == "auto" || store == "memory" ? out_dir / "model.store" : Path(store);
+Path store_file(const std::string& store, const Path& out_dir, const Shard& shard) {
+  const Path file = store == "auto" || store == "memory" ? out_dir / "model.store" : Path(store);
+  if (shard.systems == 1) return file;
+  const std::string name = fmt::format("{}.{}-of-{}{}", file.stem().string(), shard.rank,
+                                       shard.systems, file.extension().string());
+  return file.parent_path() / name;
 }
 
 Precision precision_for(const std::string& wanted, bool compact, bool native_bf16) {
@@ -295,10 +300,11 @@ std::string Plan::note() const {
 }
 
 Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const RunSize& size,
-               const StoreRules& rules, const Path& out_dir, const Machine& machine,
+               const StoreRules& rules, const Path& out_dir, const Machine& machine, int rank,
                const FreeBytes& free) {
-  Request request{specs, precision, size, rules, out_dir, machine, free, std::nullopt, 0};
-  if (size.training) request.existing = StateFile::peek(store_file(rules.store, out_dir));
+  const Shard shard = size.training ? Shard{rank, int(size.systems)} : Shard{};
+  Request request{specs, precision, size, rules, out_dir, machine, free, shard, std::nullopt, 0};
+  if (size.training) request.existing = StateFile::peek(store_file(rules.store, out_dir, shard));
   request.budget = 1e9 * rules.memory_gb.value_or(0.9 * available_memory_gb());
   check_rules(request);
   Plan plan = attempt(request);

@@ -26,9 +26,14 @@ struct RunSize {
   int64_t checkpoint_steps = 0;
   double checkpoint_minutes = 0;
   int64_t keep_checkpoints = 0;
+  int64_t systems = 1;  // that share the micro-batches
 
   int64_t micro_batch_tokens() const { return micro_batch_size * sequence_length; }
-  int64_t micro_batches() const { return (batch_size + micro_batch_size - 1) / micro_batch_size; }
+  // Of a step; the most that one system has of them.
+  int64_t all_micro_batches() const {
+    return (batch_size + micro_batch_size - 1) / micro_batch_size;
+  }
+  int64_t micro_batches() const { return (all_micro_batches() + systems - 1) / systems; }
   int64_t step_tokens() const { return batch_size * sequence_length; }
 };
 
@@ -45,16 +50,16 @@ struct StoreRules {
 
 // What a user may say of the systems that train together: config keys.
 struct ScaleRules {
-  std::optional<std::string> hosts = {};  // where they run; nothing: all on this machine
-  double system_timeout_minutes = 30;     // a system that is silent for so long ends all
+  std::optional<std::string> hosts = {};    // where they run; nothing: all on this machine
+  double system_timeout_minutes = 30;       // a system that is silent for so long ends all
   std::optional<double> network_gbit = {};  // a second, of each system's link; for plans
 
   std::vector<Option> options();  // they point into this object
 };
 
-// The file of a run's state, if it is in a file: `store`, or one in out_dir. A file that is there
-// already is used.
-Path store_file(const std::string& store, const Path& out_dir);
+// The file of a run's state, if it is in a file: `store`, or one in out_dir; of several systems
+// each has one, "model.0-of-2.store". A file that is there already is used.
+Path store_file(const std::string& store, const Path& out_dir, const Shard& shard = {});
 
 // How a run is made.
 struct Choices {
@@ -96,10 +101,11 @@ struct Plan {
 Precision precision_for(const std::string& wanted, bool compact, bool native_bf16);
 
 // Plans a run, training or not. Throws Error for rules that contradict each other or a file that is
-// there. Nothing is written. `free` tells what is free on a path's disk.
+// there. Nothing is written. `free` tells what is free on a path's disk. Of several systems it is
+// the plan of the one of that rank.
 using FreeBytes = std::function<uint64_t(const Path&)>;
 Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const RunSize& size,
-               const StoreRules& rules, const Path& out_dir, const Machine& machine,
+               const StoreRules& rules, const Path& out_dir, const Machine& machine, int rank = 0,
                const FreeBytes& free = free_bytes);
 
 }  // namespace gigagpt::engine

@@ -26,7 +26,7 @@ class PlanTest : public testing::Test {
  protected:
   Plan plan(double memory_gb, StoreRules rules = {}) {
     rules.memory_gb = memory_gb;
-    return make_plan(specs(), precision_, size_, rules, directory_.path(), machine_,
+    return make_plan(specs(), precision_, size_, rules, directory_.path(), machine_, 0,
                      [](const Path&) { return uint64_t{80'000'000'000}; });
   }
   TemporaryDirectory directory_;

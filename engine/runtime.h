@@ -9,22 +9,32 @@
 #include "engine/executor.h"
 #include "engine/plan.h"
 #include "engine/store.h"
+#include "engine/system.h"
 #include "engine/update.h"
 #include "formats/run_files.h"
 #include "formats/safetensors.h"
 
 namespace gigagpt::engine {
 
+// What there is of a state's file: one to go on with, or the id of the run that a new one is for
+// (0: a new run).
+struct StoreOrigin {
+  bool reopen = false;
+  uint64_t run_id = 0;
+};
+
 struct Runtime {
-  // Plans, then makes the storage, or with `reopen` goes on with the file that holds it. Throws
-  // Error, before anything is written, if it does not fit; the state starts as zeros.
+  // Plans, then makes the storage, or goes on with the file that holds it. Throws
+  // Error, before anything is written, if it does not fit; the state starts as zeros. Of several
+  // systems all fail alike, and files that are a step apart go on from the earlier one.
   Runtime(Model model, std::vector<formats::StoredTensor> layout, const std::string& precision,
-          const RunSize& size, const StoreRules& rules, const Path& out_dir, const Machine& machine,
-          bool reopen);
+          const RunSize& size, const StoreRules& rules, const Path& out_dir, const System& system,
+          const StoreOrigin& origin);
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  // As engine::run_step, with what there is to say of the step when its gradients are complete.
+  // As engine::run_step, with what there is to say of the step when its gradients are complete, of
+  // all systems together.
   std::optional<formats::StepMetrics> run_step(std::span<const MicroBatch> batches, uint64_t key,
                                                const OptimizerStep& step, const Progress& progress);
 
@@ -34,6 +44,7 @@ struct Runtime {
   Plan plan;
   Store store;
   Executor executor;
+  Cluster& cluster;
   double peak_flops;  // of products in the run's precision; 0: not known
 };
 

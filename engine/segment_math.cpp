@@ -208,6 +208,11 @@ void write_values(const StateLayout& layout, const Segment& segment, const Segme
             });
 }
 
+void write_working(const StateLayout& layout, size_t layer, int64_t first,
+                   std::span<const float> values, std::byte* working) {
+  to_working(is_rounded(layout, layer, first), values, working + layout.working_at(layer, first));
+}
+
 std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
                                 const SegmentArrays& arrays, Kept kept) {
   std::vector<float> values(static_cast<size_t>(segment.count));

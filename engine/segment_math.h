@@ -45,6 +45,10 @@ void read_values(const StateLayout& layout, const Segment& segment, const Segmen
 void write_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
                   Kept kept, int64_t first, std::span<const float> values);
 
+// Weights to the working weights alone, of which those of the whole layer begin at `working`.
+void write_working(const StateLayout& layout, size_t layer, int64_t first,
+                   std::span<const float> values, std::byte* working);
+
 // All of a segment's, padding too.
 std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
                                 const SegmentArrays& arrays, Kept kept);

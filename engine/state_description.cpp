@@ -12,6 +12,7 @@ using nlohmann::json;
 // Far above what this program makes, far below what would fill a memory.
 constexpr int64_t kMostSegmentElements = 1 << 24;
 constexpr int64_t kMostSegments = 1 << 22;
+constexpr int64_t kMostSystems = 1 << 16;
 
 const json& list(const json& object, const char* key, const std::string& where) {
   const json& value = object.at(key);
@@ -89,7 +90,12 @@ StateLayout read_description(std::string_view text, uint64_t file_bytes, const s
     else if (gradient != "fp32")
       fail("{}: unknown form of gradients", where);
     if (form.compact && precision != "bf16") fail("{}: compact, but not in bf16", where);
-    return StateLayout(std::move(layers), form, segment_elements);
+    Shard shard;
+    if (root.contains("systems")) {
+      shard.systems = int(formats::whole_number(root, "systems", 2, kMostSystems, where));
+      shard.rank = int(formats::whole_number(root, "system", 0, shard.systems - 1, where));
+    }
+    return StateLayout(std::move(layers), form, segment_elements, shard);
   } catch (const json::exception& error) {
     fail("{}: {}", where, error.what());
   }

@@ -55,17 +55,26 @@ std::string describe(const StateLayout& layout) {
                       {"parameters", params},
                       {"shared", spec.shared}});
   }
-  return nlohmann::ordered_json{
+  nlohmann::ordered_json description = {
       {"precision", layout.precision() == Precision::kBf16 ? "bf16" : "fp32"},
       {"training", layout.training()},
       {"compact", layout.form().compact},
       {"gradient", gradient_form_name(layout.form().gradient)},
-      {"segment_elements", layout.segment_elements()},
-      {"layers", layers}}
-      .dump();
+      {"segment_elements", layout.segment_elements()}};
+  if (layout.shard().systems > 1) {
+    description["system"] = layout.shard().rank;
+    description["systems"] = layout.shard().systems;
+  }
+  description["layers"] = layers;
+  return description.dump();
 }
 
 }  // namespace
+
+uint64_t draw_run_id() {
+  std::random_device random;
+  return (uint64_t{random()} << 32 | random()) | 1;
+}
 
 StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& layout,
                      const EngineMaker& engine)
@@ -79,7 +88,7 @@ StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& 
 
 std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout& layout,
                                              size_t spare_slots, int64_t step_tokens,
-                                             const EngineMaker& engine) {
+                                             uint64_t run_id, const EngineMaker& engine) {
   std::unique_ptr<StateFile> made(new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
   struct Removal {  // of a file that could not be made
     ~Removal() {
@@ -89,12 +98,11 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
     const Path& path;
     bool done = false;
   } removal{path};
-  std::random_device random;
-  made->run_id_ = uint64_t{random()} << 32 | random();
+  made->run_id_ = run_id != 0 ? run_id : draw_run_id();
   made->step_tokens_ = step_tokens;
-  made->slot_count_ = layout.segments().size() + spare_slots;
+  made->slot_count_ = layout.own_segments() + spare_slots;
   for (size_t slot = made->slot_count_; slot-- > 0;) made->spares_.push_back(uint32_t(slot));
-  made->file_.reserve(made->offset_of(uint32_t(made->slot_count_)));
+  made->file_.reserve(planned_bytes(layout, spare_slots));
   const PageBuffer text(made->description_.size());
   std::memcpy(text.data(), made->description_.data(), made->description_.size());
   made->file_.run({true, kDescriptionBegin, {text.bytes()}});
@@ -160,7 +168,7 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
   file.read_at(0, bytes);
   const auto header = newest_header(bytes.data());
   if (!header || header->step < 0) return std::nullopt;
-  return Summary{id_text(header->run_id), header->step, header->step_tokens,
+  return Summary{header->run_id, header->step, header->step_tokens,
                  GradientForm(header->gradient_form)};
 }
 
@@ -178,11 +186,22 @@ bool StateFile::is_foreign(const Path& path) {
 
 uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots) {
   return kDescriptionBegin + in_blocks(describe(layout).size()) +
-         (layout.segments().size() + spare_slots) * layout.slot_bytes();
+         (layout.own_segments() + spare_slots) * layout.slot_bytes() +
+         (layout.segments().size() - layout.own_segments()) * layout.others_slot_bytes();
+}
+
+uint64_t StateFile::slot_offset(size_t segment) const {
+  if (layout_.is_own(layout_.segments()[segment])) return offset_of(slots_[segment]);
+  return offset_of(uint32_t(slot_count_)) +
+         layout_.place_among_others(segment) * layout_.others_slot_bytes();
 }
 
 uint32_t StateFile::version() const {
   return kVersion;
+}
+
+std::string StateFile::Summary::id() const {
+  return id_text(run_id);
 }
 
 std::string StateFile::id() const {
@@ -257,6 +276,7 @@ void StateFile::find_segments() {
     const auto info = block_at<InfoBlock>(memory.data());
     const bool ours = std::memcmp(info.magic, kInfoMagic, 8) == 0 && info.run_id == run_id_ &&
                       info.kind == kState && info.segment < slots_.size() &&
+                      layout_.is_own(layout_.segments()[info.segment]) &&
                       info.crc == crc_of(info) && info.step <= header_.step &&
                       info.step >= oldest_step();
     if (!ours) {
@@ -280,7 +300,7 @@ bool StateFile::is_found(size_t segment) const {
 
 void StateFile::check_found() const {
   for (size_t segment = 0; segment < slots_.size(); ++segment) {
-    if (is_found(segment)) continue;
+    if (is_found(segment) || !layout_.is_own(layout_.segments()[segment])) continue;
     fail("store: {} is missing from {}; go on from a checkpoint", place_name(segment),
          file_.path().string());
   }
@@ -333,6 +353,15 @@ void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
   state_steps_[segment] = step;
 }
 
+void StateFile::describe_weights(size_t segment, int64_t step, const std::byte* working,
+                                 std::byte* info_block) {
+  InfoBlock info = make_info(run_id_, kState, segment, step);
+  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  info.part_crcs[kWorkingCrc] = crc32c({working, parts.working.size_bytes});
+  put_block(info, info_block);
+  state_steps_[segment] = step;
+}
+
 void StateFile::describe_gradient(size_t segment, int64_t step, const std::byte* part,
                                   std::byte* info_block) {
   InfoBlock info = make_info(run_id_, kGradientOnly, segment, step);
@@ -347,7 +376,8 @@ void StateFile::check_state_info(size_t segment, const std::byte* bytes) const {
                       info.segment == segment && info.step == state_steps_[segment];
   if (intact) return;
   fail("{}: the description of {} at byte {} is damaged; go on from a checkpoint",
-       file_.path().string(), place_name(segment), slot_offset(segment) + layout_.info_offset());
+       file_.path().string(), place_name(segment),
+       slot_offset(segment) + layout_.slot_parts(layout_.segments()[segment]).info);
 }
 
 void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byte* bytes) const {

@@ -23,11 +23,15 @@ struct StateHeader {
   PendingUpdate update = {};
 };
 
+// Tells a run's files from those of other runs; never 0.
+uint64_t draw_run_id();
+
 class StateFile {
  public:
-  // Reserves the disk space. `spare_slots` is how many segments can be on their way to a new place.
+  // Reserves the disk space. `spare_slots` is how many segments can be on their way to a new place;
+  // `run_id` is one for all files of a run, 0 to draw one.
   static std::unique_ptr<StateFile> create(const Path& path, const StateLayout& layout,
-                                           size_t spare_slots, int64_t step_tokens,
+                                           size_t spare_slots, int64_t step_tokens, uint64_t run_id,
                                            const EngineMaker& engine);
   // Throws Error if it is no store, damaged, of another version or of another model.
   static std::unique_ptr<StateFile> open(const Path& path, const StateLayout& layout,
@@ -39,10 +43,11 @@ class StateFile {
 
   // What a file says of itself; nothing if it is no store, or was never completed.
   struct Summary {
-    std::string id;           // as Storage::file_id
+    uint64_t run_id = 0;
     int64_t step = 0;         // steps completed
     int64_t step_tokens = 0;  // as given to create()
     GradientForm gradient = GradientForm::kFp32;
+    std::string id() const;  // as Storage::file_id
   };
   static std::optional<Summary> peek(const Path& path);
 
@@ -59,9 +64,10 @@ class StateFile {
   void write_header(const StateHeader& header);
 
   // Slots. A segment's new content goes to a spare one, so that the old one stays whole until it is
-  // on the disk; only after a sync may that be given back.
+  // on the disk; only after a sync may that be given back. Segments of other systems have places of
+  // their own, which hold nothing after a crash.
   bool has_slot(size_t segment) const { return slots_[segment] != kNone; }
-  uint64_t slot_offset(size_t segment) const { return offset_of(slots_[segment]); }
+  uint64_t slot_offset(size_t segment) const;
   uint64_t offset_of(uint32_t slot) const { return slots_begin_ + slot * layout_.slot_bytes(); }
   bool has_spare() const { return !spares_.empty(); }
   uint32_t take_spare();
@@ -75,6 +81,8 @@ class StateFile {
   // Fills the block before a state or gradient from the parts in `slot`, memory laid out as the
   // slot is; for a gradient `part` is where it lies.
   void describe_state(size_t segment, int64_t step, std::byte* slot);
+  // The block before working weights alone, of another system's segment.
+  void describe_weights(size_t segment, int64_t step, const std::byte* working, std::byte* info);
   void describe_gradient(size_t segment, int64_t step, const std::byte* part, std::byte* info);
 
   // Checks blocks and parts that were read: throws Error naming the segment and what is wrong.

@@ -67,8 +67,8 @@ const SlotPart& SlotParts::of(Kept kept) const {
 }
 
 StateLayout::StateLayout(std::vector<LayerSpec> specs, const StateForm& form,
-                         int64_t segment_elements)
-    : specs_(std::move(specs)), form_(form), segment_elements_(segment_elements) {
+                         int64_t segment_elements, const Shard& shard)
+    : specs_(std::move(specs)), form_(form), segment_elements_(segment_elements), shard_(shard) {
   GIGAGPT_ASSERT(segment_elements % kMatrixElements == 0);
   GIGAGPT_ASSERT(!form.compact || form.precision == Precision::kBf16);
   int64_t largest = 0;
@@ -84,22 +84,57 @@ StateLayout::StateLayout(std::vector<LayerSpec> specs, const StateForm& form,
     largest = std::max(largest, layers_.back().size);
   }
   if (segment_elements_ == 0) segment_elements_ = padded(largest, kMatrixElements);
+  cut();
+  measure_slots();
+}
+
+int64_t StateLayout::shard_begin(size_t layer, int rank) const {
+  const int64_t size = layers_[layer].size;
+  const int64_t blocks = padded(size, kMatrixElements) / kMatrixElements;
+  return std::min(size, blocks * rank / shard_.systems * kMatrixElements);
+}
+
+void StateLayout::cut() {
+  size_t others = 0;
   for (size_t i = 0; i < layers_.size(); ++i) {
     first_segments_.push_back(segments_.size());
-    for (int64_t begin = 0; begin < layers_[i].size; begin += segment_elements_) {
-      segments_.push_back({i, begin, std::min(segment_elements_, layers_[i].size - begin)});
+    for (int rank = 0; rank < shard_.systems; ++rank) {
+      const int64_t end = shard_begin(i, rank + 1);
+      for (int64_t begin = shard_begin(i, rank); begin < end; begin += segment_elements_) {
+        segments_.push_back({i, begin, std::min(segment_elements_, end - begin), rank});
+        places_of_segments_.push_back(rank == shard_.rank ? own_segments_++ : others++);
+      }
     }
   }
   first_segments_.push_back(segments_.size());
-  // With `info` at 0 the parts before it begin below: the lowest of them is where slots begin.
-  uint64_t before_info = 0;
+}
+
+// With `info` at 0 the parts before it begin below: the lowest of them is where slots begin.
+void StateLayout::measure_slots() {
+  uint64_t before_info = 0, before_others = 0;
   for (const Segment& segment : segments_) {
-    before_info = std::max(before_info, 0 - slot_parts(segment).gradient_info);
+    uint64_t& before = is_own(segment) ? before_info : before_others;
+    before = std::max(before, 0 - slot_parts(segment).gradient_info);
   }
   info_offset_ = before_info;
+  others_info_offset_ = before_others;
   for (const Segment& segment : segments_) {
-    slot_bytes_ = std::max(slot_bytes_, slot_parts(segment).end);
+    uint64_t& bytes = is_own(segment) ? slot_bytes_ : others_slot_bytes_;
+    bytes = std::max(bytes, slot_parts(segment).end);
   }
+}
+
+Segment StateLayout::shard_of(size_t layer, int rank) const {
+  const int64_t begin = shard_begin(layer, rank);
+  return {layer, begin, shard_begin(layer, rank + 1) - begin, rank};
+}
+
+size_t StateLayout::segment_of(size_t layer, int64_t element) const {
+  const auto first = segments_.begin() + int64_t(first_segments_[layer]);
+  const auto last = segments_.begin() + int64_t(first_segments_[layer + 1]);
+  const auto after = std::upper_bound(
+      first, last, element, [](int64_t e, const Segment& segment) { return e < segment.begin; });
+  return size_t(after - segments_.begin()) - 1;
 }
 
 StateLayout::Place StateLayout::place(const std::string& name) const {
@@ -129,7 +164,8 @@ uint64_t StateLayout::moment_bytes(const Segment& segment) const {
 
 SlotParts StateLayout::slot_parts(const Segment& segment) const {
   SlotParts parts;
-  parts.info = info_offset_;
+  const bool own = is_own(segment);
+  parts.info = own ? info_offset_ : others_info_offset_;
   const auto rounded_up = [](uint64_t bytes) {
     return (bytes + kInfoBytes - 1) / kInfoBytes * kInfoBytes;
   };
@@ -143,12 +179,19 @@ SlotParts StateLayout::slot_parts(const Segment& segment) const {
     return SlotPart{end - rounded_up(size_bytes), size_bytes};
   };
   const uint64_t elements = uint64_t(segment.count);
-  parts.master = form_.has_masters() ? before(parts.info, 4 * elements) : parts.working;
-  parts.exp_avg_sq =
-      before(form_.has_masters() ? parts.master.at : parts.info, moment_bytes(segment));
-  parts.exp_avg = before(parts.exp_avg_sq.at, moment_bytes(segment));
+  const bool masters = own && form_.has_masters();
+  parts.master = masters ? before(parts.info, 4 * elements) : parts.working;
+  const uint64_t moment = own ? moment_bytes(segment) : 0;
+  parts.exp_avg_sq = before(masters ? parts.master.at : parts.info, moment);
+  parts.exp_avg = before(parts.exp_avg_sq.at, moment);
   parts.state = parts.gradient_info = parts.exp_avg.at;
-  if (form_.gradient == GradientForm::kNone) return parts;
+  // A complete gradient is its owner's; sums of some windows wait here.
+  const bool waits =
+      own ? form_.gradient != GradientForm::kNone : form_.gradient == GradientForm::kFp32;
+  if (!waits) {
+    parts.gradient = {parts.exp_avg.at, 0};
+    return parts;
+  }
   const uint64_t wide = form_.gradient == GradientForm::kFp32 ? 4 : 2;
   parts.gradient = before(parts.exp_avg.at, wide * elements);
   parts.gradient_info = parts.gradient.at - kInfoBytes;

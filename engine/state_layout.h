@@ -49,10 +49,19 @@ struct LayerLayout {
   std::vector<std::pair<int64_t, int64_t>> padding;  // begin and end of what is in no parameter
 };
 
-// A range of a layer's elements that is read and written as a whole.
+// Which of the systems that train together this is. Each has all working weights, and of a layer's
+// elements one stretch whose state it keeps: its shard.
+struct Shard {
+  int rank = 0;
+  int systems = 1;
+  bool operator==(const Shard&) const = default;
+};
+
+// A range of a layer's elements that is read and written as a whole, or sent.
 struct Segment {
   size_t layer = 0;
   int64_t begin = 0, count = 0;  // elements, of which there are whole blocks
+  int owner = 0;                 // the system that keeps its state
 };
 
 // One array of a segment: where in its slot it begins, and how much of it is used.
@@ -62,7 +71,8 @@ struct SlotPart {
 
 // A segment's place in a file: offsets in bytes from the start of its slot. The parts lie in this
 // order; those before `info` end where it begins, whatever the segment's size, so that `info` is at
-// the same place in every slot. Without masters of their own the working weights are those.
+// the same place in every slot. Without masters of their own the working weights are those. Of a
+// segment of another system there are working weights and, in fp32, the gradient.
 struct SlotParts {
   uint64_t gradient_info = 0;  // a block that describes the gradient
   SlotPart gradient, exp_avg, exp_avg_sq, master;
@@ -82,13 +92,16 @@ class StateLayout {
     size_t param;
   };
 
-  // Segments have at most `segment_elements`, a multiple of 2048; 0: a layer is one segment.
-  StateLayout(std::vector<LayerSpec> specs, const StateForm& form, int64_t segment_elements);
+  // Segments have at most `segment_elements`, a multiple of 2048; 0: a layer is one segment. None
+  // has elements of two shards.
+  StateLayout(std::vector<LayerSpec> specs, const StateForm& form, int64_t segment_elements,
+              const Shard& shard = {});
 
   const StateForm& form() const { return form_; }
   Precision precision() const { return form_.precision; }
   bool training() const { return form_.training; }
   int64_t segment_elements() const { return segment_elements_; }
+  const Shard& shard() const { return shard_; }
   size_t layer_count() const { return specs_.size(); }
   const LayerSpec& spec(size_t layer) const { return specs_[layer]; }
   const std::vector<LayerSpec>& specs() const { return specs_; }
@@ -117,14 +130,27 @@ class StateLayout {
   size_t segment_count(size_t layer) const {
     return first_segments_[layer + 1] - first_segments_[layer];
   }
-  size_t segment_of(size_t layer, int64_t element) const {
-    return first_segments_[layer] + size_t(element / segment_elements_);
-  }
+  size_t segment_of(size_t layer, int64_t element) const;
+  bool is_own(const Segment& segment) const { return segment.owner == shard_.rank; }
+  // The segments of this system, and how many of them, or of the others, come before one.
+  size_t own_segments() const { return own_segments_; }
+  size_t place_among_own(size_t segment) const { return places_of_segments_[segment]; }
+  size_t place_among_others(size_t segment) const { return places_of_segments_[segment]; }
+  // A system's part of a layer in one piece; this system's.
+  Segment shard_of(size_t layer, int rank) const;
+  Segment shard_of(size_t layer) const { return shard_of(layer, shard_.rank); }
+
   SlotParts slot_parts(const Segment& segment) const;
   uint64_t slot_bytes() const { return slot_bytes_; }    // the largest end
   uint64_t info_offset() const { return info_offset_; }  // SlotParts::info, in every slot
+  // The same for segments of other systems.
+  uint64_t others_slot_bytes() const { return others_slot_bytes_; }
 
  private:
+  int64_t shard_begin(size_t layer, int rank) const;
+  void cut();
+  void measure_slots();
+
   std::vector<LayerSpec> specs_;
   StateForm form_;
   int64_t segment_elements_;
@@ -132,7 +158,11 @@ class StateLayout {
   std::map<std::string, Place> places_;
   std::vector<Segment> segments_;
   std::vector<size_t> first_segments_;  // per layer, and one more
+  Shard shard_;
+  std::vector<size_t> places_of_segments_;  // among those of this system, or among the others
+  size_t own_segments_ = 0;
   uint64_t info_offset_ = 0, slot_bytes_ = 0;
+  uint64_t others_info_offset_ = 0, others_slot_bytes_ = 0;
 };
 
 }  // namespace gigagpt::engine

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "base/error.h"
@@ -12,6 +13,7 @@
 #include "base/trace.h"
 #include "engine/memory_storage.h"
 #include "engine/plan.h"
+#include "engine/row_slices.h"
 #include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/pointers.h"
@@ -52,14 +54,17 @@ Store::Store(std::unique_ptr<Storage> storage)
 }
 
 void Store::make_gradients() {
+  std::map<std::string, int> uses;  // of shared parameters
   for (size_t i = 0; i < states_.size(); ++i) {
     LayerState& state = states_[i];
     for (const ParamSpec& spec : layer(i).params) {
       state.grads.emplace_back();
       state.lookups.emplace_back();
-      if (spec.looked_up)
-        state.lookups.back().rows = std::make_unique<ops::RowSums>(spec.shape.front());
+      if (!spec.looked_up) continue;
+      state.lookups.back().rows = std::make_unique<ops::RowSums>(spec.shape.front());
+      state.looks_up = true;
     }
+    for (const std::string& name : layer(i).shared) ++uses[name];
   }
   std::set<std::string> taken;  // looked up ones whose dense gradient another layer's use fills
   for (size_t i = 0; i < states_.size(); ++i) {
@@ -71,6 +76,7 @@ void Store::make_gradients() {
       if (param(name).looked_up && taken.insert(name).second) {
         state.shared_uses.push_back(&states_[owner.layer].grads[owner.param]);
         add_once(state.gradient_owners, owner.layer);
+        if (uses[name] == 1) state.completes.push_back(owner);
         continue;
       }
       state.shared_grads[s].sum = at::zeros(param(name).shape, at::kFloat);
@@ -131,20 +137,84 @@ void Store::enter(const Visit& visit) {
 
 void Store::leave(const Visit& visit) {
   if (visit.backward && visit.last) finish_gradient(visit.layer);
-  const bool update = visit.backward && visit.last && updates_in_visits();
   for (const Need& need : needs_of(visit)) {
-    if (update && need.gradient && need.layer == visit.layer) {
-      const double norm = std::sqrt(states_[visit.layer].square_sum);
-      const OptimizerStep& c = coming_;
-      if (!std::isfinite(norm)) {
-        throw NonFinite("the gradient is not finite, first in layer " + layer(need.layer).name);
-      }
-      const double scale = norm > c.max_norm ? c.max_norm / norm : 1.0;
-      storage_->update_layer(visit.layer, {c.rule, c.lr, scale, c.step});
-    } else {
-      storage_->release(need);
-    }
+    const bool complete = visit.last && need.gradient && need.layer == visit.layer;
+    complete ? complete_gradient(need) : storage_->release(need);
   }
+  if (visit.last && !cluster().is_alone()) reduce_early(visit.layer);
+}
+
+// The tied embedding's gradient is the largest, and all but its rows' part is complete first.
+void Store::reduce_early(size_t layer_index) {
+  for (const auto& place : states_[layer_index].completes) {
+    ops::fill_gradient(states_[place.layer].grads[place.param]);
+    const int64_t begin = layout().offset(place);
+    storage_->reduce_early(place.layer, begin, begin + layout().param(place).count());
+  }
+}
+
+void Store::complete_gradient(const Need& need) {
+  if (cluster().is_alone()) {
+    updates_in_visits() ? update_in_visit(need.layer) : storage_->release(need);
+    return;
+  }
+  storage_->reduce(need.layer, /*hold=*/states_[need.layer].looks_up);
+  if (!updates_in_visits()) return;
+  // The layer before has had this one's time to be added up.
+  if (reducing_) update_in_visit(*reducing_);
+  reducing_ = need.layer;
+}
+
+void Store::update_in_visit(size_t layer_index) {
+  double& square_sum = states_[layer_index].square_sum;
+  if (!cluster().is_alone()) square_sum = cluster().sum(reduced_square_sum(layer_index));
+  const double norm = std::sqrt(square_sum);
+  const OptimizerStep& c = coming_;
+  if (!std::isfinite(norm)) {
+    throw NonFinite("the gradient is not finite, first in layer " + layer(layer_index).name);
+  }
+  const double scale = norm > c.max_norm ? c.max_norm / norm : 1.0;
+  storage_->update_layer(layer_index, {c.rule, c.lr, scale, c.step});
+}
+
+// Of this system's shard, rows that were looked up added.
+double Store::reduced_square_sum(size_t layer_index) {
+  const double dense = storage_->reduced_square_sum(layer_index);
+  LayerState& state = states_[layer_index];
+  if (!state.looks_up) return dense;
+  for (size_t p = 0; p < state.lookups.size(); ++p) {
+    if (state.lookups[p].rows != nullptr) add_rows(layer_index, p);
+  }
+  const Segment shard = layout().shard_of(layer_index);
+  const std::span sums(reinterpret_cast<float*>(state.gradient) + shard.begin, size_t(shard.count));
+  if (layout().form().compact) ops::round_to_bf16(sums);
+  const double all = ops::sum_of_squares(sums);
+  storage_->release_reduced(layer_index);
+  return all;
+}
+
+// Few rows are touched, so each goes by itself to where its state is kept, and is added there in
+// the order of systems.
+void Store::add_rows(size_t layer_index, size_t p) {
+  const LayerState& state = states_[layer_index];
+  const ParamSpec& spec = layer(layer_index).params[p];
+  const RowSlices rows(layout(), {layer_index, p}, spec.count() / spec.shape.front());
+  const auto mine = rows.pack(*state.lookups[p].rows);
+  auto* gradient = reinterpret_cast<float*>(state.gradient);
+  for (const auto& part : cluster().swap(mine)) rows.add(part, gradient);
+}
+
+double Store::complete_step(double loss) {
+  if (cluster().is_alone()) return loss;
+  if (updates_in_visits()) {
+    update_in_visit(*std::exchange(reducing_, std::nullopt));
+    return cluster().sum(loss);
+  }
+  std::vector<double> mine = {loss};
+  for (size_t i = 0; i < layer_count(); ++i) mine.push_back(reduced_square_sum(i));
+  const auto all = cluster().sums(mine);
+  for (size_t i = 0; i < layer_count(); ++i) states_[i].square_sum = all[i + 1];
+  return all[0];
 }
 
 void Store::expect_update(const OptimizerStep& step) {
@@ -220,13 +290,15 @@ void Store::finish_gradient(size_t layer_index) {
   }
   for (size_t p = 0; p < state.grads.size(); ++p) {
     ops::fill_gradient(state.grads[p]);
-    if (state.lookups[p].rows != nullptr) state.lookups[p].rows->add_to(state.grads[p].sum);
+    const auto& rows = state.lookups[p].rows;
+    if (rows != nullptr && cluster().is_alone()) rows->add_to(state.grads[p].sum);
   }
   const LayerLayout& whole = layout().layer(layer_index);
   const std::span all(reinterpret_cast<float*>(state.gradient), size_t(whole.size));
   for (const auto& [begin, end] : whole.padding) {
     std::fill(all.begin() + begin, all.begin() + end, 0.0F);
   }
+  if (!cluster().is_alone()) return;  // the sum over all systems is what counts
   if (layout().form().compact) ops::round_to_bf16(all);
   state.square_sum = ops::sum_of_squares(all);
 }
@@ -238,7 +310,21 @@ void Store::update(const ops::UpdateRule& rule, double lr, double grad_scale, in
 void Store::read(Kept kept, const std::string& name, int64_t first, std::span<float> values) {
   const auto where = place(name);
   storage_->settle();
-  storage_->read(kept, where.layer, layout().offset(where) + first, values);
+  int64_t element = layout().offset(where) + first;
+  while (!values.empty()) {
+    // All that one system keeps.
+    size_t segment = layout().segment_of(where.layer, element);
+    const int owner = layout().segments()[segment].owner;
+    const size_t end = layout().first_segment(where.layer) + layout().segment_count(where.layer);
+    while (segment + 1 < end && layout().segments()[segment + 1].owner == owner) ++segment;
+    const Segment& last = layout().segments()[segment];
+    const auto piece =
+        values.first(std::min(values.size(), size_t(last.begin + last.count - element)));
+    if (layout().is_own(last)) storage_->read(kept, where.layer, element, piece);
+    cluster().bring(owner, std::as_writable_bytes(piece));
+    values = values.subspan(piece.size());
+    element += int64_t(piece.size());
+  }
 }
 
 std::vector<float> Store::read(Kept kept, const std::string& name) {
@@ -256,7 +342,7 @@ void Store::write(Kept kept, const std::string& name, int64_t first,
 IoCounts Store::io_since_last_asked() {
   const IoCounts now = storage_->counts(), before = std::exchange(told_, now);
   return {now.read_bytes - before.read_bytes, now.write_bytes - before.write_bytes,
-          now.stall_ms - before.stall_ms};
+          now.sent_bytes - before.sent_bytes, now.stall_ms - before.stall_ms};
 }
 
 void Store::set(Kept kept, const std::string& name, std::span<const float> values) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -78,7 +79,10 @@ class Store {
 
   // Before a step's first visit: what follows overwrites the gradients.
   void forget_gradients();
-  // Of a layer's gradient, after its last visit in a step: those of shared uses are added by then.
+  // After a step's last visit: gradients are those of all systems from here on. Returns the sum of
+  // what each passes.
+  double complete_step(double loss);
+  // Of a layer's gradient, after that: those of shared uses are added by then.
   double gradient_square_sum(size_t layer) const { return states_[layer].square_sum; }
 
   // One optimizer step of all layers with gradients scaled by `grad_scale`; `step` counts from 1.
@@ -91,6 +95,7 @@ class Store {
   bool contains(const std::string& name) const { return layout().contains(name); }
   const ParamSpec& param(const std::string& name) const { return layout().param(place(name)); }
   // Values of a parameter from its element `first`, after all updates; gradients until an update.
+  // All systems ask for the same, and the one that leads gets them.
   void read(Kept kept, const std::string& name, int64_t first, std::span<float> values);
   std::vector<float> read(Kept kept, const std::string& name);
   // Between storage().begin_writing() and finish_writing().
@@ -99,6 +104,7 @@ class Store {
   void set(Kept kept, const std::string& name, std::span<const float> values);
 
   Storage& storage() { return *storage_; }
+  Cluster& cluster() const { return storage_->cluster(); }
   IoCounts io_since_last_asked();
 
  private:
@@ -113,6 +119,9 @@ class Store {
     std::vector<ops::GradientSum*> shared_uses;
     std::vector<size_t> owners;           // other layers whose weights a visit needs,
     std::vector<size_t> gradient_owners;  // and whose gradients
+    // Parameters of others whose dense gradient is complete after this layer's last visit.
+    std::vector<StateLayout::Place> completes;
+    bool looks_up = false;
     double square_sum = 0;
   };
 
@@ -122,11 +131,17 @@ class Store {
   void make_gradients();
   void bind(const Need& need, std::byte* memory);
   void finish_gradient(size_t layer);
+  void complete_gradient(const Need& need);
+  void reduce_early(size_t layer);
+  double reduced_square_sum(size_t layer);
+  void add_rows(size_t layer, size_t param);
+  void update_in_visit(size_t layer);
 
   std::unique_ptr<Storage> storage_;
   std::vector<LayerState> states_;
   OptimizerStep coming_;
-  IoCounts told_;  // by io_since_last_asked
+  std::optional<size_t> reducing_;  // layer to be updated when its gradient is added up
+  IoCounts told_;                   // by io_since_last_asked
 };
 
 }  // namespace gigagpt::engine

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "base/crc32c.h"
 #include "formats/json.h"
 
 namespace gigagpt::formats {
@@ -90,6 +91,21 @@ TokenFile open_split(const std::string& dataset, const std::string& split, int64
         path.string(), file.size(), min_tokens);
   }
   return file;
+}
+
+std::string fingerprint(const Path& path) {
+  constexpr size_t kWhole = size_t{64} << 20, kBlock = 1 << 16, kBlocks = 256;
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  uint32_t crc = 0;
+  if (bytes.size() <= kWhole) {
+    crc = crc32c(bytes);
+  } else {
+    for (size_t i = 0; i < kBlocks; ++i) {
+      crc = crc32c(bytes.subspan((bytes.size() - kBlock) / (kBlocks - 1) * i, kBlock), crc);
+    }
+  }
+  return fmt::format("{} bytes, checksum {:08x}", bytes.size(), crc);
 }
 
 }  // namespace gigagpt::formats

@@ -42,4 +42,8 @@ class TokenFile {
 TokenFile open_split(const std::string& dataset, const std::string& split, int64_t vocab_size,
                      int64_t min_tokens);
 
+// What tells copies of a file from others, for a message: its size, and a checksum of all of it, or
+// of blocks throughout one that is large.
+std::string fingerprint(const Path& path);
+
 }  // namespace gigagpt::formats

@@ -89,13 +89,18 @@ TrainerState read_trainer_state(const Path& directory) {
   }
 }
 
-MetricsLog::MetricsLog(const Path& path, int64_t completed_steps)
-    : file_([&] {
-        write_text_atomically(path, lines_to_keep(path, completed_steps));
-        return File::open_append(path);
-      }()) {}
+MetricsLog::MetricsLog(const Path& path, int64_t completed_steps, bool writes) {
+  if (!writes) return;
+  write_text_atomically(path, lines_to_keep(path, completed_steps));
+  file_.emplace(File::open_append(path));
+}
+
+void MetricsLog::sync() {
+  if (file_) file_->sync();
+}
 
 void MetricsLog::begin(const StepMetrics& m) {
+  if (!file_) return;
   const ordered_json row = {{"step", m.step},
                             {"tokens", m.tokens},
                             {"loss", m.loss},
@@ -107,15 +112,17 @@ void MetricsLog::begin(const StepMetrics& m) {
                             {"rss_gb", m.rss_gb},
                             {"read_bytes", m.io.read_bytes},
                             {"write_bytes", m.io.write_bytes},
+                            {"sent_bytes", m.io.sent_bytes},
                             {"stall_ms", m.io.stall_ms}};
   std::string text = row.dump();
   text.back() = ' ';  // in place of the brace: no number is cut short
-  file_.write(text);
+  file_->write(text);
 }
 
 void MetricsLog::end(std::optional<double> val_loss) {
-  file_.write(val_loss ? ordered_json{{"val_loss", *val_loss}}.dump().replace(0, 1, ",") + "\n"
-                       : "}\n");
+  if (!file_) return;
+  file_->write(val_loss ? ordered_json{{"val_loss", *val_loss}}.dump().replace(0, 1, ",") + "\n"
+                        : "}\n");
 }
 
 }  // namespace gigagpt::formats

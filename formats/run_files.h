@@ -50,18 +50,19 @@ struct StepMetrics {
 };
 
 // metrics.jsonl: one JSON object a step. Continuing a run first drops the lines of steps that will
-// be run again, and a line that a crash cut short; one that was begun is ended.
+// be run again, and a line that a crash cut short; one that was begun is ended. Where several
+// processes take part one writes, and the others do nothing here.
 class MetricsLog {
  public:
-  MetricsLog(const Path& path, int64_t completed_steps);
+  MetricsLog(const Path& path, int64_t completed_steps, bool writes = true);
   void write(const StepMetrics& metrics) { begin(metrics), end(metrics.val_loss); }
   // The same in two: first all but val_loss.
   void begin(const StepMetrics& metrics);
   void end(std::optional<double> val_loss);
-  void sync() { file_.sync(); }  // before a checkpoint that counts on the lines so far
+  void sync();  // before a checkpoint that counts on the lines so far
 
  private:
-  File file_;
+  std::optional<File> file_;
 };
 
 }  // namespace gigagpt::formats

@@ -138,7 +138,7 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
                          .mfu = 0.125,
                          .step_ms = 9,
                          .rss_gb = 10,
-                         .io = {11, 12, 13}};
+                         .io = {11, 12, 13, 14}};
   {
     MetricsLog log(directory / "metrics.jsonl", 0);
     log.write(metrics);
@@ -151,7 +151,8 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
   json expected = {{"step", 1},         {"tokens", 2},       {"loss", 3.5},
                    {"grad_norm", 4.25}, {"lr", 6e-4},        {"tokens_per_s", 7.0},
                    {"mfu", 0.125},      {"step_ms", 9.0},    {"rss_gb", 10.0},
-                   {"read_bytes", 11},  {"write_bytes", 12}, {"stall_ms", 13.0}};
+                   {"read_bytes", 11},  {"write_bytes", 12}, {"sent_bytes", 13},
+                   {"stall_ms", 14.0}};
   EXPECT_EQ(rows[0], expected);
   expected["step"] = 2;
   expected["val_loss"] = 11.5;

@@ -66,6 +66,10 @@ void GPTConfig::check() const {
   if (micro_batch() > batch_size) {
     fail("micro_batch_size: {} is above batch_size {}", micro_batch(), batch_size);
   }
+  if (run_size(true).all_micro_batches() < num_systems) {
+    fail("num_systems: {} systems need as many micro-batches, but batch_size {} has {}",
+         num_systems, batch_size, run_size(true).all_micro_batches());
+  }
 }
 
 double GPTConfig::learning_rate_at(int64_t step) const {
@@ -78,15 +82,17 @@ double GPTConfig::learning_rate_at(int64_t step) const {
 
 int64_t GPTConfig::micro_batch() const {
   if (micro_batch_size) return *micro_batch_size;
-  int64_t size = std::clamp<int64_t>(4096 / sequence_length, 1, batch_size);
-  while (batch_size % size != 0) --size;
+  const int64_t share = batch_size % num_systems == 0 ? batch_size / num_systems : batch_size;
+  int64_t size = std::clamp<int64_t>(4096 / sequence_length, 1, share);
+  while (share % size != 0 || size * num_systems > std::max(batch_size, num_systems)) --size;
   return size;
 }
 
 engine::RunSize GPTConfig::run_size(bool training) const {
   return {batch_size,       micro_batch(),      sequence_length,
           training,         num_steps,          train_flops_per_token(),
-          checkpoint_steps, checkpoint_minutes, keep_checkpoints};
+          checkpoint_steps, checkpoint_minutes, keep_checkpoints,
+          num_systems};
 }
 
 std::vector<engine::LayerSpec> GPTConfig::layers() const {

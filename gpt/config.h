@@ -67,7 +67,8 @@ struct GPTConfig {
   double learning_rate_at(int64_t step) const;
 
   // Sequences per micro-batch. A function of the config alone, so that the bits of a run do not
-  // depend on the machine: the largest divisor of batch_size within 4096 tokens unless given.
+  // depend on the machine: the largest divisor of a system's share of batch_size within 4096 tokens
+  // unless given.
   int64_t micro_batch() const;
 
   // What passes through the layers in training, or in evaluation and sampling.

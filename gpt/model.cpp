@@ -94,10 +94,10 @@ engine::Model make_model(const GPTConfig& config) {
   return model;
 }
 
-engine::Runtime make_gpt(const GPTConfig& c, bool training, const engine::Machine& machine,
-                         bool reopen) {
+engine::Runtime make_gpt(const GPTConfig& c, bool training, const engine::System& system,
+                         const engine::StoreOrigin& origin) {
   return engine::Runtime(make_model(c), formats::hf_gpt2_tensors(hf_config(c)), c.precision,
-                         c.run_size(training), c.storage, c.out_dir, machine, reopen);
+                         c.run_size(training), c.storage, c.out_dir, system, origin);
 }
 
 GPTConfig config_of_checkpoint(const Path& checkpoint) {

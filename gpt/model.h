@@ -12,10 +12,9 @@ namespace gigagpt {
 // alone.
 engine::Model make_model(const GPTConfig& config);
 
-// The model with its state and what runs it, planned for the machine; with `reopen` the state is in
-// a file from before.
-engine::Runtime make_gpt(const GPTConfig& config, bool training,
-                         const engine::Machine& machine = {}, bool reopen = false);
+// The model with its state and what runs it, planned for the system that this is.
+engine::Runtime make_gpt(const GPTConfig& config, bool training, const engine::System& system = {},
+                         const engine::StoreOrigin& origin = {});
 
 // The model part of a config from a checkpoint's config.json, and back.
 GPTConfig config_of_checkpoint(const Path& checkpoint);

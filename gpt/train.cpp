@@ -14,14 +14,15 @@ namespace {
 class Training {
  public:
   // Everything that can be wrong with the config or the data shows before memory is taken.
-  Training(GPTConfig& config, const engine::Machine& machine, const TrainEvents& events)
+  Training(GPTConfig& config, const engine::System& system, const TrainEvents& events)
       : config_(config),
         events_(events),
         data_(config, "train"),
         tokenizer_(formats::Tokenizer::read(formats::find_dataset(config.dataset))),
         checkpoints_({config.out_dir, config.storage.store, config.checkpoint_path,
-                      config.run_size(/*training=*/true)}),
-        gpt_(make_gpt(config, /*training=*/true, machine, checkpoints_.in_store())) {
+                      config.run_size(/*training=*/true)},
+                     system.cluster),
+        gpt_(make_gpt(config, /*training=*/true, system, checkpoints_.store_origin())) {
     if (config.eval_steps > 0) val_.emplace(config, "val");
   }
 
@@ -29,7 +30,7 @@ class Training {
     events_.planned(gpt_.plan, checkpoints_.origin());
     step_ =
         checkpoints_.start(gpt_.store, gpt_.layout, uint64_t(config_.seed), events_.io_progress);
-    metrics_.emplace(Path(config_.out_dir) / "metrics.jsonl", step_);
+    metrics_.emplace(Path(config_.out_dir) / "metrics.jsonl", step_, gpt_.cluster.leads());
     for (bool stop = false; step_ < config_.num_steps && !stop;) {
       auto report = step();
       if (!report) break;
@@ -38,7 +39,7 @@ class Training {
             evaluate(gpt_.executor, *val_, config_, config_.eval_batches, events_.eval_progress);
         if (result) report->val_loss = result->loss;
       }
-      stop = events_.stop_wanted();
+      stop = gpt_.cluster.any(events_.stop_wanted());
       metrics_->end(report->val_loss);
       events_.step_done(*report);
       if (checkpoints_.due(step_)) save();
@@ -49,7 +50,7 @@ class Training {
  private:
   // One step; nothing if it was dropped half-way.
   std::optional<formats::StepMetrics> step() try {
-    const auto batches = data_.train_batch(step_);
+    const auto batches = gpt_.cluster.together([&] { return data_.train_batch(step_); });
     const uint64_t key = mix(mix(uint64_t(config_.seed), hash_name("step")), uint64_t(step_));
     const ops::UpdateRule rule{
         config_.optimizer == "sgd", config_.beta1,        config_.beta2,
@@ -66,7 +67,7 @@ class Training {
   } catch (const engine::NonFinite& error) {
     fail("step {}: {}. Last good checkpoint: {}. Try a lower learning_rate or a longer warm-up",
          step_ + 1, error.what(), checkpoints_.newest());
-  } catch (const Error&) {  // bad data: what was learned so far is good
+  } catch (const engine::CommonError&) {  // bad data: what was learned so far is good
     if (!checkpoints_.holds(step_)) save();
     throw;
   }
@@ -96,8 +97,9 @@ class Training {
 
 }  // namespace
 
-void train(GPTConfig config, const engine::Machine& machine, const TrainEvents& events) {
-  Training(config, machine, events).run();
+void train(GPTConfig config, const engine::System& system, const TrainEvents& events) {
+  Training training(config, system, events);
+  system.cluster.guard([&] { training.run(); });
 }
 
 }  // namespace gigagpt

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "engine/system.h"
 #include "formats/run_files.h"
 #include "gpt/config.h"
 
@@ -26,7 +27,8 @@ struct TrainEvents {
 // Trains as the config says, from scratch or from config.checkpoint_path, and leaves checkpoints
 // and metrics.jsonl in config.out_dir. Its last state is saved when it is stopped or meets bad data
 // too, but not on a loss or gradient that is not finite: then Error names step and layer, and the
-// last good checkpoint stays. The machine is what the plan and the MFU count with.
-void train(GPTConfig config, const engine::Machine& machine, const TrainEvents& events);
+// last good checkpoint stays. The system's machine is what the plan and the MFU count with; of
+// several systems all call this, and the one that leads writes.
+void train(GPTConfig config, const engine::System& system, const TrainEvents& events);
 
 }  // namespace gigagpt

@@ -18,6 +18,7 @@ class RowSums {
   // added to, different rows from different threads.
   void touch(std::span<const int64_t> rows, int64_t width);
   float* at(int64_t row) const;
+  std::span<const int64_t> rows() const { return rows_; }  // touched so far
   // matrix [row_count, width] += these sums.
   void add_to(const at::Tensor& matrix) const;
 

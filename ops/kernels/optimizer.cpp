@@ -72,8 +72,16 @@ void Add(const float* values, float scale, size_t n, float* sum) {
   });
 }
 
+void Round(const float* values, size_t n, Bf16* rounded) {
+  ForVectors(n, [&](auto d, size_t i) { StoreF(d, LoadF(d, values + i), rounded + i); });
+}
+
+void Widen(const Bf16* values, size_t n, float* wide) {
+  ForVectors(n, [&](auto d, size_t i) { StoreF(d, LoadF(d, values + i), wide + i); });
+}
+
 const OptimizerKernels& Optimizer() {
-  static constexpr OptimizerKernels kernels = {AdamW, Sgd, SumOfSquares, Add};
+  static constexpr OptimizerKernels kernels = {AdamW, Sgd, SumOfSquares, Add, Round, Widen};
   return kernels;
 }
 

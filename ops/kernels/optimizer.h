@@ -32,6 +32,8 @@ struct OptimizerKernels {
   void (*sgd)(const UpdateArrays& arrays, const UpdateNumbers& numbers, size_t begin, size_t end);
   double (*sum_of_squares)(const float* values, size_t n);
   void (*add)(const float* values, float scale, size_t n, float* sum);  // sum += scale * values
+  void (*round)(const float* values, size_t n, Bf16* rounded);
+  void (*widen)(const Bf16* values, size_t n, float* wide);
 };
 
 const OptimizerKernels& optimizer_kernels();  // the best for this CPU

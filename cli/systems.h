@@ -1,0 +1,23 @@
+// The systems of a run, joined, and made sure to be of one mind.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "engine/cluster.h"
+#include "gpt/config.h"
+
+namespace gigagpt::cli {
+
+// Joins config.num_systems processes that were started together; of one, nothing is started.
+// Throws Error.
+std::unique_ptr<engine::Cluster> join_systems(const GPTConfig& config);
+
+// Throws CommonError, naming the first difference, unless all systems have this configuration,
+// program and data set.
+void check_alike(engine::Cluster& cluster, GPTConfig& config, const std::string& split);
+
+// Gives all systems the configuration of the one that leads.
+void share_config(engine::Cluster& cluster, GPTConfig& config);
+
+}  // namespace gigagpt::cli
