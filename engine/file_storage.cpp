@@ -1,6 +1,8 @@
 // What callers of a FileStorage see: they leave requests for its thread and wait for their effect.
 #include "engine/file_storage.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/system.h"
 #include "base/trace.h"
@@ -141,6 +143,19 @@ double FileStorage::reduced_square_sum(size_t layer) {
     counts_.stall_ms += watch.seconds() * 1e3;
   }
   return exchange_.square_sum_of_layer(layer);
+}
+
+void FileStorage::meet_at_one_step() {
+  const auto steps = cluster().gather(step_);
+  const int64_t least = *std::min_element(steps.begin(), steps.end());
+  cluster().together([&] {
+    if (step_ > least + 1) {
+      fail(
+          "store: {} is at step {}, the file of another system at step {}: go on from a checkpoint",
+          file_->file().path().string(), step_, least);
+    }
+    if (step_ > least) take_back_step();
+  });
 }
 
 void FileStorage::take_back_step() {

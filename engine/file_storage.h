@@ -70,7 +70,10 @@ class FileStorage : public Storage {
   std::vector<int64_t> weight_reads() const;
   // Where in the file a segment is; only after settle().
   uint64_t slot_offset(size_t segment) const { return file_->slot_offset(segment); }
-  // Back to the step before the one that the file was opened at: not all systems got as far.
+  // After opening, all systems: a crash may have left some with the gradients of a step that others
+  // have not. Nobody has begun its update, so that those go back.
+  void meet_at_one_step();
+  // Back to the step before the one that the file was opened at.
   void take_back_step();
 
  private:

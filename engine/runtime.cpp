@@ -40,23 +40,6 @@ std::unique_ptr<Storage> open_storage(const std::vector<LayerSpec>& specs, const
   return storage;
 }
 
-// A crash may have left some systems with gradients of a step that others have not. Nobody has
-// begun its update, so that those go back.
-void meet_at_one_step(Storage& storage) {
-  Cluster& cluster = storage.cluster();
-  const auto steps = cluster.gather(storage.step());
-  const int64_t step = *std::min_element(steps.begin(), steps.end());
-  cluster.together([&] {
-    if (storage.step() > step + 1) {
-      fail(
-          "store: its file is at step {}, that of another system at step {}: go on from a "
-          "checkpoint",
-          storage.step(), step);
-    }
-    if (storage.step() == step + 1) dynamic_cast<FileStorage&>(storage).take_back_step();
-  });
-}
-
 Plan plan_together(const std::vector<LayerSpec>& specs, const std::string& wanted,
                    const RunSize& size, const StoreRules& rules, const Path& out_dir,
                    const System& system) {
@@ -72,7 +55,7 @@ std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, cons
                                        const Plan& plan, StoreOrigin origin, Cluster& cluster) {
   if (origin.run_id == 0) origin.run_id = cluster.gather(draw_run_id())[0];
   auto storage = cluster.together([&] { return open_storage(specs, size, plan, origin, cluster); });
-  if (origin.reopen && !cluster.is_alone()) meet_at_one_step(*storage);
+  if (origin.reopen) dynamic_cast<FileStorage&>(*storage).meet_at_one_step();
   return storage;
 }
 
