@@ -9,6 +9,7 @@
 #include "base/lock.h"
 #include "cli/inspect_parts.h"
 #include "engine/plan.h"
+#include "engine/resume.h"
 #include "engine/run_directory.h"
 #include "engine/state_file.h"
 #include "formats/json.h"
@@ -76,7 +77,6 @@ std::string last_metrics(const Path& path) {
 
 std::string store_text(const Path& file) {
   std::error_code error;
-  if (!fs::exists(file, error)) return "none: the state is in RAM, or in a file elsewhere";
   if (!fs::is_regular_file(file, error)) return file.string() + ", which is no file";
   const auto summary = engine::StateFile::peek(file);
   if (!summary) return file.string() + ", which holds no completed state";
@@ -84,8 +84,8 @@ std::string store_text(const Path& file) {
                      summary->id(), summary->step);
 }
 
-// Where the newest checkpoint's run has its store.
-Path store_of(const Path& out_dir, const std::vector<int64_t>& steps) {
+// What the newest checkpoint's run has its state in.
+std::vector<Path> stores_of(const Path& out_dir, const std::vector<int64_t>& steps) {
   std::string store = "auto";
   try {
     const Path newest = engine::checkpoint_directory(out_dir, steps.empty() ? 0 : steps.back());
@@ -94,7 +94,11 @@ Path store_of(const Path& out_dir, const std::vector<int64_t>& steps) {
     }
   } catch (const Error&) {  // a listing says what is wrong with it
   }
-  return engine::store_file(store, out_dir);
+  const Path plain = engine::store_file(store, out_dir);
+  std::error_code error;
+  auto files = engine::find_store_files(store, out_dir);
+  if (files.empty() && fs::exists(plain, error)) files.push_back(plain);
+  return files;
 }
 
 void inspect_out_dir(const Path& path) {
@@ -102,7 +106,9 @@ void inspect_out_dir(const Path& path) {
   const auto holder = DirectoryLock::holder(path);
   fmt::print("{}: a run's out_dir, {}\n", path.string(),
              holder ? "in use by " + *holder : "which no process uses");
-  print_fact("store", store_text(store_of(path, steps)));
+  const auto stores = stores_of(path, steps);
+  if (stores.empty()) print_fact("store", "none: the state is in RAM, or in a file elsewhere");
+  for (const Path& file : stores) print_fact("store", store_text(file));
   const Path metrics = path / "metrics.jsonl";
   print_fact("last metrics", fs::is_regular_file(metrics) ? last_metrics(metrics) : "none");
   std::vector<std::string> problems;

@@ -21,16 +21,16 @@ struct LayerNorms {
 void print_facts(const StateFile& file, const Path& path) {
   const StateLayout& layout = file.layout();
   const auto& header = file.header();
-  const size_t segments = layout.segments().size();
   size_t owing = 0;
-  for (size_t i = 0; i < segments; ++i) {
-    owing += file.has_slot(i) && file.state_step(i) < header.step ? 1 : 0;
+  for (size_t i = 0; i < layout.segments().size(); ++i) {
+    const bool own = layout.is_own(layout.segments()[i]);
+    owing += own && file.has_slot(i) && file.state_step(i) < header.step ? 1 : 0;
   }
   fmt::print("{}: a store, version {}, id {}\n", path.string(), file.version(), file.id());
   print_fact("step", fmt::format("{}, each of {} tokens{}", header.step, file.step_tokens(),
                                  header.pending
                                      ? fmt::format("; its update is pending in {} of {} segments",
-                                                   owing, segments)
+                                                   owing, layout.own_segments())
                                      : ""));
   print_fact("precision", layout.precision() == engine::Precision::kBf16 ? "bf16" : "fp32");
   const char* form =
@@ -39,10 +39,14 @@ void print_facts(const StateFile& file, const Path& path) {
                       : layout.form().gradient == engine::GradientForm::kNone
                           ? fmt::format("{}; no gradients (clip: layer)", form)
                           : fmt::format("{}, and gradients", form));
-  print_fact("size",
-             fmt::format("{}: {} slots of {} for {} segments of up to {} elements",
-                         size_text(std::filesystem::file_size(path)), file.slot_count(),
-                         size_text(layout.slot_bytes()), segments, layout.segment_elements()));
+  if (layout.shard().systems > 1) {
+    print_fact("shard", fmt::format("of system {} of {}: norms are of its part of each layer",
+                                    layout.shard().rank, layout.shard().systems));
+  }
+  print_fact("size", fmt::format("{}: {} slots of {} for {} segments of up to {} elements",
+                                 size_text(std::filesystem::file_size(path)), file.slot_count(),
+                                 size_text(layout.slot_bytes()), layout.own_segments(),
+                                 layout.segment_elements()));
 }
 
 // What of the segment lies in parameters; padding may hold anything.
@@ -76,18 +80,19 @@ void inspect_store(const Path& path) {
   std::vector<LayerNorms> norms(layout.layer_count());
   std::vector<std::string> problems;
   size_t damaged = 0;
-  const size_t segments = layout.segments().size();
+  const size_t segments = layout.own_segments();
   {
     Display display;
     display.share("checking", 0);
     StateFile::Look look;
-    for (size_t i = 0; i < segments; ++i) {
+    for (size_t i = 0; i < layout.segments().size(); ++i) {
       const Segment& s = layout.segments()[i];
+      if (!layout.is_own(s)) continue;  // what it holds of others counts nothing
       file->look_at(i, look);
       add_norms(layout, s, look, norms[s.layer]);
       damaged += look.problems.empty() ? 0 : 1;
       std::move(look.problems.begin(), look.problems.end(), std::back_inserter(problems));
-      display.share("checking", double(i + 1) / double(segments));
+      display.share("checking", double(i + 1) / double(layout.segments().size()));
     }
   }
   print_fact("checksums", problems.empty()

@@ -9,6 +9,7 @@
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
 #include "engine/plan.h"
+#include "engine/resume.h"
 #include "engine/state_file.h"
 #include "formats/hf_gpt2.h"
 #include "formats/run_files.h"
@@ -185,12 +186,15 @@ std::string moments_text(const Checkpoint& c) {
   const std::string id = c.state ? c.text(c.state->manifest, "store") : "";
   if (id.empty()) return "none: weights alone";
   std::string store = c.text(c.state->config, "store");
-  const Path file = engine::store_file(store.empty() ? "auto" : store, c.path.parent_path());
-  std::error_code error;
-  const bool there = fs::is_regular_file(file, error);
-  const auto summary = there ? engine::StateFile::peek(file) : std::nullopt;
-  if (summary && summary->id() == id)
-    return fmt::format("in {}, now at step {}", file.string(), summary->step);
+  if (store.empty()) store = "auto";
+  const auto files = engine::find_store_files(store, c.path.parent_path());
+  for (const Path& file : files) {
+    const auto summary = engine::StateFile::peek(file);
+    if (!summary || summary->id() != id) continue;
+    return fmt::format("in {}{}, now at step {}", file.string(), files.size() > 1 ? " ..." : "",
+                       summary->step);
+  }
+  const Path file = engine::store_file(store, c.path.parent_path());
   return fmt::format("in a store with id {}, which is not at {}: they are lost if it is gone", id,
                      file.string());
 }

@@ -76,10 +76,12 @@ int plan(const Arguments& arguments, char** argv) {
   if (!machine) fail("what was measured could not be kept: set HOME, or XDG_CACHE_HOME");
   const engine::Precision precision = engine::precision_for(
       config.precision, config.storage.state == "compact", machine->native_bf16);
+  const bool one_machine = config.num_systems > 1 && !config.systems.hosts;
+  const engine::Machine part = machine->shared_by(one_machine ? config.num_systems : 1);
   const engine::Plan plan =
       engine::make_plan(config.layers(), precision, config.run_size(/*training=*/true),
-                        config.storage, config.out_dir, *machine);
-  fmt::print("{}\n", plan_text(config, plan, *machine));
+                        config.storage, config.out_dir, part);
+  fmt::print("{}\n", plan_text(config, plan, part));
   return plan.refusal.empty() ? 0 : 1;
 }
 

@@ -56,7 +56,7 @@ std::string step_text(const GPTConfig& config, const Plan& plan) {
     text += fmt::format("; reads {}, writes {}", gb_text(plan.read_gb), gb_text(plan.write_gb));
   }
   if (plan.step_s <= 0) return text;
-  const double wait_s = plan.step_s - plan.compute_s;
+  const double wait_s = plan.step_s - plan.compute_s - plan.network_s;
   text += fmt::format("; about {}", time_text(plan.step_s));
   if (wait_s > 0.005 * plan.step_s) {
     text += fmt::format(", {} of them waiting for the disk", time_text(wait_s));
@@ -68,11 +68,22 @@ std::string step_text(const GPTConfig& config, const Plan& plan) {
 // Each system has its part of the batch and of the state.
 std::string systems_text(const GPTConfig& config, const Plan& plan) {
   std::string text;
-  for (int64_t n = 2; n <= 1024 && n <= config.batch_size; n *= 4) {
-    const double seconds = plan.step_s * double(config.num_steps) / double(n);
-    text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", n, duration_text(seconds));
+  for (const auto& [n, step_s] : plan.on_systems) {
+    text += fmt::format("{}{}: {} ({:.0f} %)", text.empty() ? "" : ", ", n,
+                        duration_text(step_s * double(config.num_steps)),
+                        100 * plan.step_s / (double(n) * step_s));
   }
-  return text.empty() ? "" : text + " (the network's time comes on top)";
+  return text.empty() ? "" : text + fmt::format(" with {:.3g} Gbit/s", plan.network_gbit);
+}
+
+std::string network_text(const GPTConfig& config, const Plan& plan) {
+  std::string text = fmt::format("{} systems; each sends {} a step, and is sent as much",
+                                 config.num_systems, gb_text(plan.sent_gb));
+  if (plan.step_s <= 0) return text;
+  return text +
+         fmt::format(": {} with {:.3g} Gbit/s, of which {} are waited for ({:.0f} % of a step)",
+                     time_text(plan.sending_s), plan.network_gbit, time_text(plan.network_s),
+                     100 * plan.network_s / plan.step_s);
 }
 
 std::string machine_text(const engine::Machine& machine, const engine::Plan& plan) {
@@ -115,6 +126,7 @@ std::string plan_text(const GPTConfig& config, const Plan& plan, const engine::M
     run = fmt::format("about {}; {}", duration_text(plan.step_s * double(config.num_steps)), run);
   }
   add(text, "the run", run);
+  if (config.num_systems > 1) add(text, "network", network_text(config, plan));
   const std::string systems = plan.step_s > 0 ? systems_text(config, plan) : "";
   if (!systems.empty()) add(text, "on systems", systems);
   add(text, "this machine", machine_text(machine, plan));

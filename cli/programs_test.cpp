@@ -1,76 +1,14 @@
 // The two programs as a user runs them.
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <chrono>
-#include <cstdio>
-#include <fstream>
 #include <regex>
-#include <thread>
 
 #include "base/error.h"
 #include "base/testing.h"
-
-extern char** environ;
+#include "cli/programs_testing.h"
 
 namespace gigagpt {
 namespace {
-
-const std::string kProgram = std::string(GIGAGPT_BINARY_DIR) + "/gigagpt";
-const std::string kSource = GIGAGPT_SOURCE_DIR;
-
-struct Outcome {
-  int status;
-  std::string text;  // standard output and error
-};
-
-Outcome shell(const std::string& command) {
-  FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
-  Outcome outcome{-1, ""};
-  char block[4096];
-  while (const size_t got = std::fread(block, 1, sizeof(block), pipe))
-    outcome.text.append(block, got);
-  outcome.status = WEXITSTATUS(::pclose(pipe));
-  return outcome;
-}
-
-// A run in the background that can be sent signals.
-class Background {
- public:
-  Background(std::vector<std::string> arguments, const Path& log) {
-    std::vector<char*> argv;
-    for (std::string& argument : arguments) argv.push_back(argument.data());
-    argv.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 2, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
-    EXPECT_EQ(::posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0);
-    posix_spawn_file_actions_destroy(&actions);
-  }
-  // Sends the signal once `file` holds at least `lines` lines; returns the wait status.
-  int signal_at(int signal, const Path& file, int lines) {
-    int status = 0;
-    while (count_lines(file) < lines && ::waitpid(pid_, &status, WNOHANG) == 0) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    ::kill(pid_, signal);
-    ::waitpid(pid_, &status, 0);
-    return status;
-  }
-
- private:
-  static int count_lines(const Path& path) {
-    std::ifstream file(path);
-    int lines = 0;
-    for (std::string line; std::getline(file, line);) ++lines;
-    return lines;
-  }
-  pid_t pid_ = -1;
-};
 
 class Programs : public testing::Test {
  protected:

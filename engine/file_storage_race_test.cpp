@@ -1,11 +1,15 @@
-// A FileStorage under ThreadSanitizer: two threads pass memory back and forth, and every value is
-// what plain arithmetic says. Without LibTorch, whose OpenMP the sanitizer does not understand.
+// A FileStorage under ThreadSanitizer: two threads pass memory back and forth, three with other
+// systems, and every value is what plain arithmetic says. Without LibTorch, whose OpenMP the
+// sanitizer does not understand.
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <stdexcept>
+#include <thread>
 
 #include "base/testing.h"
 #include "engine/file_storage.h"
+#include "engine/systems_testing.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -32,8 +36,9 @@ constexpr double kRate = 0.5;
 
 class Model {
  public:
-  explicit Model(const Path& path, StreamOptions options)
-      : storage_(specs(), {Precision::kFp32, true}, path, FileStorage::Mode::kCreate, options) {
+  explicit Model(const Path& path, StreamOptions options, Cluster& cluster = Cluster::alone())
+      : storage_(specs(), {Precision::kFp32, true}, path, FileStorage::Mode::kCreate, options,
+                 cluster) {
     const StateLayout& layout = storage_.layout();
     storage_.begin_writing(0);
     for (size_t i = 0; i < kLayers; ++i) {
@@ -61,9 +66,10 @@ class Model {
       for (size_t i = 0; i < kLayers; ++i) visit_weights({i, false, keep});
       for (size_t i = kLayers; i-- > 0;) {
         visit_weights({i, false});
-        visit_gradient(i, step, window);
+        visit_gradient(i, step, window, window + 1 == windows);
       }
     }
+    for (size_t i = 0; !alone() && i < kLayers; ++i) storage_.reduced_square_sum(i);
     storage_.defer({kPlain, kRate, 1.0, step});
     for (size_t i = 0; i < kLayers; ++i) {
       for (const int64_t offset : storage_.layout().layer(i).offsets) {
@@ -87,13 +93,16 @@ class Model {
     }
     storage_.release(need);
   }
-  void visit_gradient(size_t layer, int64_t step, int window) {
+  bool alone() const { return storage_.cluster().is_alone(); }
+  // Each of two systems has a half.
+  void visit_gradient(size_t layer, int64_t step, int window, bool last) {
+    const float part = 1.0F / float(storage_.cluster().systems());
     auto* gradient = reinterpret_cast<float*>(storage_.acquire({layer, true}));
     const int64_t size = storage_.layout().layer(layer).size;
     for (int64_t e = 0; e < size; ++e) {
-      gradient[e] = (window == 0 ? 0.0F : gradient[e]) + gradient_at(step, layer, e);
+      gradient[e] = (window == 0 ? 0.0F : gradient[e]) + part * gradient_at(step, layer, e);
     }
-    storage_.release({layer, true});
+    alone() || !last ? storage_.release({layer, true}) : storage_.reduce(layer, /*hold=*/false);
   }
 
   FileStorage storage_;
@@ -121,6 +130,30 @@ TEST(FileStorageRaces, ThereAreNone) {
     std::vector<float> vector(kRows);
     model.storage().read(Kept::kMaster, 2, model.storage().layout().layer(2).offsets[1], vector);
     EXPECT_LT(vector[0], 1.0F);
+  }
+}
+
+TEST(FileStorageRaces, ThereAreNoneBetweenSystems) {
+  const TemporaryDirectory directory;
+  for (const uint64_t cache : {0, 200'000}) {
+    Wires wires(2);
+    const auto system = [&](int rank) {
+      const auto end = [](const std::string& message) { throw std::runtime_error(message); };
+      Cluster cluster(wires.maker(rank), /*timeout_s=*/100, end);
+      StreamOptions options{.segment_elements = 2048, .buffers = 3, .cache_bytes = cache};
+      options.engine = [](int fd) { return make_threaded_engine(fd); };
+      Model model(directory / fmt::format("{}.store", rank), options, cluster);
+      for (int64_t step = 1; step <= 6; ++step) {
+        model.step(step, /*keep=*/step % 2 == 0, /*windows=*/step % 3 == 0 ? 2 : 1);
+        if (step == 3) model.storage().settle();
+        model.storage().counts();
+        EXPECT_FALSE(cluster.any(false));
+      }
+      model.storage().settle();
+    };
+    std::thread other([&] { system(1); });
+    system(0);
+    other.join();
   }
 }
 

@@ -1,5 +1,6 @@
 #include "engine/machine.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -13,6 +14,15 @@ using Json = nlohmann::ordered_json;
 DiskRates Machine::disk_of(const Path& path) const {
   const auto found = disks.find(disk_name(path));
   return found == disks.end() ? DiskRates() : found->second;
+}
+
+Machine Machine::shared_by(int64_t systems) const {
+  const double share = 1 / double(systems);
+  Machine part = *this;
+  part.cores = std::max(1, int(cores / systems));
+  part.bf16_flops *= share, part.fp32_flops *= share, part.memory_bytes_per_s *= share;
+  for (auto& [_, disk] : part.disks) disk.read *= share, disk.write *= share, disk.mixed *= share;
+  return part;
 }
 
 bool Machine::is_this() const {

@@ -23,6 +23,8 @@ struct Machine {
   }
   // Of the disk that the path would be on; zeros if that was not measured.
   DiskRates disk_of(const Path& path) const;
+  // What each of several systems has that share this machine.
+  Machine shared_by(int64_t systems) const;
   // Whether it was measured on a machine like this one.
   bool is_this() const;
 };

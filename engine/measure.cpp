@@ -69,12 +69,10 @@ Machine known_machine(Precision precision, const Path& folder, int systems_here)
   double& rate = precision == Precision::kBf16 ? machine->bf16_flops : machine->fp32_flops;
   const double best = std::exchange(rate, measure_peak_flops(precision));
   if (keep && rate > best) write_machine(*machine);
-  machine->cores = std::max(1, machine->cores / systems_here);
-  machine->memory_bytes_per_s /= systems_here;
-  for (auto& [_, disk] : machine->disks) {
-    disk.read /= systems_here, disk.write /= systems_here, disk.mixed /= systems_here;
-  }
-  return *machine;
+  // The rate was measured with the others at work.
+  Machine part = machine->shared_by(systems_here);
+  (precision == Precision::kBf16 ? part.bf16_flops : part.fp32_flops) = rate;
+  return part;
 }
 
 }  // namespace gigagpt::engine

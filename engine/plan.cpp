@@ -201,11 +201,23 @@ Plan attempt(const Request& r) {
   plan.read_gb = traffic.read / 1e9;
   plan.write_gb = traffic.write / 1e9;
   const Path where = plan.way.file.empty() ? r.out_dir : plan.way.file;
-  const StepTime time =
-      step_time(needs, r.size, plan.way, traffic, r.machine, r.machine.disk_of(where));
+  const DiskRates disk = r.machine.disk_of(where);
+  const double network = r.size.network_gbit * 1e9 / 8;
+  const StepTime time = step_time(needs, r.size, plan.way, traffic, r.machine, disk, network);
   plan.step_flops = time.flops;
   plan.compute_s = time.compute_s;
-  plan.step_s = time.compute_s + time.stall_s;
+  plan.step_s = time.all_s();
+  plan.sent_gb = time.sent_bytes / 1e9;
+  plan.sending_s = time.sending_s;
+  plan.network_s = time.network_s;
+  plan.network_gbit = r.size.network_gbit;
+  for (int64_t n = 2; r.size.systems == 1 && n <= 1024 && n <= r.size.all_micro_batches(); n *= 4) {
+    RunSize many = r.size;
+    many.systems = n;
+    const StepTraffic less = shared_traffic(traffic, many, plan.way.window);
+    plan.on_systems.emplace_back(
+        n, step_time(needs, many, plan.way, less, r.machine, disk, network).all_s());
+  }
   plan_disk(r, needs, plan);
   if (plan.refusal.empty()) plan.refusal = disk_refusal(r, plan);
   return plan;
@@ -275,7 +287,8 @@ std::vector<Option> ScaleRules::options() {
       {"hosts", &hosts, "where systems run: a,b:2 or a file of them; null: all here"},
       {"system_timeout_minutes", &system_timeout_minutes,
        "a system that is silent for so long ends the run", above(0)},
-      {"network_gbit", &network_gbit, "Gbit/s between systems, for the plan; null: 10", above(0)},
+      {"network_gbit", &network_gbit,
+       "Gbit/s between systems, for the plan; null: 10, on one machine 30", above(0)},
   };
 }
 

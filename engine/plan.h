@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/option.h"
@@ -26,7 +27,8 @@ struct RunSize {
   int64_t checkpoint_steps = 0;
   double checkpoint_minutes = 0;
   int64_t keep_checkpoints = 0;
-  int64_t systems = 1;  // that share the micro-batches
+  int64_t systems = 1;      // that share the micro-batches
+  double network_gbit = 0;  // a second, between them
 
   int64_t micro_batch_tokens() const { return micro_batch_size * sequence_length; }
   // Of a step; the most that one system has of them.
@@ -53,6 +55,9 @@ struct ScaleRules {
   std::optional<std::string> hosts = {};    // where they run; nothing: all on this machine
   double system_timeout_minutes = 30;       // a system that is silent for so long ends all
   std::optional<double> network_gbit = {};  // a second, of each system's link; for plans
+  double network(int64_t systems) const {
+    return network_gbit.value_or(systems == 1 || hosts ? 10 : 30);
+  }
 
   std::vector<Option> options();  // they point into this object
 };
@@ -88,7 +93,12 @@ struct Plan {
   double read_gb = 0, write_gb = 0;  // a step, of the file
   double all_write_gb = 0;           // of the whole run, snapshots too
   double step_s = 0;                 // 0: the machine is not known
-  double compute_s = 0;              // of that, without waiting for the disk
+  double compute_s = 0;              // of that, without waiting for the disk or the network
+  double sent_gb = 0;                // a step, by each of several systems
+  double sending_s = 0;              // that takes
+  double network_s = 0;              // of that, what is waited for
+  double network_gbit = 0;           // a second, that it counts with
+  std::vector<std::pair<int64_t, double>> on_systems = {};  // other numbers of them: step_s
 
   // Why it cannot be done and what could; empty if it can. The numbers above are then those of the
   // least that it needs.
@@ -102,7 +112,7 @@ Precision precision_for(const std::string& wanted, bool compact, bool native_bf1
 
 // Plans a run, training or not. Throws Error for rules that contradict each other or a file that is
 // there. Nothing is written. `free` tells what is free on a path's disk. Of several systems it is
-// the plan of the one of that rank.
+// the plan of the one of that rank, on a machine of its own or its share of one.
 using FreeBytes = std::function<uint64_t(const Path&)>;
 Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const RunSize& size,
                const StoreRules& rules, const Path& out_dir, const Machine& machine, int rank = 0,

@@ -1,7 +1,8 @@
 #include "engine/resume.h"
 
 #include <algorithm>
-#include <map>
+#include <cstdio>
+#include <set>
 
 #include "base/error.h"
 #include "engine/plan.h"
@@ -74,25 +75,34 @@ std::optional<Summary> summary_of_all(const ResumeRequest& request, Cluster& clu
   return common_summary(all, store_file(request.store, request.out_dir, {0, shard.systems}));
 }
 
-// Files of another number of systems beside where this run's would be: those of the latest step.
-std::optional<StoreSet> find_other_files(const ResumeRequest& request, int systems) {
-  const Path plain = store_file(request.store, request.out_dir);
-  std::optional<StoreSet> best;
+// Of how many systems, and of which of them, files are there.
+std::set<std::pair<int, int>> find_shards(const std::string& store, const Path& out_dir) {
+  const Path plain = store_file(store, out_dir);
+  std::set<std::pair<int, int>> shards;
   std::error_code missing;
+  if (fs::is_regular_file(plain, missing)) shards.emplace(1, 0);
   const Path folder = plain.has_parent_path() ? plain.parent_path() : Path(".");
-  std::map<int, bool> numbers;
-  if (systems != 1 && fs::exists(plain)) numbers[1] = true;
+  const std::string stem = plain.stem().string() + ".";
   for (const auto& entry : fs::directory_iterator(folder, missing)) {
     int rank = 0, of = 0;
     const std::string name = entry.path().filename().string();
-    const std::string stem = plain.stem().string() + ".";
     if (!name.starts_with(stem)) continue;
     if (std::sscanf(name.c_str() + stem.size(), "%d-of-%d", &rank, &of) != 2) continue;
     const bool ours = rank >= 0 && rank < of && of > 1 &&
-                      store_file(request.store, request.out_dir, {rank, of}).filename() == name;
-    if (ours && of != systems) numbers[of] = true;
+                      store_file(store, out_dir, {rank, of}).filename() == name;
+    if (ours) shards.emplace(of, rank);
   }
-  for (const auto& [of, _] : numbers) {
+  return shards;
+}
+
+// Files of another number of systems beside where this run's would be: those of the latest step.
+std::optional<StoreSet> find_other_files(const ResumeRequest& request, int systems) {
+  std::optional<StoreSet> best;
+  std::set<int> numbers;
+  for (const auto& [of, _] : find_shards(request.store, request.out_dir)) {
+    if (of != systems) numbers.insert(of);
+  }
+  for (const int of : numbers) {
     StoreSet set;
     std::vector<std::optional<Summary>> all;
     for (int rank = 0; rank < of; ++rank) {
@@ -223,6 +233,14 @@ std::optional<ResumePoint> from_text(const std::string& text) {
 }
 
 }  // namespace
+
+std::vector<Path> find_store_files(const std::string& store, const Path& out_dir) {
+  std::vector<Path> files;
+  for (const auto& [of, rank] : find_shards(store, out_dir)) {
+    files.push_back(store_file(store, out_dir, {rank, of}));
+  }
+  return files;
+}
 
 std::string store_of(const Path& checkpoint) {
   if (!fs::exists(checkpoint / "trainer_state.json")) return "";

@@ -41,6 +41,9 @@ struct ResumeRequest {
 // the one that leads sees in out_dir counts for all.
 std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Cluster& cluster);
 
+// The files of a run's state that are there, of one system or of any number.
+std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);
+
 // The checkpoint that a path given by a user means: itself, or the newest in a run's out_dir.
 Path find_checkpoint(const Path& given);
 

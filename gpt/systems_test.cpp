@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "engine/checkpoint.h"
+#include "engine/forecast.h"
 #include "engine/systems_testing.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
@@ -191,6 +192,37 @@ TEST_F(SystemsTest, WindowsChangeNoBit) {
   EXPECT_EQ(weights(streamed), weights(resident));
 }
 
+// What the plan says of a step's bytes is what both systems' files see, in the long run.
+TEST_F(SystemsTest, MoveTheBytesThatArePlanned) {
+  config_.num_steps = 60;
+  for (const char* recompute : {"on", "off"}) {
+    for (const char* precision : {"fp32", "bf16"}) {
+      config_.precision = precision;
+      GPTConfig streamed = config(fmt::format("{}{}", recompute, precision), 2, /*file=*/true);
+      streamed.storage.recompute = recompute;
+      SCOPED_TRACE(streamed.out_dir);
+      engine::StepTraffic planned;
+      for (int rank = 0; rank < 2; ++rank) {
+        const auto plan = engine::make_plan(
+            streamed.layers(), engine::precision_for(precision, false, true),
+            streamed.run_size(true), streamed.storage, streamed.out_dir, {}, rank);
+        planned.read += 1e9 * plan.read_gb;
+        planned.write += 1e9 * plan.write_gb;
+      }
+      ASSERT_TRUE(run(streamed));
+      const auto rows = metrics_of(streamed.out_dir);
+      double read = 0, written = 0;
+      for (size_t i = 10; i < 50; ++i) {
+        read += rows[i]["read_bytes"].get<double>();
+        written += rows[i]["write_bytes"].get<double>();
+      }
+      // Of 40 steps, of which a part of one may lie outside.
+      EXPECT_NEAR(read / 40, planned.read, 0.025 * planned.read);
+      EXPECT_NEAR(written / 40, planned.write, 0.025 * planned.write);
+    }
+  }
+}
+
 // Stopped on some number of systems, a run goes on with any other.
 TEST_F(SystemsTest, GoOnWithAnyNumberOfSystems) {
   for (const bool file : {false, true}) {
@@ -342,7 +374,7 @@ TEST_F(SystemsTest, KilledAtAnyMomentLoseNothing) {
   for (int i = 0; i < runs; ++i) {
     config_.precision = i % 3 == 0 ? "fp32" : "bf16";
     config_.storage.state = i % 3 == 2 ? "compact" : "full";
-    config_.num_steps = 400;
+    config_.num_steps = 250;
     config_.checkpoint_steps = 13;
     config_.eval_steps = 7;
     config_.eval_batches = 1;
