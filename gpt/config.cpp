@@ -89,10 +89,17 @@ int64_t GPTConfig::micro_batch() const {
 }
 
 engine::RunSize GPTConfig::run_size(bool training) const {
-  return {batch_size,       micro_batch(),      sequence_length,
-          training,         num_steps,          train_flops_per_token(),
-          checkpoint_steps, checkpoint_minutes, keep_checkpoints,
-          num_systems,      systems.network(num_systems)};
+  return {batch_size,
+          micro_batch(),
+          sequence_length,
+          training,
+          num_steps,
+          train_flops_per_token(),
+          checkpoint_steps,
+          checkpoint_minutes,
+          keep_checkpoints,
+          num_systems,
+          systems.network(num_systems)};
 }
 
 std::vector<engine::LayerSpec> GPTConfig::layers() const {
