@@ -40,6 +40,7 @@ FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
       in_cache_(layout().segments().size()),
       info_blocks_(kInfoBlocks * kBlockBytes),
       state_writes_(layout().layer_count()),
+      others_writes_(layout().layer_count()),
       exchange_(cluster, layout()) {
   for (size_t i = 0; i < options.buffers; ++i) {
     buffers_.emplace_back(layout().slot_bytes());

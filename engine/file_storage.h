@@ -226,7 +226,8 @@ class FileStorage : public Storage {
   std::vector<size_t> free_blocks_;
   std::vector<PageBuffer> unused_;           // memory that can be given again
   uint64_t held_bytes_ = 0;                  // given out and unused
-  std::vector<size_t> state_writes_;         // per layer: updates that are not in the file yet
+  std::vector<size_t> state_writes_;         // per layer: updates that are not in the file yet,
+  std::vector<size_t> others_writes_;        // and weights from other systems
   std::vector<uint32_t> retired_, syncing_;  // old slots of segments, before and during a sync
   size_t edited_ = kNone;                    // segment whose content is in buffers_[0]
   size_t part_segment_ = kNone;              // the same for one part of it

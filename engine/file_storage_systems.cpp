@@ -42,7 +42,7 @@ void FileStorage::receive_weights(size_t layer) {
   stale_[layer] = false;
   for (const size_t index : Exchange::order(layout(), layer)) {
     if (layout().is_own(segment(index))) continue;
-    ++state_writes_[layer];  // until they are written
+    ++others_writes_[layer];  // until they are written
     share(index);
   }
 }

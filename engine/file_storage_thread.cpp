@@ -215,8 +215,9 @@ bool FileStorage::issue_next(Move& move) {
   } else if (move.job == Job::kUpdate) {
     issued = issue_update(flight);
   } else {
-    // With others' weights on their way too, their places are not read.
-    issued = (move.share || state_writes_[move.layer] == 0) && issue_part(flight);
+    // What is still to be written cannot be read yet.
+    const bool written = state_writes_[move.layer] + others_writes_[move.layer] == 0;
+    issued = (move.share || written) && issue_part(flight);
   }
   if (issued) ++move.next;
   return issued;
@@ -323,7 +324,7 @@ void FileStorage::complete(uint64_t id) {
   }
   const std::byte* info = info_blocks_.data() + flight.block * kBlockBytes;
   if (flight.job == Job::kStoreWeights) {
-    --state_writes_[s.layer];
+    --others_writes_[s.layer];
     const std::lock_guard lock(mutex_);
     one_left(weights_[s.layer]);
   } else if (flight.job == Job::kLoadWeights) {

@@ -89,17 +89,11 @@ int64_t GPTConfig::micro_batch() const {
 }
 
 engine::RunSize GPTConfig::run_size(bool training) const {
-  return {batch_size,
-          micro_batch(),
-          sequence_length,
-          training,
-          num_steps,
-          train_flops_per_token(),
-          checkpoint_steps,
-          checkpoint_minutes,
-          keep_checkpoints,
-          num_systems,
-          systems.network(num_systems)};
+  engine::RunSize size{batch_size, micro_batch(), sequence_length, training, num_steps};
+  size.checkpoint_steps = checkpoint_steps, size.checkpoint_minutes = checkpoint_minutes;
+  size.keep_checkpoints = keep_checkpoints, size.systems = num_systems;
+  size.flops_per_token = train_flops_per_token(), size.network_gbit = systems.network(num_systems);
+  return size;
 }
 
 std::vector<engine::LayerSpec> GPTConfig::layers() const {
