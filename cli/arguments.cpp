@@ -6,81 +6,13 @@
 #include <map>
 
 #include "base/error.h"
+#include "cli/help_text.h"
 #include "cli/yaml.h"
 
 namespace gigagpt::cli {
 namespace {
 
 using Flags = std::map<std::string, std::string>;  // values of flags by name, as typed
-
-constexpr const char* kTrainHelp =
-    R"(CONFIG is a YAML file of the config keys above; --key value overrides one. Progress is a line every
---log_steps steps; metrics.jsonl in out_dir has them all. Ctrl-C finishes the step (or drops one
-that would take over a minute), saves and exits; --checkpoint_path latest continues as if nothing
-had happened.
-
-Is it fast, and what takes the time? --profile says so when the run ends: what each op takes of a
-step by itself, how fast it computes, and how near that is to the fastest matrix product of this
-machine. A slow op with a large share is where to look. --trace FILE has every op as a time line, to
-open in https://ui.perfetto.dev. Ten steps are enough for either.
-
-Examples:
-  gigagpt train configs/quickstart.yaml
-  gigagpt train configs/111m.yaml --dataset data/openwebtext --dry_run
-  gigagpt train configs/111m.yaml --dataset data/openwebtext --checkpoint_path latest
-  gigagpt train configs/111m.yaml --dataset data/openwebtext --num_steps 10 --out_dir out/profile \
-      --profile --trace trace.json
-)";
-
-constexpr const char* kPlanHelp =
-    R"(Says what training with CONFIG takes of this machine before anything is written: RAM, disk with
-checkpoints, bytes that go through the disk, time. `train` shows the same as it starts, refuses what
-does not fit, and shows what was measured beside it when it ends. The rates of this machine are
-measured the first time (some five seconds) and kept in ~/.cache/gigagpt/machine.json. Exit code 1:
-it does not fit.
-
-Examples:
-  gigagpt plan configs/13b.yaml
-  gigagpt plan configs/13b.yaml --state compact --memory_gb 16
-  gigagpt plan configs/111m.yaml --measure
-)";
-
-constexpr const char* kEvalHelp =
-    R"(Reports the mean loss and perplexity over all of val.bin. The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
-
-Examples:
-  gigagpt eval --checkpoint_path out/quickstart
-  gigagpt eval --checkpoint_path out/quickstart/checkpoint_1000 --dataset data/other
-)";
-
-constexpr const char* kSampleHelp =
-    R"(Without --prompt it asks for prompts until an empty line. A checkpoint directory is all it needs;
-given a run's out_dir it takes the newest checkpoint there.
-
-Examples:
-  gigagpt sample --checkpoint_path out/quickstart
-  gigagpt sample --checkpoint_path out/quickstart --prompt "In the beginning" --num_samples 3
-)";
-
-constexpr const char* kPrepareHelp =
-    R"(Writes train.bin, val.bin, meta.json and tokenizer.json to --out. The files are read in order as one
-text; its last part becomes the validation set.
-
-Example:
-  gigagpt prepare --input book1.txt --input book2.txt --out data/books --tokenizer char
-)";
-
-constexpr const char* kInspectHelp =
-    R"(PATH is a run's out_dir, a checkpoint, a store file or a safetensors file. Says what it is and how
-far the run is, with the size and the L2 norms of each layer, and reads all of it to compare every
-checksum there is. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
-store that a run is using cannot be looked at.
-
-Examples:
-  gigagpt inspect out/quickstart
-  gigagpt inspect out/quickstart/checkpoint_1000
-  gigagpt inspect out/111m/model.store
-)";
 
 // The option's help with what it may be and what it is unless given.
 std::string full_help(const Option& option) {
