@@ -13,6 +13,7 @@
 #include "cli/arguments.h"
 #include "cli/display.h"
 #include "cli/plan_text.h"
+#include "cli/run_settings.h"
 #include "cli/signals.h"
 #include "cli/systems.h"
 #include "engine/checkpoint.h"
@@ -187,6 +188,7 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
 void train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& arguments) {
   set_threads(config.threads, cluster.systems_here());
   catch_stop_signals();
+  if (config.checkpoint_path) share_model(cluster, arguments.settings, config);
   check_alike(cluster, config, "train");  // a typo shows before the machine is measured
   const engine::Machine machine = machine_of(config, cluster);
   const engine::System system{machine, cluster};
@@ -208,7 +210,7 @@ void train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& argu
 
 void run_train(const Arguments& arguments) {
   GPTConfig config;
-  apply_settings(arguments.settings, config);
+  apply_run_settings(arguments.settings, config);
   config.check();
   const auto cluster = join_systems(config);
   cluster->guard([&] { train_on(*cluster, config, arguments); });

@@ -15,6 +15,7 @@
 #include "cli/launch.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
+#include "cli/run_settings.h"
 #include "engine/machine.h"
 
 namespace gigagpt::cli {
@@ -68,7 +69,7 @@ void measure(char** argv) {
 
 int plan(const Arguments& arguments, char** argv) {
   GPTConfig config;
-  apply_settings(arguments.settings, config);
+  apply_run_settings(arguments.settings, config);
   config.check();
   const Path where = engine::store_file(config.storage.store, config.out_dir);
   if (!engine::machine_is_known(where) || arguments.measure) measure(argv);
@@ -89,7 +90,7 @@ int plan(const Arguments& arguments, char** argv) {
 int run_on_systems(const Arguments& arguments, const std::optional<Rank>& rank, char** argv) {
   const bool training = arguments.command == Arguments::Command::kTrain;
   GPTConfig config;
-  apply_settings(arguments.settings, config);
+  (training ? apply_run_settings : apply_settings)(arguments.settings, config);
   if (training) config.check();
   const bool several = config.num_systems > 1;
   if (several && !rank && !arguments.dry_run) return launch(config, training, argv);
