@@ -89,14 +89,20 @@ TrainerState read_trainer_state(const Path& directory) {
   }
 }
 
-MetricsLog::MetricsLog(const Path& path, int64_t completed_steps, bool writes) {
+MetricsLog::MetricsLog(const Path& out_dir, int64_t completed_steps, const TextPairs& config,
+                       bool writes) {
   if (!writes) return;
+  const Path path = out_dir / "metrics.jsonl";
   write_text_atomically(path, lines_to_keep(path, completed_steps));
   file_.emplace(File::open_append(path));
+  board_.emplace(out_dir / "tensorboard", completed_steps);
+  board_->write_text(completed_steps + 1, "config", markdown_table(config));
 }
 
 void MetricsLog::sync() {
-  if (file_) file_->sync();
+  if (!file_) return;
+  file_->sync();
+  board_->sync();
 }
 
 void MetricsLog::begin(const StepMetrics& m) {
@@ -117,12 +123,19 @@ void MetricsLog::begin(const StepMetrics& m) {
   std::string text = row.dump();
   text.back() = ' ';  // in place of the brace: no number is cut short
   file_->write(text);
+  step_ = m.step;
+  board_->write(step_, {{"train/loss", m.loss},
+                        {"train/grad_norm", m.grad_norm},
+                        {"train/lr", m.lr},
+                        {"train/tokens_per_s", m.tokens_per_s},
+                        {"train/mfu", m.mfu}});
 }
 
 void MetricsLog::end(std::optional<double> val_loss) {
   if (!file_) return;
   file_->write(val_loss ? ordered_json{{"val_loss", *val_loss}}.dump().replace(0, 1, ",") + "\n"
                         : "}\n");
+  if (val_loss) board_->write(step_, {{"val/loss", *val_loss}});
 }
 
 }  // namespace gigagpt::formats
