@@ -55,7 +55,8 @@ std::string lines_to_keep(const Path& path, int64_t completed_steps) {
     if (line.ends_with(' ')) line += '}';
     const auto row = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (row.is_discarded() || !row.is_object() || !row.contains("step")) continue;
-    if (row["step"].is_number_integer() && row["step"].get<int64_t>() <= completed_steps) {
+    const auto& step = row["step"];
+    if (step.is_number_unsigned() && step.get<uint64_t>() <= uint64_t(completed_steps)) {
       kept += line + "\n";
     }
   }
@@ -76,7 +77,7 @@ void write_trainer_state(const Path& directory, const TrainerState& state) {
 TrainerState read_trainer_state(const Path& directory) {
   const Path path = directory / "trainer_state.json";
   try {
-    const auto root = ordered_json::parse(read_text(path));
+    const auto root = parse_json<ordered_json>(read_text(path), path.string());
     const int64_t most = int64_t{1} << 60;
     return {whole_number(root, "global_step", 0, most, path.string()),
             whole_number(root, "tokens", 0, most, path.string()),

@@ -92,10 +92,22 @@ TEST(TrainerState, BadFileIsRefused) {
         R"({"global_step": 1, "tokens": 1, "config": {}, "manifest": {"a": {}}})",
         R"({"global_step": 1, "tokens": 1, "config": "width", "manifest": {}})",
         R"({"global_step": 1, "tokens": 1, "config": ["width"], "manifest": {}})",
-        R"({"global_step": 1, "tokens": 1, "config": null, "manifest": {}})"}) {
+        R"({"global_step": 1, "tokens": 1, "config": null, "manifest": {}})",
+        R"({"global_step": 1, "global_step": 1, "tokens": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": {"a": "1", "a": "2"}, "manifest": {}})"}) {
     directory.write("trainer_state.json", text);
     EXPECT_ERROR(read_trainer_state(directory.path()), file) << text;
   }
+}
+
+// Each key of an ordered object is looked for among all before it: without a limit this takes
+// minutes.
+TEST(TrainerState, HundredsOfThousandsOfKeysAreRefused) {
+  const TemporaryDirectory directory;
+  std::string text = R"({"global_step": 1, "tokens": 1, "manifest": {}, "config": {)";
+  for (int i = 0; i < 300000; ++i) text += fmt::format("\"{}\": \"\", ", i);
+  directory.write("trainer_state.json", text + "\"x\": \"\"}}");
+  EXPECT_ERROR(read_trainer_state(directory.path()), "more than 10000 keys");
 }
 
 TEST(TrainerState, DamagedFilesNeverCrash) {
@@ -218,7 +230,8 @@ TEST(MetricsLog, StartingAfreshForgetsAnOldRun) {
 TEST(MetricsLog, ForeignLinesAreDropped) {
   const TemporaryDirectory directory;
   directory.write("metrics.jsonl",
-                  "\n[]\n5\nnull\n{}\n{\"step\": \"1\"}\n{\"step\": null}\n{\"step\": 2}\n\xFF\n");
+                  "\n[]\n5\nnull\n{}\n{\"step\": \"1\"}\n{\"step\": null}\n{\"step\": -1}\n"
+                  "{\"step\": 18446744073709551615}\n{\"step\": 2}\n\xFF\n");
   MetricsLog(directory.path(), 5, {});
   EXPECT_EQ(steps_of(directory / "metrics.jsonl"), std::vector<int64_t>{2});
 }
