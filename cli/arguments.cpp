@@ -224,6 +224,7 @@ std::vector<Option> SampleArguments::options() {
       {"precision", &precision, "of matrix products", one_of({"auto", "bf16", "fp32"})},
       {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
       {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: most of what is free", above(0)},
+      {"logits", &logits, "file for each token with its logits, as lines of JSON"},
   };
 }
 

@@ -39,6 +39,7 @@ struct SampleArguments {
   std::string precision = "auto";
   int64_t threads = 0;
   std::optional<double> memory_gb = {};
+  std::optional<std::string> logits = {};  // file for them
   std::vector<Option> options();
 };
 

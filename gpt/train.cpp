@@ -74,8 +74,7 @@ class Training {
 
   void save() {
     const auto write_rest = [&](const Path& directory) {
-      formats::write_hf_config(directory, config_.hf());
-      formats::Tokenizer::write(directory, tokenizer_);
+      formats::write_hf_config(directory, config_.hf(), tokenizer_);
     };
     metrics_->sync();
     const Path path =
