@@ -15,6 +15,7 @@
 #include "cli/launch.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
+#include "cli/signals.h"
 #include "engine/machine.h"
 
 namespace gigagpt::cli {
@@ -107,6 +108,7 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
   const Arguments arguments = parse_arguments(argc, argv);
   switch (arguments.command) {
     case Arguments::Command::kPrepare:
+      catch_stop_signals();
       prepare(arguments.prepare);
       return 0;
     case Arguments::Command::kInspect:
