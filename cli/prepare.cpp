@@ -14,6 +14,7 @@
 #include "formats/corpus.h"
 #include "formats/dataset.h"
 #include "formats/tokenizer.h"
+#include "formats/utf8.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -34,8 +35,14 @@ void refuse_foreign_folder(const Path& out) {
 
 // Goes through the input's pieces with a line of progress. Ctrl-C ends it with an Error.
 formats::CorpusCounts read_pieces(const PrepareArguments& arguments, const char* what,
-                                  const std::function<bool(const formats::TextPiece&)>& visit) {
+                                  const std::function<bool(const formats::TextPiece&)>& visit,
+                                  const formats::Tokenizer* tokenizer = nullptr) {
   formats::CorpusOptions options;
+  if (tokenizer != nullptr) {
+    options.safe_cut = [&](std::string_view text, size_t from) {
+      return tokenizer->safe_cut(text, from);
+    };
+  }
   options.text_field = arguments.text_field;
   options.piece_bytes = kBatchBytes;
   Display display;
@@ -231,14 +238,15 @@ void prepare(const PrepareArguments& arguments) {
   if (arguments.stats) stats.emplace();
   TextBatch batch;
   uint64_t bytes = 0;
-  const auto counts = read_pieces(arguments, "encoding", [&](const formats::TextPiece& piece) {
+  const auto take = [&](const formats::TextPiece& piece) {
     bytes += piece.text.size();
     if (stats) stats->add(piece);
     plan.split.add(piece, batch);
     const bool full = batch.text.size() >= kBatchBytes || batch.parts.size() >= kBatchParts;
     if (full) encoder.add(std::exchange(batch, {}));
     return true;
-  });
+  };
+  const auto counts = read_pieces(arguments, "encoding", take, &plan.tokenizer);
   encoder.add(std::move(batch));
   const std::vector<int64_t> token_counts = encoder.finish();
   check_found(counts, bytes, arguments);

@@ -60,8 +60,8 @@ TEST(Prepare, ValIsExactlyTheLastPart) {
     const std::string train = text_of(directory / "out", "train");
     const std::string val = text_of(directory / "out", "val");
     EXPECT_EQ(train + val, text) << fraction;
-    const auto wanted = static_cast<size_t>(static_cast<double>(characters) * fraction);
-    EXPECT_EQ(fs::file_size(directory / "out" / "val.bin"), 2 * wanted) << fraction;
+    const auto wanted = static_cast<size_t>(static_cast<double>(characters) * (1 - fraction));
+    EXPECT_EQ(fs::file_size(directory / "out" / "train.bin"), 2 * wanted) << fraction;
   }
 }
 
@@ -131,7 +131,7 @@ TEST(Prepare, BadInputLeavesNothingBehind) {
       {{good, missing}, "cannot open " + missing},
       {{empty}, empty + " is empty"},
       {{empty, empty}, "empty"},
-      {{directory.path().string()}, "is a directory"}};
+      {{"/dev/null"}, "/dev/null is neither a file nor a folder"}};
   const auto before = names_in(directory.path());
   for (const auto& [inputs, error] : cases) {
     EXPECT_ERROR(run(inputs, directory / "out"), error);
@@ -141,7 +141,7 @@ TEST(Prepare, BadInputLeavesNothingBehind) {
 
 TEST(Prepare, BadInputKeepsTheOldDataSet) {
   const TemporaryDirectory directory;
-  run({directory.write("good.txt", "good text")}, directory / "out");
+  run({directory.write("good.txt", "good text")}, directory / "out", 0);
   const std::string bad = directory.write("bad.txt", "\xFF");
   EXPECT_ERROR(run({bad}, directory / "out"), "not valid UTF-8");
   EXPECT_EQ(names_in(directory / "out"), kDataset);
@@ -152,7 +152,7 @@ TEST(Prepare, ReplacesAnOldDataSet) {
   const TemporaryDirectory directory;
   run({directory.write("a.txt", "old old old")}, directory / "out");
   for (const char* out : {"out", "out/"}) {
-    run({directory.write("b.txt", std::string("new ") + out)}, directory / out);
+    run({directory.write("b.txt", std::string("new ") + out)}, directory / out, 0);
     EXPECT_EQ(text_of(directory / "out", "train"), std::string("new ") + out);
     EXPECT_EQ(names_in(directory / "out"), kDataset);
     EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"a.txt", "b.txt", "out"}));

@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "formats/json_text.h"
 #include "formats/packed.h"
-#include "formats/tokenizer.h"
+#include "formats/utf8.h"
 
 namespace gigagpt::formats {
 namespace fs = std::filesystem;
@@ -51,46 +51,41 @@ bool is_hidden(std::string_view name) {
   return name.substr(name.find_last_of('/') + 1).starts_with('.');
 }
 
-bool is_white_space(char32_t c) {
-  return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
-
-// The last place in text[1, end) before which it can be cut, as TextPiece says; 0 if there is none.
-// The text may be any bytes; what is no UTF-8 is not white space.
-size_t last_cut(std::string_view text, size_t first) {
-  for (size_t i = text.size(); i-- > std::max<size_t>(first, 1);) {
-    if (text[i] != '\n' && text[i] != ' ') continue;
-    size_t lead = i - 1;
-    while (lead > 0 && i - lead < 4 && (text[lead] & 0xC0) == 0x80) --lead;
-    char32_t before = 0xFFFD;
-    try {
-      size_t position = lead;
-      before = next_code_point(text, position, "");
-    } catch (const Error&) {
-    }
-    if (!is_white_space(before)) return i;
+// How much of valid UTF-8 that may go on is whole characters.
+size_t whole_characters(std::string_view text) {
+  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
+    const char c = text[text.size() - back];
+    if ((c & 0xC0) == 0x80) continue;
+    const size_t size_bytes = (c & 0x80) == 0      ? 1
+                              : (c & 0xE0) == 0xC0 ? 2
+                              : (c & 0xF0) == 0xE0 ? 3
+                                                   : 4;
+    return size_bytes > back ? text.size() - back : text.size();
   }
-  return 0;
+  return text.size();
 }
 
-void check_utf8(std::string_view text, uint64_t first_byte, const std::string& where) {
-  size_t position = 0;
-  while (position < text.size()) {
+size_t next_character(std::string_view text, size_t from) {
+  while (from < text.size() && (text[from] & 0xC0) == 0x80) ++from;
+  return from;
+}
+
+// Of text[begin, end); byte 0 of the text is byte `first_byte` of the document.
+void check_utf8(std::string_view text, size_t begin, uint64_t first_byte, std::string_view where) {
+  while (begin < text.size()) {
     uint64_t eight = 0;
-    if (position + sizeof eight <= text.size()) {
-      std::memcpy(&eight, text.data() + position, sizeof eight);
+    if (begin + sizeof eight <= text.size()) {
+      std::memcpy(&eight, text.data() + begin, sizeof eight);
       if ((eight & 0x8080808080808080) == 0) {
-        position += sizeof eight;
+        begin += sizeof eight;
         continue;
       }
     }
     try {
-      next_code_point(text, position, where);
+      next_code_point(text, begin, where);
     } catch (const Error&) {
       fail("{}: byte {} is not valid UTF-8; convert the text first, e.g. with iconv -t UTF-8",
-           where, first_byte + position);
+           where, first_byte + begin);
     }
   }
 }
@@ -207,24 +202,29 @@ class Corpus {
   void read_text(const Source& source) {
     std::string text;
     uint64_t first_byte = 0;
-    size_t next_cut_bytes = options_.piece_bytes, looked = 0;
+    size_t checked = 0, from = options_.piece_bytes;
     while (!stopped_ && append_block(source, text)) {
-      if (text.size() < next_cut_bytes) continue;
-      const size_t cut = last_cut(text, looked);
-      if (cut == 0 && text.size() > options_.max_bytes) {
-        fail("{}: {} bytes from byte {} on without white space; is it text?", source.where,
+      const size_t whole = whole_characters(text);
+      check_utf8(std::string_view(text).substr(0, whole), checked, first_byte, source.where);
+      checked = whole;
+      while (!stopped_ && from < checked) {
+        const std::string_view known = std::string_view(text).substr(0, checked);
+        const size_t cut =
+            options_.safe_cut ? options_.safe_cut(known, from) : next_character(known, from);
+        from = cut < checked ? options_.piece_bytes : checked;
+        if (cut == checked) break;
+        give({known.substr(0, cut), source.where, first_byte, false});
+        text.erase(0, cut);
+        first_byte += cut;
+        checked -= cut;
+      }
+      if (text.size() > options_.max_bytes) {
+        fail("{}: no place to cut it in {} bytes from byte {} on; is it text?", source.where,
              text.size(), first_byte);
       }
-      looked = cut == 0 ? text.size() : 0;
-      next_cut_bytes = cut == 0 ? text.size() + 1 : options_.piece_bytes;
-      if (cut == 0) continue;
-      check_utf8(std::string_view(text).substr(0, cut), first_byte, source.where);
-      give({std::string_view(text).substr(0, cut), source.where, first_byte, false});
-      text.erase(0, cut);
-      first_byte += cut;
     }
     if (stopped_) return;
-    check_utf8(text, first_byte, source.where);
+    check_utf8(text, checked, first_byte, source.where);
     give({text, source.where, first_byte, true});
   }
 

@@ -16,13 +16,15 @@ namespace gigagpt::formats {
 
 struct CorpusOptions {
   std::string text_field = "text";  // of a JSON line
-  size_t piece_bytes = 1 << 20;     // a longer text comes in pieces of about that many
-  size_t max_bytes = 1 << 30;       // of a JSON line, or a text without white space to cut it at
+  size_t piece_bytes = 1 << 20;  // a longer text comes in pieces, each of a little more than that
+  // The first place at or after `from` where a text may be cut; text.size() if there is none.
+  // Unless given, that is before any character. Tokenizer::safe_cut makes pieces that can be
+  // encoded alone.
+  std::function<size_t(std::string_view text, size_t from)> safe_cut = {};
+  size_t max_bytes = 1 << 30;  // of a JSON line, or a text without a place to cut it at
 };
 
-// A whole document, or a piece of one. A text is cut only before white space that follows another
-// character, where no token of GPT-2's and similar tokenizers begins before and ends behind: pieces
-// can be encoded by themselves. Valid for the call that gets it.
+// A whole document, or a piece of one that is a file of text. Valid for the call that gets it.
 struct TextPiece {
   std::string_view text;       // valid UTF-8; may be empty
   std::string_view where;      // the document, for messages: "a.tar: b.jsonl.gz: line 3"
