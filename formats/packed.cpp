@@ -93,28 +93,31 @@ void PackedReader::fail_damaged() {
        message ? message : "");
 }
 
-bool PackedReader::at_end() {
+void PackedReader::check_end() {
   archive* handle = archive_->handle;
   const int format = archive_format(handle);
-  const bool compressed = archive_filter_count(handle) > 1;
+  if (archive_filter_count(handle) > 1) return;  // what is compressed says itself where it ends
+  if (format == ARCHIVE_FORMAT_EMPTY) fail("{}: empty, though its name is an archive's", where_);
+  // A tar file that was cut between two members looks whole but for the zeros at its end.
   const bool is_tar = (format & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR;
-  // A compressed file says itself where it ends; a tar file that was cut between two members looks
-  // whole but for the block of zeros that ends it.
-  if (is_tar && !compressed && archive_->zeros < kTarBlockBytes) {
+  if (is_tar && archive_->zeros < kTarBlockBytes) {
     fail("{}: cut short: a tar file ends with a block of zeros; get the file again", where_);
   }
-  const bool empty_file = format == ARCHIVE_FORMAT_EMPTY && compressed && !began_;
-  began_ = true;
-  name_.clear();
-  return !empty_file;
 }
 
 bool PackedReader::next() {
   archive* handle = archive_->handle;
   archive_entry* entry = nullptr;
+  if (empty_member_) return false;
   while (true) {
     const int result = archive_read_next_header(handle, &entry);
-    if (result == ARCHIVE_EOF) return !at_end();
+    if (result == ARCHIVE_EOF) {
+      check_end();
+      // Of nothing in a compressed file libarchive makes no member.
+      empty_member_ = !began_ && archive_format(handle) == ARCHIVE_FORMAT_EMPTY;
+      began_ = true;
+      return empty_member_;
+    }
     // A warning is about names and times.
     if (result != ARCHIVE_OK && result != ARCHIVE_WARN) fail_damaged();
     const bool raw = archive_format(handle) == ARCHIVE_FORMAT_RAW;
@@ -133,6 +136,7 @@ bool PackedReader::next() {
 }
 
 size_t PackedReader::read(std::span<char> bytes) {
+  if (empty_member_) return 0;
   const la_ssize_t got = archive_read_data(archive_->handle, bytes.data(), bytes.size());
   if (got < 0) fail_damaged();
   return static_cast<size_t>(got);

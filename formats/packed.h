@@ -40,11 +40,11 @@ class PackedReader {
  private:
   struct Archive;
   [[noreturn]] void fail_damaged();
-  bool at_end();
+  void check_end();
 
   std::string where_;
   std::string name_;
-  bool began_ = false;
+  bool began_ = false, empty_member_ = false;
   std::unique_ptr<Archive> archive_;
 };
 
