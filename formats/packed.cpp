@@ -24,16 +24,17 @@ constexpr size_t kTarMagicPlace = 257;
 
 bool looks_packed(std::string_view head) {
   using namespace std::string_view_literals;
-  for (const std::string_view magic : {"\x1F\x8B"sv,
-                                       "\xFD"
-                                       "7zXZ\0"sv,
-                                       "\x28\xB5\x2F\xFD"sv, "PK\3\4"sv, "PK\5\6"sv}) {
+  // gzip, xz, zstd, zip and a zip file of nothing
+  for (const std::string_view magic :
+       {"\x1F\x8B"sv, "\xFD\x37zXZ\0"sv, "\x28\xB5\x2F\xFD"sv, "PK\3\4"sv, "PK\5\6"sv}) {
     if (head.starts_with(magic)) return true;
   }
-  // bzip2: its level, then pi.
+  // bzip2: behind the level the digits of pi, or of its root where nothing follows.
+  const std::string_view digits = head.substr(std::min<size_t>(4, head.size()));
   if (head.starts_with("BZh") &&
-      head.substr(std::min<size_t>(4, head.size())).starts_with("1AY&SY"))
+      (digits.starts_with("1AY&SY") || digits.starts_with("\x17rE8P\x90"))) {
     return true;
+  }
   return head.size() >= kTarBlockBytes && head.substr(kTarMagicPlace).starts_with(kTarMagic);
 }
 
