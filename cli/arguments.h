@@ -47,8 +47,19 @@ struct SampleArguments {
   std::vector<Option> options();
 };
 
+struct TokenizerArguments {
+  enum class Action { kTrain, kEncode, kDecode } action;
+  std::vector<std::string> inputs;  // none: standard input, except to train
+  std::string out;                  // train
+  int64_t vocab_size = 50257;
+  std::string tokenizer;  // encode, decode
+  bool special = false;   // encode
+  std::vector<Option> train_options();
+};
+
 struct Arguments {
-  enum class Command { kPrepare, kPlan, kTrain, kEval, kSample, kInspect } command;
+  enum class Command { kTokenizer, kPrepare, kPlan, kTrain, kEval, kSample, kInspect } command;
+  TokenizerArguments tokenizer;
   PrepareArguments prepare;
   SampleArguments sample;
   std::string inspect_path;

@@ -19,8 +19,9 @@ namespace {
 constexpr int kMaxNesting = 6;  // archives and compressed files within each other
 constexpr size_t kReadBytes = 1 << 16;
 constexpr std::array<std::string_view, 2> kLinesNames = {".jsonl", ".ndjson"};
-constexpr std::array<std::string_view, 11> kPackedNames = {
-    ".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".txz", ".tzst", ".tbz2", ".tbz"};
+constexpr std::array<std::string_view, 4> kCompressedNames = {".gz", ".bz2", ".xz", ".zst"};
+constexpr std::array<std::string_view, 7> kArchiveNames = {".zip",  ".tar",  ".tgz", ".txz",
+                                                           ".tzst", ".tbz2", ".tbz"};
 
 // A file or a member of an archive.
 struct Source {
@@ -163,7 +164,8 @@ class Corpus {
       used += count;
       return count;
     };
-    const bool named_packed = !ending_of(source.name, kPackedNames).empty();
+    const bool named_packed = !ending_of(source.name, kCompressedNames).empty() ||
+                              !ending_of(source.name, kArchiveNames).empty();
     if (looks_packed(head) || named_packed) return read_packed(source);
     if (!ending_of(source.name, kLinesNames).empty()) return read_lines(source);
     const bool is_text = source.chosen || lower_case(source.name).ends_with(".txt");
@@ -182,7 +184,10 @@ class Corpus {
       Source member{source.where, source.name, source.chosen, source.nesting + 1,
                     [&](std::span<char> bytes) { return packed.read(bytes); }};
       if (packed.name().empty()) {
-        member.name.resize(member.name.size() - ending_of(source.name, kPackedNames).size());
+        // All layers of compression were taken off at once.
+        while (const size_t ending = ending_of(member.name, kCompressedNames).size()) {
+          member.name.resize(member.name.size() - ending);
+        }
       } else {
         member.name = packed.name();
         member.where += ": " + packed.name();
