@@ -176,13 +176,15 @@ void check_found(const formats::CorpusCounts& counts, uint64_t bytes,
                  const PrepareArguments& arguments) {
   const std::string inputs = fmt::format("{}", fmt::join(arguments.inputs, ", "));
   if (counts.skipped_files > 0 && counts.documents == 0) {
-    fail("--input: {} holds no documents: of {} files none is named .txt or .jsonl (e.g. {})",
-         inputs, counts.skipped_files, counts.first_skipped);
+    fail(
+        "--input: {} holds no documents: none of its files ({}, the first {}) is named .txt or "
+        ".jsonl",
+        inputs, counts.skipped_files, counts.first_skipped);
   }
   if (counts.documents == 0) fail("--input: {} holds no documents", inputs);
   if (bytes == 0) fail("--input: {} is empty", inputs);
   if (counts.skipped_files > 0) {
-    fmt::print(stderr, "note: left out {} files that are not named .txt or .jsonl (e.g. {})\n",
+    fmt::print(stderr, "note: left out, not being named .txt or .jsonl: {} files, the first {}\n",
                counts.skipped_files, counts.first_skipped);
   }
 }
