@@ -16,6 +16,7 @@
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
 #include "cli/run_settings.h"
+#include "cli/signals.h"
 #include "cli/tokenizer.h"
 #include "engine/machine.h"
 
@@ -112,6 +113,7 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       run_tokenizer(arguments.tokenizer);
       return 0;
     case Arguments::Command::kPrepare:
+      catch_stop_signals();
       prepare(arguments.prepare);
       return 0;
     case Arguments::Command::kInspect:
