@@ -65,6 +65,8 @@ struct Parser {
   CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
   CLI::App* inspect =
       add_command("inspect", "Say what a run's file or folder holds, and check it", kInspectHelp);
+  CLI::App* exporting =
+      add_command("export", "Write a checkpoint as a GGUF file for llama.cpp", kExportHelp);
   std::string config_file;
   Flags flags;
 
@@ -79,11 +81,13 @@ struct Parser {
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect}) command->allow_extras();
+    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, exporting})
+      command->allow_extras();
     prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
         ->type_name("");
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
+    add_flags(*exporting, arguments.exporting.options(), "Options", flags);
     for (CLI::App* command : {plan, train})
       command->add_option("config", config_file, "YAML file of config keys")->type_name("");
     plan->add_flag("--measure", arguments.measure, "measure this machine again");
@@ -125,7 +129,9 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
   }
   if (!parser.app.remaining().empty()) fail_extra(parser.app, parser.app.remaining().front());
   if (parser.app.get_subcommands().empty()) {
-    fail("a command is needed: prepare, plan, train, eval, sample or inspect; see gigagpt --help");
+    fail(
+        "a command is needed: prepare, plan, train, eval, sample, inspect or export; see gigagpt "
+        "--help");
   }
   const auto require = [](bool given, const char* what) {
     if (!given) fail("{}", what);
@@ -141,6 +147,10 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
     require(parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path");
   if (*parser.sample)
     require(!arguments.sample.checkpoint_path.empty(), "sample needs --checkpoint_path");
+  if (*parser.exporting) {
+    require(!arguments.exporting.checkpoint_path.empty(), "export needs --checkpoint_path");
+    require(!arguments.exporting.gguf.empty(), "export needs --gguf FILE");
+  }
   if (*parser.inspect)
     require(!arguments.inspect_path.empty(),
             "inspect needs a path, e.g. gigagpt inspect out/quickstart");
@@ -175,6 +185,15 @@ std::vector<Option> SampleArguments::options() {
   };
 }
 
+std::vector<Option> ExportArguments::options() {
+  return {
+      {"checkpoint_path", &checkpoint_path, "a checkpoint, or an out_dir for its newest"},
+      {"gguf", &gguf, "file to write"},
+      {"type", &type, "of the matrices", one_of({"f32", "f16", "bf16", "q8_0"})},
+      {"tokenizer", &tokenizer, "folder to take it from, instead of the checkpoint; none: no text"},
+  };
+}
+
 const char* program_version() {
   return GIGAGPT_VERSION;
 }
@@ -193,17 +212,19 @@ Arguments parse_arguments(int argc, char** argv) {
   }
   set_flags(arguments.prepare.options(), *parser.prepare ? parser.flags : Flags());
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
+  set_flags(arguments.exporting.options(), *parser.exporting ? parser.flags : Flags());
   // Any text is a prompt, the empty one and "null" too.
   const auto prompt = parser.flags.find("prompt");
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;
   check_parsed(parser, arguments);
   using Command = Arguments::Command;
-  arguments.command = *parser.prepare  ? Command::kPrepare
-                      : *parser.plan   ? Command::kPlan
-                      : *parser.train  ? Command::kTrain
-                      : *parser.eval   ? Command::kEval
-                      : *parser.sample ? Command::kSample
-                                       : Command::kInspect;
+  arguments.command = *parser.prepare     ? Command::kPrepare
+                      : *parser.plan      ? Command::kPlan
+                      : *parser.train     ? Command::kTrain
+                      : *parser.eval      ? Command::kEval
+                      : *parser.sample    ? Command::kSample
+                      : *parser.exporting ? Command::kExport
+                                          : Command::kInspect;
   if (*parser.plan || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);

@@ -42,10 +42,19 @@ struct SampleArguments {
   std::vector<Option> options();
 };
 
+struct ExportArguments {
+  std::string checkpoint_path;
+  std::string gguf;
+  std::string type = "f16";
+  std::string tokenizer;  // empty: the checkpoint's
+  std::vector<Option> options();
+};
+
 struct Arguments {
-  enum class Command { kPrepare, kPlan, kTrain, kEval, kSample, kInspect } command;
+  enum class Command { kPrepare, kPlan, kTrain, kEval, kSample, kInspect, kExport } command;
   PrepareArguments prepare;
   SampleArguments sample;
+  ExportArguments exporting;
   std::string inspect_path;
   // plan, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;

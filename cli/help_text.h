@@ -72,4 +72,19 @@ Examples:
   gigagpt inspect out/111m/model.store
 )";
 
+inline constexpr const char* kExportHelp =
+    R"(Writes the weights, the tokenizer and what the model is to one GGUF file, which llama.cpp and
+programs built on it run. Matrices are stored as --type says: f32 is exact, f16 and bf16 take half of
+that, q8_0 (8 bits, with a scale for each 32 values) a quarter; vectors and positions stay f32. The
+file appears when it is complete, and replaces an older GGUF file of its name. Memory: some 0.3 GB,
+whatever the model.
+
+llama.cpp computes GELU by its tanh approximation. A model trained with the exact formula gives
+log-probabilities there that differ by some 0.001.
+
+Examples:
+  gigagpt export --checkpoint_path out/quickstart --gguf quickstart.gguf
+  gigagpt export --checkpoint_path out/111m --gguf 111m-q8_0.gguf --type q8_0
+)";
+
 }  // namespace gigagpt::cli
