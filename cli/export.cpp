@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/disk_rate.h"
 #include "base/error.h"
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
@@ -127,11 +128,10 @@ void check_target(const Path& target) {
 }
 
 void check_space(const Path& target, uint64_t bytes) {
-  std::error_code error;
-  const auto space = fs::space(target.has_parent_path() ? target.parent_path() : Path("."), error);
-  if (error || space.available >= bytes) return;
+  const uint64_t free = free_bytes(target);
+  if (free >= bytes) return;
   fail("--gguf: {} takes {}, but {} are free there", target.string(), size_text(bytes),
-       size_text(space.available));
+       size_text(free));
 }
 
 GgufType type_named(const std::string& name) {

@@ -61,9 +61,9 @@ Example:
 )";
 
 inline constexpr const char* kInspectHelp =
-    R"(PATH is a run's out_dir, a checkpoint, a store file or a safetensors file. Says what it is and how
-far the run is, with the size and the L2 norms of each layer, and reads all of it to compare every
-checksum there is. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
+    R"(PATH is a run's out_dir, a checkpoint, a store file, a safetensors or a GGUF file. Says what it is
+and how far the run is, with the size and the L2 norms of each layer, and reads all of it to compare
+every checksum there is; of a GGUF file it reads what is said of the tensors. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
 store that a run is using cannot be looked at.
 
 Examples:
@@ -79,8 +79,8 @@ that, q8_0 (8 bits, with a scale for each 32 values) a quarter; vectors and posi
 file appears when it is complete, and replaces an older GGUF file of its name. Memory: some 0.3 GB,
 whatever the model.
 
-llama.cpp computes GELU by its tanh approximation. A model trained with the exact formula gives
-log-probabilities there that differ by some 0.001.
+llama.cpp computes GELU by its tanh approximation. The logits of a model that was trained with the
+exact formula differ there by some 0.001 more than rounding explains.
 
 Examples:
   gigagpt export --checkpoint_path out/quickstart --gguf quickstart.gguf
