@@ -1,6 +1,7 @@
 #include "formats/gguf_gpt2.h"
 
 #include <array>
+#include <set>
 
 #include "base/error.h"
 
@@ -69,19 +70,31 @@ std::string escaped(const std::string& bytes) {
   return text;
 }
 
-constexpr int32_t kNormal = 1, kUnused = 5;  // llama.cpp's LLAMA_TOKEN_TYPE_*
+// llama.cpp's LLAMA_TOKEN_TYPE_*.
+enum TokenType : int32_t { kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5 };
 
-// What is the same for every kind of tokenizer.
-GgufEntries tokenizer_entries(const char* model, std::vector<std::string> tokens,
-                              int64_t vocab_size) {
-  const auto own = int64_t(tokens.size());
+// What is the same for every kind of tokenizer: `text` and `type` of its tokens, then unused ones.
+template <class Text, class Type>
+GgufEntries tokenizer_entries(const char* model, const Tokenizer& tokenizer, int64_t vocab_size,
+                              Text text, Type type) {
+  const int64_t own = tokenizer.vocab_size();
   if (own > vocab_size) {
     fail("the tokenizer has {} tokens, but the model's vocab_size is {}: it belongs to another one",
          own, vocab_size);
   }
-  std::vector<int32_t> types(tokens.size(), kNormal);
-  types.resize(size_t(vocab_size), kUnused);
-  for (int64_t id = own; id < vocab_size; ++id) tokens.push_back(fmt::format("[PAD{}]", id));
+  std::vector<std::string> tokens;
+  std::vector<int32_t> types;
+  for (int32_t id = 0; id < own; ++id) {
+    tokens.push_back(text(id));
+    types.push_back(type(id));
+  }
+  const std::set<std::string> taken(tokens.begin(), tokens.end());
+  for (int64_t id = own; id < vocab_size; ++id) {
+    std::string name = fmt::format("[PAD{}]", id);
+    while (taken.contains(name)) name += "_";  // llama.cpp does not take a text twice
+    tokens.push_back(std::move(name));
+    types.push_back(kUnused);
+  }
   return {{"tokenizer.ggml.model", std::string(model)},
           {"tokenizer.ggml.tokens", GgufArray(std::move(tokens))},
           {"tokenizer.ggml.token_type", GgufArray(std::move(types))},
@@ -92,11 +105,29 @@ GgufEntries tokenizer_entries(const char* model, std::vector<std::string> tokens
 // text goes on with, and no UTF-8 character begins with another. Unlike its "gpt2" tokenizer, which
 // would make token 11 the end of all text, it does without an end of text.
 GgufEntries character_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size) {
-  std::vector<std::string> tokens;
-  for (int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
-    tokens.push_back(escaped(tokenizer.decode(int32_t(id))));
+  return tokenizer_entries(
+      "rwkv", tokenizer, vocab_size, [&](int32_t id) { return escaped(tokenizer.decode(id)); },
+      [](int32_t) { return kNormal; });
+}
+
+GgufEntries byte_level_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size) {
+  if (tokenizer.adds_prefix_space()) {
+    fail(
+        "the tokenizer has add_prefix_space, which llama.cpp's does not know: set it to false in "
+        "tokenizer.json and begin prompts with a space");
   }
-  return tokenizer_entries("rwkv", std::move(tokens), vocab_size);
+  const auto type = [&](int32_t id) {
+    if (!tokenizer.is_added(id)) return kNormal;
+    return tokenizer.is_special(id) ? kControl : kUserDefined;
+  };
+  GgufEntries entries = tokenizer_entries(
+      "gpt2", tokenizer, vocab_size, [&](int32_t id) { return tokenizer.token_text(id); }, type);
+  const auto end = uint32_t(gguf_end_of_text(tokenizer, vocab_size));
+  entries.emplace_back("tokenizer.ggml.pre", std::string("gpt-2"));
+  entries.emplace_back("tokenizer.ggml.merges", GgufArray(tokenizer.merges()));
+  entries.emplace_back("tokenizer.ggml.bos_token_id", end);
+  entries.emplace_back("tokenizer.ggml.eos_token_id", end);
+  return entries;
 }
 
 }  // namespace
@@ -132,10 +163,16 @@ GgufEntries gguf_gpt2_entries(const HfGpt2Config& config, GgufType type, const s
 }
 
 GgufEntries gguf_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size) {
-  return character_tokenizer(tokenizer, vocab_size);
+  return tokenizer.is_character_level() ? character_tokenizer(tokenizer, vocab_size)
+                                        : byte_level_tokenizer(tokenizer, vocab_size);
 }
 
-GgufEntries gguf_no_tokenizer(int64_t vocab_size) {
+int64_t gguf_end_of_text(const Tokenizer& tokenizer, int64_t vocab_size) {
+  return tokenizer.end_of_text().value_or(int32_t(
+      tokenizer.vocab_size() < vocab_size ? tokenizer.vocab_size() : tokenizer.vocab_size() - 1));
+}
+
+GgufEntries gguf_no_tokenizer() {
   return {{"tokenizer.ggml.model", std::string("none")}};
 }
 

@@ -26,10 +26,15 @@ std::vector<GgufSource> gguf_gpt2_tensors(const HfGpt2Config& config, GgufType t
 GgufEntries gguf_gpt2_entries(const HfGpt2Config& config, GgufType type, const std::string& name);
 
 // The tokenizer, such that llama.cpp cuts any text into the same tokens. Ids from the tokenizer's
-// size to `vocab_size` become unused ones. Throws Error if vocab_size is below the tokenizer's.
+// size to `vocab_size` become unused ones. Throws Error if vocab_size is below the tokenizer's, or
+// llama.cpp has no such tokenizer.
 GgufEntries gguf_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size);
 
+// The token that ends a text for llama.cpp, which needs one at byte level: <|endoftext|>; without
+// that an unused id, or, if there is none either, the tokenizer's last.
+int64_t gguf_end_of_text(const Tokenizer& tokenizer, int64_t vocab_size);
+
 // For a model without a tokenizer: it can be used with token ids alone.
-GgufEntries gguf_no_tokenizer(int64_t vocab_size);
+GgufEntries gguf_no_tokenizer();
 
 }  // namespace gigagpt::formats
