@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "base/disk_rate.h"
 #include "base/error.h"
@@ -147,17 +148,32 @@ std::string model_name(const Path& checkpoint) {
   return own.starts_with("checkpoint_") ? path.parent_path().filename().string() + " " + own : own;
 }
 
-GgufEntries tokenizer_entries(const ExportArguments& arguments, const Path& checkpoint,
-                              int64_t vocab_size) {
-  if (arguments.tokenizer == "none") return formats::gguf_no_tokenizer(vocab_size);
-  const Path path = arguments.tokenizer.empty() ? checkpoint : Path(arguments.tokenizer);
-  if (arguments.tokenizer.empty() && !fs::exists(path / "tokenizer.json")) {
-    fail(
-        "{} has no tokenizer: name a folder that has the model's by --tokenizer, or say "
-        "--tokenizer none for a file that takes and gives token ids alone",
-        path.string());
+// The checkpoint's tokenizer, or the one that was named; nothing if none is wanted.
+std::optional<formats::Tokenizer> find_tokenizer(const ExportArguments& arguments,
+                                                 const Path& checkpoint) {
+  if (arguments.tokenizer == "none") return std::nullopt;
+  if (!arguments.tokenizer.empty()) return formats::Tokenizer::load(arguments.tokenizer);
+  for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"}) {
+    if (fs::exists(checkpoint / name)) return formats::Tokenizer::load(checkpoint);
   }
-  return formats::gguf_tokenizer(formats::Tokenizer::load(path), vocab_size);
+  fail(
+      "{} has no tokenizer: name a folder that has the model's by --tokenizer, or say --tokenizer "
+      "none for a file that takes and gives token ids alone",
+      checkpoint.string());
+}
+
+// What is not as in the checkpoint.
+void print_notes(const std::optional<formats::Tokenizer>& tokenizer, int64_t vocab_size) {
+  fmt::print(stderr,
+             "note: llama.cpp computes GELU by its tanh approximation, this model by the "
+             "exact formula: logits there differ by some 0.001\n");
+  if (!tokenizer || tokenizer->is_character_level() || tokenizer->end_of_text()) return;
+  const int64_t end = formats::gguf_end_of_text(*tokenizer, vocab_size);
+  if (end >= tokenizer->vocab_size()) return;
+  fmt::print(stderr,
+             "note: the tokenizer has no <|endoftext|>, but llama.cpp needs one: it will end "
+             "a text after token {}, '{}'\n",
+             end, printable(tokenizer->decode(int32_t(end))));
 }
 
 void write_file(const Weights& weights, const std::vector<GgufSource>& sources,
@@ -181,8 +197,11 @@ void export_gguf(const ExportArguments& arguments) {
   const GgufType type = type_named(arguments.type);
   const auto sources = formats::gguf_gpt2_tensors(weights.config(), type);
   for (const GgufSource& source : sources) weights.check(source.from);
+  const auto tokenizer = find_tokenizer(arguments, checkpoint);
+  const int64_t vocab_size = weights.config().vocab_size;
   GgufEntries entries = formats::gguf_gpt2_entries(weights.config(), type, model_name(checkpoint));
-  for (auto& entry : tokenizer_entries(arguments, checkpoint, weights.config().vocab_size)) {
+  for (auto& entry :
+       tokenizer ? formats::gguf_tokenizer(*tokenizer, vocab_size) : formats::gguf_no_tokenizer()) {
     entries.push_back(std::move(entry));
   }
   const Path temporary = temporary_path(target);
@@ -199,9 +218,7 @@ void export_gguf(const ExportArguments& arguments) {
   sync_parent_directory(target);
   fmt::print("{}: {}, {} of {} in {} tensors\n", target.string(), size_text(fs::file_size(target)),
              checkpoint.string(), arguments.type, sources.size());
-  fmt::print(stderr,
-             "note: llama.cpp computes GELU by its tanh approximation, this model by the "
-             "exact formula: log-probabilities there differ by some 0.001\n");
+  print_notes(tokenizer, vocab_size);
 }
 
 }  // namespace gigagpt::cli
