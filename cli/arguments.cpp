@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/help_text.h"
 #include "cli/yaml.h"
+#include "formats/bpe_trainer.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -50,7 +51,9 @@ void set_flags(const std::vector<Option>& options, const Flags& flags) {
   for (const CLI::Option* option : app.get_options()) names.push_back(option->get_name());
   for (const CLI::App* command : app.get_subcommands(nullptr)) names.push_back(command->get_name());
   const std::string near = nearest_name(extra, names);
-  const std::string command = app.get_parent() == nullptr ? "" : " " + app.get_name();
+  std::string command;
+  for (const CLI::App* part = &app; part->get_parent() != nullptr; part = part->get_parent())
+    command = " " + part->get_name() + command;
   fail("unknown {} '{}'{}; see gigagpt{} --help", extra.starts_with("-") ? "flag" : "argument",
        extra, near.empty() ? "" : fmt::format("; did you mean '{}'?", near), command);
 }
@@ -67,6 +70,10 @@ struct Parser {
       add_command("inspect", "Say what a run's file or folder holds, and check it", kInspectHelp);
   CLI::App* exporting =
       add_command("export", "Write a checkpoint as a GGUF file for llama.cpp", kExportHelp);
+  CLI::App* tokenizer = add_command("tokenizer", "Train or try a tokenizer", kTokenizerHelp);
+  CLI::App* tokenizer_train = tokenizer->add_subcommand("train", "Learn byte pairs from text");
+  CLI::App* tokenizer_encode = tokenizer->add_subcommand("encode", "Print the tokens of text");
+  CLI::App* tokenizer_decode = tokenizer->add_subcommand("decode", "Print the text of tokens");
   std::string config_file;
   Flags flags;
 
@@ -76,13 +83,35 @@ struct Parser {
     return command;
   }
 
+  void add_tokenizer_flags(TokenizerArguments& arguments) {
+    tokenizer_train->footer(kTokenizerTrainHelp);
+    for (CLI::App* command : {tokenizer_train, tokenizer_encode, tokenizer_decode}) {
+      const bool training = command == tokenizer_train;
+      command->allow_extras();
+      command
+          ->add_option("--input", arguments.inputs,
+                       training ? "UTF-8 text file; may be repeated"
+                                : "file to read; may be repeated [standard input]")
+          ->type_name("");
+      if (training) continue;
+      command
+          ->add_option("--tokenizer", arguments.tokenizer,
+                       "folder with tokenizer.json, or vocab.json and merges.txt, or such a file")
+          ->type_name("");
+    }
+    add_flags(*tokenizer_train, arguments.train_options(), "Options", flags);
+    tokenizer_encode->add_flag("--special", arguments.special,
+                               "<|endoftext|> in the text becomes that token");
+  }
+
   explicit Parser(Arguments& arguments) {
     app.footer("gigagpt COMMAND --help tells more. Start with ./quickstart, or with `prepare`.\n");
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, exporting})
+    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, exporting, tokenizer})
       command->allow_extras();
+    add_tokenizer_flags(arguments.tokenizer);
     prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
         ->type_name("");
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
@@ -123,19 +152,33 @@ void check_trace_file(const Path& file) {
     fail_errno("--trace: cannot create " + file.string());
 }
 
+void require(bool given, const char* what) {
+  if (!given) fail("{}", what);
+}
+
+void refuse_extras(const CLI::App& app) {
+  for (const CLI::App* command : app.get_subcommands()) refuse_extras(*command);
+  if (!app.remaining().empty()) fail_extra(app, app.remaining().front());
+}
+
+void check_tokenizer(const Parser& parser, const TokenizerArguments& arguments) {
+  require(!parser.tokenizer->get_subcommands().empty(),
+          "tokenizer needs one of train, encode and decode; see gigagpt tokenizer --help");
+  if (*parser.tokenizer_train) {
+    require(!arguments.inputs.empty(), "tokenizer train needs at least one --input FILE");
+    require(!arguments.out.empty(), "tokenizer train needs --out DIR");
+  } else {
+    require(!arguments.tokenizer.empty(), "tokenizer encode and decode need --tokenizer DIR");
+  }
+}
+
 void check_parsed(const Parser& parser, const Arguments& arguments) {
-  for (const CLI::App* command : parser.app.get_subcommands()) {
-    if (!command->remaining().empty()) fail_extra(*command, command->remaining().front());
-  }
-  if (!parser.app.remaining().empty()) fail_extra(parser.app, parser.app.remaining().front());
+  refuse_extras(parser.app);
   if (parser.app.get_subcommands().empty()) {
-    fail(
-        "a command is needed: prepare, plan, train, eval, sample, inspect or export; see gigagpt "
-        "--help");
+    fail("a command is needed: {}; see gigagpt --help",
+         "prepare, plan, train, eval, sample, inspect, export or tokenizer");
   }
-  const auto require = [](bool given, const char* what) {
-    if (!given) fail("{}", what);
-  };
+  if (*parser.tokenizer) check_tokenizer(parser, arguments.tokenizer);
   if (*parser.plan)
     require(!parser.config_file.empty(),
             "plan needs a config file, e.g. gigagpt plan configs/13b.yaml");
@@ -166,6 +209,12 @@ std::vector<Option> PrepareArguments::options() {
   return {{"out", &out, "folder for the data set"},
           {"tokenizer", &tokenizer, "how to cut the text", one_of({"char"})},
           {"val_fraction", &val_fraction, "share of the text for val.bin", between(0, 0.9)}};
+}
+
+std::vector<Option> TokenizerArguments::train_options() {
+  return {{"out", &out, "folder for tokenizer.json"},
+          {"vocab_size", &vocab_size, "tokens: 256 bytes, merges and <|endoftext|>",
+           between(double(formats::BpeTrainer::kMinVocabSize), 1 << 24)}};
 }
 
 std::vector<Option> SampleArguments::options() {
@@ -211,6 +260,7 @@ Arguments parse_arguments(int argc, char** argv) {
     fail("{}", error.what());
   }
   set_flags(arguments.prepare.options(), *parser.prepare ? parser.flags : Flags());
+  set_flags(arguments.tokenizer.train_options(), *parser.tokenizer ? parser.flags : Flags());
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
   set_flags(arguments.exporting.options(), *parser.exporting ? parser.flags : Flags());
   // Any text is a prompt, the empty one and "null" too.
@@ -218,13 +268,17 @@ Arguments parse_arguments(int argc, char** argv) {
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;
   check_parsed(parser, arguments);
   using Command = Arguments::Command;
-  arguments.command = *parser.prepare     ? Command::kPrepare
-                      : *parser.plan      ? Command::kPlan
-                      : *parser.train     ? Command::kTrain
-                      : *parser.eval      ? Command::kEval
-                      : *parser.sample    ? Command::kSample
-                      : *parser.exporting ? Command::kExport
-                                          : Command::kInspect;
+  using Action = TokenizerArguments::Action;
+  arguments.tokenizer.action = *parser.tokenizer_train    ? Action::kTrain
+                               : *parser.tokenizer_encode ? Action::kEncode
+                                                          : Action::kDecode;
+  arguments.command = *parser.tokenizer ? Command::kTokenizer
+                      : *parser.prepare ? Command::kPrepare
+                      : *parser.plan    ? Command::kPlan
+                      : *parser.train   ? Command::kTrain
+                      : *parser.eval    ? Command::kEval
+                      : *parser.sample  ? Command::kSample
+                                        : Command::kInspect;
   if (*parser.plan || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);

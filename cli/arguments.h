@@ -50,8 +50,28 @@ struct ExportArguments {
   std::vector<Option> options();
 };
 
+struct TokenizerArguments {
+  enum class Action { kTrain, kEncode, kDecode } action;
+  std::vector<std::string> inputs;  // none: standard input, except to train
+  std::string out;                  // train
+  int64_t vocab_size = 50257;
+  std::string tokenizer;  // encode, decode
+  bool special = false;   // encode
+  std::vector<Option> train_options();
+};
+
 struct Arguments {
-  enum class Command { kPrepare, kPlan, kTrain, kEval, kSample, kInspect, kExport } command;
+  enum class Command {
+    kTokenizer,
+    kPrepare,
+    kPlan,
+    kTrain,
+    kEval,
+    kSample,
+    kInspect,
+    kExport
+  } command;
+  TokenizerArguments tokenizer;
   PrepareArguments prepare;
   SampleArguments sample;
   ExportArguments exporting;

@@ -333,7 +333,8 @@ void run(int argc, char** argv) {
       return run_measure(arguments);
     case Arguments::Command::kPrepare:
     case Arguments::Command::kInspect:
-      fail("prepare and inspect are done by gigagpt itself");
+    case Arguments::Command::kTokenizer:
+      fail("prepare, inspect and tokenizer are done by gigagpt itself");
   }
 }
 

@@ -87,4 +87,24 @@ Examples:
   gigagpt export --checkpoint_path out/111m --gguf 111m-q8_0.gguf --type q8_0
 )";
 
+inline constexpr const char* kTokenizerHelp =
+    R"(gigagpt tokenizer train --help tells how to make one. A tokenizer that is there already, GPT-2's
+say, need not be trained: encode and decode show what it does, and prepare uses it.
+
+Examples:
+  gigagpt tokenizer train --input book.txt --vocab_size 8192 --out data/tokenizer
+  echo "In the beginning" | gigagpt tokenizer encode --tokenizer data/tokenizer
+  echo "818 262 3726" | gigagpt tokenizer decode --tokenizer data/gpt2
+)";
+
+inline constexpr const char* kTokenizerTrainHelp =
+    R"(Learns byte-level byte pairs as GPT-2 has them and writes DIR/tokenizer.json, which Hugging Face's
+tokenizers open. Ids: 256 bytes, merges in the order they were found, <|endoftext|> last. The most
+frequent pair is merged first, of equals that of lower ids, so that the same text gives the same file.
+Takes at most about 1 GB of RAM: pre-tokens (words) that are rare are forgotten before that.
+
+Example:
+  gigagpt tokenizer train --input a.txt --input b.txt --vocab_size 50257 --out data/tokenizer
+)";
+
 }  // namespace gigagpt::cli

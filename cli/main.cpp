@@ -16,6 +16,7 @@
 #include "cli/launch.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
+#include "cli/tokenizer.h"
 #include "engine/machine.h"
 
 namespace gigagpt::cli {
@@ -107,6 +108,9 @@ int run_on_systems(const Arguments& arguments, const std::optional<Rank>& rank, 
 int run(int argc, char** argv, const std::optional<Rank>& rank) {
   const Arguments arguments = parse_arguments(argc, argv);
   switch (arguments.command) {
+    case Arguments::Command::kTokenizer:
+      run_tokenizer(arguments.tokenizer);
+      return 0;
     case Arguments::Command::kPrepare:
       prepare(arguments.prepare);
       return 0;
