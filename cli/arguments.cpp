@@ -272,13 +272,14 @@ Arguments parse_arguments(int argc, char** argv) {
   arguments.tokenizer.action = *parser.tokenizer_train    ? Action::kTrain
                                : *parser.tokenizer_encode ? Action::kEncode
                                                           : Action::kDecode;
-  arguments.command = *parser.tokenizer ? Command::kTokenizer
-                      : *parser.prepare ? Command::kPrepare
-                      : *parser.plan    ? Command::kPlan
-                      : *parser.train   ? Command::kTrain
-                      : *parser.eval    ? Command::kEval
-                      : *parser.sample  ? Command::kSample
-                                        : Command::kInspect;
+  arguments.command = *parser.tokenizer   ? Command::kTokenizer
+                      : *parser.prepare   ? Command::kPrepare
+                      : *parser.plan      ? Command::kPlan
+                      : *parser.train     ? Command::kTrain
+                      : *parser.eval      ? Command::kEval
+                      : *parser.sample    ? Command::kSample
+                      : *parser.exporting ? Command::kExport
+                                          : Command::kInspect;
   if (*parser.plan || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);
