@@ -1,5 +1,6 @@
 #include "formats/gguf_gpt2.h"
 
+#include <algorithm>
 #include <array>
 #include <set>
 
@@ -105,9 +106,13 @@ GgufEntries tokenizer_entries(const char* model, const Tokenizer& tokenizer, int
 // text goes on with, and no UTF-8 character begins with another. Unlike its "gpt2" tokenizer, which
 // would make token 11 the end of all text, it does without an end of text.
 GgufEntries character_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size) {
-  return tokenizer_entries(
+  GgufEntries entries = tokenizer_entries(
       "rwkv", tokenizer, vocab_size, [&](int32_t id) { return escaped(tokenizer.decode(id)); },
       [](int32_t) { return kNormal; });
+  // Characters that the model does not know become spaces; without this they end llama.cpp.
+  entries.emplace_back("tokenizer.ggml.unknown_token_id",
+                       uint32_t(std::max(tokenizer.token_of(' '), 0)));
+  return entries;
 }
 
 GgufEntries byte_level_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size) {
