@@ -225,7 +225,7 @@ void run_measure(const Arguments& arguments) {
 
 // What a checkpoint was trained with, and on top of that what is asked for now.
 GPTConfig eval_config(const Path& checkpoint, const GPTConfig& asked, const Arguments& arguments) {
-  GPTConfig config = config_of_checkpoint(checkpoint);
+  GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
   if (std::filesystem::exists(checkpoint / "trainer_state.json")) {
     std::vector<Setting> kept;
     for (const auto& [key, value] : formats::read_trainer_state(checkpoint).config) {
@@ -278,7 +278,7 @@ void run_eval(const Arguments& arguments) {
 void run_sample(const SampleArguments& arguments) {
   set_threads(arguments.threads);
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
-  GPTConfig config = config_of_checkpoint(checkpoint);
+  GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
   config.precision = arguments.precision;
   config.storage.memory_gb = arguments.memory_gb;
   config.out_dir = checkpoint.string();  // for scratch

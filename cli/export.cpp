@@ -18,36 +18,20 @@ namespace fs = std::filesystem;
 using formats::GgufEntries;
 using formats::GgufSource;
 using formats::GgufType;
-using formats::SafetensorsReader;
+using formats::StoredWeights;
 
-// The weights of a checkpoint; all reading of them goes through values().
-class Weights {
- public:
-  explicit Weights(const Path& checkpoint)
-      : config_(formats::read_hf_config(checkpoint)), reader_(checkpoint / "model.safetensors") {
-    // A wrong number must not make a list of millions of layers.
-    if (config_.n_layer > int64_t(reader_.tensors().size())) {
-      fail("{}: n_layer is {}, but the model has {} tensors", (checkpoint / "config.json").string(),
-           config_.n_layer, reader_.tensors().size());
-    }
+// The tensors of a checkpoint. A wrong number of layers must not make a list of millions.
+StoredWeights open_weights(const Path& checkpoint, const formats::HfGpt2Config& config) {
+  size_t tensors = 0;
+  for (const Path& file : formats::weight_files(checkpoint)) {
+    tensors += formats::SafetensorsReader(file).tensors().size();
   }
-  const formats::HfGpt2Config& config() const { return config_; }
-
-  void check(const formats::StoredTensor& wanted) const {
-    const auto& found = reader_.info(wanted.name);
-    if (found.shape == wanted.shape) return;
-    fail("{}: tensor {} is [{}], but config.json needs [{}]", reader_.path().string(), wanted.name,
-         fmt::join(found.shape, ", "), fmt::join(wanted.shape, ", "));
+  if (config.n_layer > int64_t(tensors)) {
+    fail("{}: n_layer is {}, but its weights are {} tensors", (checkpoint / "config.json").string(),
+         config.n_layer, tensors);
   }
-  // The tensor's values from element `first` on.
-  void values(const std::string& name, int64_t first, std::span<float> values) const {
-    reader_.read_floats(name, first, values);
-  }
-
- private:
-  formats::HfGpt2Config config_;
-  SafetensorsReader reader_;
-};
+  return {checkpoint, formats::hf_gpt2_tensors(config)};
+}
 
 // Shares of all values that are to be written.
 class Progress {
@@ -70,7 +54,7 @@ constexpr int64_t kPieceValues = int64_t{1} << 25;  // held at once: 134 MB
 
 // Rows [first, first + rows) of what the file wants are columns of the stored [in, out]: strips of
 // it are read and turned, some of its rows at a time, so that whole cache lines are written.
-void read_transposed(const Weights& weights, const formats::StoredTensor& from, int64_t first,
+void read_transposed(const StoredWeights& weights, const formats::StoredTensor& from, int64_t first,
                      int64_t rows, std::vector<float>& piece) {
   constexpr int64_t kStrips = 16;
   const int64_t in = from.shape[0], out = from.shape[1];
@@ -79,8 +63,8 @@ void read_transposed(const Weights& weights, const formats::StoredTensor& from, 
   for (int64_t i = 0; i < in; i += kStrips) {
     const int64_t count = std::min(kStrips, in - i);
     for (int64_t k = 0; k < count; ++k) {
-      weights.values(from.name, (i + k) * out + first,
-                     std::span(strips).subspan(size_t(k * rows), size_t(rows)));
+      weights.read_floats(from, (i + k) * out + first,
+                          std::span(strips).subspan(size_t(k * rows), size_t(rows)));
     }
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t k = 0; k < count; ++k) {
@@ -91,8 +75,8 @@ void read_transposed(const Weights& weights, const formats::StoredTensor& from, 
 }
 
 // The tensor in pieces of whole rows.
-void write_tensor(const Weights& weights, const GgufSource& source, formats::GgufWriter& writer,
-                  Progress& progress) {
+void write_tensor(const StoredWeights& weights, const GgufSource& source,
+                  formats::GgufWriter& writer, Progress& progress) {
   const auto& shape = source.tensor.shape;
   const int64_t columns = shape.back();
   const int64_t all_rows = source.tensor.count() / columns;
@@ -104,7 +88,7 @@ void write_tensor(const Weights& weights, const GgufSource& source, formats::Ggu
       read_transposed(weights, source.from, row, rows, piece);
     } else {
       piece.resize(size_t(rows * columns));
-      weights.values(source.from.name, row * columns, piece);
+      weights.read_floats(source.from, row * columns, piece);
     }
     writer.write(piece);
     progress.add(piece.size());
@@ -163,12 +147,14 @@ std::optional<formats::Tokenizer> find_tokenizer(const ExportArguments& argument
 }
 
 // What is not as in the checkpoint.
-void print_notes(const std::optional<formats::Tokenizer>& tokenizer, int64_t vocab_size) {
-  fmt::print(stderr,
-             "note: llama.cpp computes GELU by its tanh approximation, this model by the "
-             "exact formula: logits there differ by some 0.001\n");
+void print_notes(const formats::HfGpt2Config& config,
+                 const std::optional<formats::Tokenizer>& tokenizer) {
+  if (config.activation == "gelu")
+    fmt::print(stderr,
+               "note: llama.cpp computes GELU by its tanh approximation, this model by the "
+               "exact formula: logits there differ by some 0.001\n");
   if (!tokenizer || tokenizer->is_character_level() || tokenizer->end_of_text()) return;
-  const int64_t end = formats::gguf_end_of_text(*tokenizer, vocab_size);
+  const int64_t end = formats::gguf_end_of_text(*tokenizer, config.vocab_size);
   if (end >= tokenizer->vocab_size()) return;
   fmt::print(stderr,
              "note: the tokenizer has no <|endoftext|>, but llama.cpp needs one: it will end "
@@ -176,7 +162,7 @@ void print_notes(const std::optional<formats::Tokenizer>& tokenizer, int64_t voc
              end, printable(tokenizer->decode(int32_t(end))));
 }
 
-void write_file(const Weights& weights, const std::vector<GgufSource>& sources,
+void write_file(const StoredWeights& weights, const std::vector<GgufSource>& sources,
                 const GgufEntries& entries, const Path& path, const Path& target) {
   std::vector<formats::GgufTensor> tensors;
   for (const GgufSource& source : sources) tensors.push_back(source.tensor);
@@ -193,15 +179,15 @@ void export_gguf(const ExportArguments& arguments) {
   const Path target = arguments.gguf;
   check_target(target);
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
-  const Weights weights(checkpoint);
+  const formats::HfGpt2Config config = formats::read_hf_config(checkpoint);
+  const StoredWeights weights = open_weights(checkpoint, config);
+  weights.check_values();
   const GgufType type = type_named(arguments.type);
-  const auto sources = formats::gguf_gpt2_tensors(weights.config(), type);
-  for (const GgufSource& source : sources) weights.check(source.from);
+  const auto sources = formats::gguf_gpt2_tensors(config, type);
   const auto tokenizer = find_tokenizer(arguments, checkpoint);
-  const int64_t vocab_size = weights.config().vocab_size;
-  GgufEntries entries = formats::gguf_gpt2_entries(weights.config(), type, model_name(checkpoint));
-  for (auto& entry :
-       tokenizer ? formats::gguf_tokenizer(*tokenizer, vocab_size) : formats::gguf_no_tokenizer()) {
+  GgufEntries entries = formats::gguf_gpt2_entries(config, type, model_name(checkpoint));
+  for (auto& entry : tokenizer ? formats::gguf_tokenizer(*tokenizer, config.vocab_size)
+                               : formats::gguf_no_tokenizer()) {
     entries.push_back(std::move(entry));
   }
   const Path temporary = temporary_path(target);
@@ -218,7 +204,7 @@ void export_gguf(const ExportArguments& arguments) {
   sync_parent_directory(target);
   fmt::print("{}: {}, {} of {} in {} tensors\n", target.string(), size_text(fs::file_size(target)),
              checkpoint.string(), arguments.type, sources.size());
-  print_notes(tokenizer, vocab_size);
+  print_notes(config, tokenizer);
 }
 
 }  // namespace gigagpt::cli

@@ -26,6 +26,7 @@ void write_checkpoint(const Path& directory, int64_t width = 32, int64_t vocab_s
   formats::write_hf_config(directory, config);
   std::vector<formats::TensorInfo> infos;
   for (const auto& tensor : formats::hf_gpt2_tensors(config)) {
+    if (tensor.foreign) continue;
     infos.push_back({tensor.name, "F32", tensor.shape});
   }
   formats::SafetensorsWriter writer(directory / "model.safetensors", infos, {});

@@ -91,6 +91,7 @@ struct Checkpoint {
   std::optional<formats::TrainerState> state;
   std::optional<GPTConfig> config;
   formats::HfGpt2Config hf;
+  std::map<std::string, std::string> names;      // in the files, by our parameters' names
   std::map<std::string, Norm> weights, moments;  // by the names in their files
   std::vector<std::string> sums;                 // what is known of each file
   std::vector<std::string> problems;
@@ -136,49 +137,46 @@ void check_sum(Checkpoint& c, const FileSum& found) {
 
 // The model that config.json means, if the weights can be that at all: a wrong number in it must
 // not make a list of millions of layers.
-void read_model(Checkpoint& c, const SafetensorsReader& weights) {
+void read_model(Checkpoint& c, size_t tensors) {
   c.hf = formats::read_hf_config(c.path);
-  const size_t tensors = weights.tensors().size();
   if (size_t(c.hf.n_layer) > tensors) {
-    fail("{}: n_layer is {}, but {} has {} tensors", (c.path / "config.json").string(),
-         c.hf.n_layer, weights.path().string(), tensors);
+    fail("{}: n_layer is {}, but its weights are {} tensors", (c.path / "config.json").string(),
+         c.hf.n_layer, tensors);
   }
-  for (const auto& wanted : formats::hf_gpt2_tensors(c.hf)) {
-    const TensorInfo& found = weights.info(wanted.name);
-    if (found.shape == wanted.shape) continue;
-    fail("{}: tensor {} is [{}], but config.json needs [{}]", weights.path().string(), wanted.name,
-         fmt::join(found.shape, ", "), fmt::join(wanted.shape, ", "));
+  const formats::StoredWeights weights(c.path, formats::hf_gpt2_tensors(c.hf));
+  for (const formats::StoredTensor& tensor : weights.tensors()) {
+    if (!tensor.foreign) c.names[tensor.parameter] = weights.name_of(tensor);
   }
-  c.config.emplace();
-  c.config->depth = c.hf.n_layer;
-  c.config->heads = c.hf.n_head;
-  c.config->width = c.hf.n_embd;
-  c.config->max_position_embeddings = c.hf.n_positions;
-  c.config->vocab_size = c.hf.vocab_size;
-  c.config->bias = c.hf.bias;
+  c.config = GPTConfig::of_checkpoint(c.path);
 }
 
 void read_files(Checkpoint& c) {
   if (c.has("trainer_state.json")) c.tries([&] { c.state = formats::read_trainer_state(c.path); });
-  ByteDisplay display(bytes_of(c.path / "model.safetensors") +
-                      bytes_of(c.path / "optimizer.safetensors"));
-  const auto read = [&](const char* name, const auto& look) {
-    return c.tries([&] {
-      if (!fs::is_regular_file(c.path / name)) fail("{} is missing", (c.path / name).string());
-      const SafetensorsReader reader(c.path / name);
-      look(reader);
-      const Scan found = scan(reader, display.follow());
+  std::vector<Path> files;
+  c.tries([&] { files = formats::weight_files(c.path); });
+  uint64_t all_bytes = bytes_of(c.path / "optimizer.safetensors");
+  for (const Path& file : files) all_bytes += bytes_of(file);
+  ByteDisplay display(all_bytes);
+  const auto read = [&](const Path& path, std::map<std::string, Norm>& norms) {
+    size_t tensors = 0;
+    c.tries([&] {
+      if (!fs::is_regular_file(path)) fail("{} is missing", path.string());
+      const SafetensorsReader reader(path);
+      tensors = reader.tensors().size();
+      Scan found = scan(reader, display.follow());
       check_sum(c, found.sum);
-      (name[0] == 'm' ? c.weights : c.moments) = found.norms;
+      norms.merge(found.norms);
     });
+    return tensors;
   };
-  read("model.safetensors",
-       [&](const SafetensorsReader& weights) { c.tries([&] { read_model(c, weights); }); });
+  size_t tensors = 0;
+  for (const Path& file : files) tensors += read(file, c.weights);
+  if (!files.empty()) c.tries([&] { read_model(c, tensors); });
   bool wanted = c.has("optimizer.safetensors");
   if (c.state) {
     for (const FileSum& file : c.state->files) wanted |= file.name == "optimizer.safetensors";
   }
-  if (wanted) read("optimizer.safetensors", [](const SafetensorsReader&) {});
+  if (wanted) read(c.path / "optimizer.safetensors", c.moments);
 }
 
 std::string moments_text(const Checkpoint& c) {
@@ -214,7 +212,8 @@ void print_facts(const Checkpoint& c) {
   if (c.config) {
     print_fact("model", fmt::format("depth {}, width {}, heads {}, vocab_size {}, {} positions{}",
                                     c.hf.n_layer, c.hf.n_embd, c.hf.n_head, c.hf.vocab_size,
-                                    c.hf.n_positions, c.hf.bias ? "" : ", no bias"));
+                                    c.hf.n_positions, c.hf.bias ? "" : ", no bias") +
+                            (c.hf.activation == "gelu" ? "" : ", " + c.hf.activation));
   }
   if (c.state) {
     print_fact("config", pairs_text(c.state->config,
@@ -226,9 +225,7 @@ void print_facts(const Checkpoint& c) {
   for (const std::string& sum : c.sums) print_fact("file", sum);
 }
 
-void print_layers(const Checkpoint& c) {
-  std::map<std::string, std::string> stored;  // by our names
-  for (const auto& tensor : formats::hf_gpt2_tensors(c.hf)) stored[tensor.parameter] = tensor.name;
+void print_layers(Checkpoint& c) {
   std::vector<std::vector<std::string>> rows = {
       {"layer", "parameters", "shapes", "|weights|", "|exp_avg|", "|exp_avg_sq|"}};
   for (const auto& layer : c.config->layers()) {
@@ -242,7 +239,7 @@ void print_layers(const Checkpoint& c) {
     for (const auto& param : layer.params) {
       const std::string name = layer.prefix + param.name;
       shapes.push_back(param.shape);
-      add(norms[0], c.weights, stored[name]);
+      add(norms[0], c.weights, c.names[name]);
       add(norms[1], c.moments, "exp_avg/" + name);
       add(norms[2], c.moments, "exp_avg_sq/" + name);
     }
@@ -277,7 +274,7 @@ void inspect_safetensors(const Path& path) {
 }
 
 void inspect_checkpoint(const Path& directory) {
-  Checkpoint checkpoint{directory, {}, {}, {}, {}, {}, {}, {}};
+  Checkpoint checkpoint{directory, {}, {}, {}, {}, {}, {}, {}, {}};
   read_files(checkpoint);
   print_facts(checkpoint);
   if (checkpoint.config) print_layers(checkpoint);

@@ -109,7 +109,7 @@ TEST_F(InspectCheckpoint, ListsAllThatIsWrong) {
   formats::write_hf_config(path_, {1 << 24, 2, kWidth, 16, 31});
   EXPECT_TRUE(has(look(path_).error, "n_layer is 16777216, but "));
   formats::write_hf_config(path_, {kDepth, 2, 16, 16, 31});
-  EXPECT_TRUE(has(look(path_).error, "is [31, 8], but config.json needs [31, 16]"));
+  EXPECT_TRUE(has(look(path_).error, "is [31, 8], but this configuration needs [31, 16]"));
 }
 
 TEST_F(InspectCheckpoint, DamageNeverCrashes) {

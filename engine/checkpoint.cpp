@@ -16,6 +16,7 @@ namespace {
 
 using formats::SafetensorsReader;
 using formats::SafetensorsWriter;
+using formats::StoredWeights;
 using formats::TensorInfo;
 
 at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
@@ -99,10 +100,11 @@ formats::FileSum write_weights(const Path& path, Store& store,
     return store.form().compact && t.shape.size() >= 2 && !t.parameter.empty();
   };
   for (const StoredTensor& t : tensors) {
-    infos.push_back({t.name, rounded(t) ? "BF16" : "F32", t.shape});
+    if (!t.foreign) infos.push_back({t.name, rounded(t) ? "BF16" : "F32", t.shape});
   }
   Output writer(store.cluster(), path, infos, {{"format", "pt"}});
   for (const StoredTensor& t : tensors) {
+    if (t.foreign) continue;
     if (t.parameter.empty()) {
       writer.write(bytes_of(at::zeros(t.shape, at::kFloat)));
       continue;
@@ -160,48 +162,39 @@ void check_shape(const SafetensorsReader& reader, const std::string& name,
        fmt::join(shape, ", "), fmt::join(wanted, ", "));
 }
 
-// The leader has a reader; the others are sent what it reads.
-using Input = std::optional<SafetensorsReader>;
-
-Input open_input(const Cluster& cluster, const Path& path) {
-  return cluster.leads() ? Input(std::in_place, path) : std::nullopt;
-}
-
-void read_values(const Input& reader, const std::string& stored, Store& store, Kept kept,
-                 const std::string& name, ValueCounter& counter) {
+// The leader reads; the others are sent what it reads.
+template <class Read>
+void read_values(Read read, Store& store, Kept kept, const std::string& name,
+                 ValueCounter& counter) {
   std::vector<float> values;
   in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
     values.resize(count);
-    if (reader) reader->read_floats(stored, first, values);
+    read(first, std::span(values));
     store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
     store.write(kept, name, first, values);
     counter.add(int64_t(count));
   });
 }
 
-void check_weights(const SafetensorsReader& reader, const std::vector<StoredTensor>& tensors) {
-  for (const StoredTensor& t : tensors) {
-    check_shape(reader, t.name, t.shape);
-    if (!t.parameter.empty()) continue;
-    std::vector<float> zeros(size_t(reader.info(t.name).count()));
-    reader.read_floats(t.name, zeros);
-    const bool all_zero = std::all_of(zeros.begin(), zeros.end(), [](float v) { return v == 0; });
-    if (!all_zero) fail("{}: {} is not zero, but bias is false", reader.path().string(), t.name);
-  }
-}
-
-void read_weights(const Input& reader, Store& store, const std::vector<StoredTensor>& tensors,
-                  ValueCounter& counter) {
+void read_weights(const std::optional<StoredWeights>& weights, Store& store,
+                  const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
   store.cluster().together([&] {
-    if (reader) check_weights(*reader, tensors);
+    if (weights) weights->check_values();
   });
   std::map<std::string, const StoredTensor*> stored;  // by parameter
-  for (const StoredTensor& t : tensors) stored[t.parameter] = &t;
+  for (const StoredTensor& t : tensors) {
+    if (!t.foreign) stored[t.parameter] = &t;
+  }
   for_each_parameter(store, [&](const std::string& name) {
     const StoredTensor& t = *stored.at(name);
-    if (!t.transposed) return read_values(reader, t.name, store, Kept::kMaster, name, counter);
+    if (!t.transposed) {
+      const auto read = [&](int64_t first, std::span<float> values) {
+        if (weights) weights->read_floats(t, first, values);
+      };
+      return read_values(read, store, Kept::kMaster, name, counter);
+    }
     std::vector<float> values(size_t(store.param(name).count()));
-    if (reader) reader->read_floats(t.name, values);
+    if (weights) weights->read_floats(t, 0, values);
     store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
     const at::Tensor turned = wrap(values, t.shape).t().contiguous();
     store.write(Kept::kMaster, name, 0, {turned.data_ptr<float>(), values.size()});
@@ -209,10 +202,14 @@ void read_weights(const Input& reader, Store& store, const std::vector<StoredTen
   });
 }
 
-void read_optimizer(const Input& reader, Store& store, ValueCounter& counter) {
+void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store,
+                    ValueCounter& counter) {
   for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept kept) {
     if (reader) check_shape(*reader, stored, store.param(name).shape);
-    read_values(reader, stored, store, kept, name, counter);
+    const auto read = [&](int64_t first, std::span<float> values) {
+      if (reader) reader->read_floats(stored, first, values);
+    };
+    read_values(read, store, kept, name, counter);
   });
 }
 
@@ -250,13 +247,17 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, int64_t step, const Progress& progress) {
   Cluster& cluster = store.cluster();
-  const auto weights =
-      cluster.together([&] { return open_input(cluster, checkpoint / "model.safetensors"); });
+  const auto weights = cluster.together([&] {
+    return cluster.leads() ? std::optional<StoredWeights>(std::in_place, checkpoint, tensors)
+                           : std::nullopt;
+  });
   const auto moments = cluster.together([&] {
     const bool there = cluster.leads() && optimizer &&
                        std::filesystem::exists(checkpoint / "trainer_state.json") &&
                        store_of(checkpoint).empty();
-    return there ? open_input(cluster, checkpoint / "optimizer.safetensors") : std::nullopt;
+    return there ? std::optional<SafetensorsReader>(std::in_place,
+                                                    checkpoint / "optimizer.safetensors")
+                 : std::nullopt;
   });
   const bool whole = cluster.any(moments.has_value());
   ValueCounter counter(store, whole ? 3 : 1, progress);

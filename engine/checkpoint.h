@@ -11,7 +11,7 @@
 #include "engine/run_directory.h"
 #include "engine/store.h"
 #include "formats/run_files.h"
-#include "formats/safetensors.h"
+#include "formats/stored_weights.h"
 
 namespace gigagpt::engine {
 
@@ -28,7 +28,7 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
                      const std::function<void(const Path&)>& write_rest, int64_t keep,
                      const Progress& progress);
 
-// Reads a checkpoint's weights, and with `optimizer` its moments if it has them, into the store,
+// Reads a checkpoint's weights, ours or another program's, and with `optimizer` its moments if it has them, into the store,
 // whose state is then that of `step`.
 // Throws Error naming the file and tensor when it is damaged or belongs to another model. Of
 // several systems the one that leads reads.

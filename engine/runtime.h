@@ -12,7 +12,7 @@
 #include "engine/system.h"
 #include "engine/update.h"
 #include "formats/run_files.h"
-#include "formats/safetensors.h"
+#include "formats/stored_weights.h"
 
 namespace gigagpt::engine {
 

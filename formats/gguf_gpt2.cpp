@@ -140,6 +140,7 @@ GgufEntries byte_level_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size)
 std::vector<GgufSource> gguf_gpt2_tensors(const HfGpt2Config& config, GgufType type) {
   std::vector<GgufSource> sources;
   for (const StoredTensor& stored : hf_gpt2_tensors(config)) {
+    if (stored.foreign) continue;
     GgufTensor tensor{llama_tensor_name(stored.name), uint32_t(type), stored.shape};
     if (stored.transposed) std::swap(tensor.shape[0], tensor.shape[1]);
     if (tensor.shape.size() == 1 || tensor.name == "position_embd.weight") {

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "base/testing.h"
+#include "formats/bpe.h"
 #include "formats/gguf_gpt2.h"
 
 namespace gigagpt::formats {
@@ -374,7 +377,54 @@ TEST(GgufGpt2, CharactersAreTokensOfBytes) {
   EXPECT_EQ(value_of_entry<std::vector<std::string>>(entries, "tokenizer.ggml.tokens"), tokens);
   const std::vector<int32_t> types = {1, 1, 1, 1, 1, 1, 5, 5};
   EXPECT_EQ(value_of_entry<std::vector<int32_t>>(entries, "tokenizer.ggml.token_type"), types);
+  EXPECT_EQ(value_of_entry<uint32_t>(entries, "tokenizer.ggml.unknown_token_id"), 1U);
   EXPECT_ERROR(gguf_tokenizer(tokenizer, 5), "the tokenizer has 6 tokens");
+}
+
+// All bytes, one merge, an added token that is like text, and perhaps an end of text.
+Tokenizer byte_level(bool end_of_text, bool prefix_space = false) {
+  BpeVocabulary vocabulary;
+  for (const uint8_t byte : bytes_in_token_order()) {
+    vocabulary.tokens.push_back(to_byte_level(std::string(1, char(byte))));
+  }
+  const auto id = [&](const std::string& text) {
+    const auto& all = vocabulary.tokens;
+    return int32_t(std::find(all.begin(), all.end(), text) - all.begin());
+  };
+  vocabulary.merges = {{id("a"), id("b"), 256}};
+  vocabulary.tokens.insert(vocabulary.tokens.end(), {"ab", "[PAD260]"});
+  vocabulary.added = {{257, /*special=*/false, /*normalized=*/false}};
+  if (end_of_text) {
+    vocabulary.added.push_back({258, /*special=*/true, /*normalized=*/false});
+    vocabulary.tokens.emplace_back(kEndOfText);
+  }
+  vocabulary.add_prefix_space = prefix_space;
+  return Tokenizer(Bpe(std::move(vocabulary)));
+}
+
+TEST(GgufGpt2, BytePairsAreGpt2s) {
+  const auto entries = gguf_tokenizer(byte_level(true), 261);
+  EXPECT_EQ(value_of_entry<std::string>(entries, "tokenizer.ggml.model"), "gpt2");
+  EXPECT_EQ(value_of_entry<std::string>(entries, "tokenizer.ggml.pre"), "gpt-2");
+  const auto tokens = value_of_entry<std::vector<std::string>>(entries, "tokenizer.ggml.tokens");
+  ASSERT_EQ(tokens.size(), 261U);
+  EXPECT_EQ(tokens[0], "!");
+  EXPECT_EQ(tokens[220], "\u0120");  // a space
+  const std::vector<std::string> last(tokens.begin() + 256, tokens.end());
+  // No text comes twice: llama.cpp would end.
+  const std::vector<std::string> wanted = {"ab", "[PAD260]", "<|endoftext|>", "[PAD259]",
+                                           "[PAD260]_"};
+  EXPECT_EQ(last, wanted);
+  const auto types = value_of_entry<std::vector<int32_t>>(entries, "tokenizer.ggml.token_type");
+  const std::vector<int32_t> last_types(types.begin() + 255, types.end());
+  EXPECT_EQ(last_types, (std::vector<int32_t>{1, 1, 4, 3, 5, 5}));
+  EXPECT_EQ(value_of_entry<std::vector<std::string>>(entries, "tokenizer.ggml.merges"),
+            std::vector<std::string>{"a b"});
+  EXPECT_EQ(value_of_entry<uint32_t>(entries, "tokenizer.ggml.eos_token_id"), 258U);
+  // Without an end of text, an unused token, or else the last.
+  EXPECT_EQ(gguf_end_of_text(byte_level(false), 300), 258);
+  EXPECT_EQ(gguf_end_of_text(byte_level(false), 258), 257);
+  EXPECT_ERROR(gguf_tokenizer(byte_level(true, true), 259), "add_prefix_space");
 }
 
 }  // namespace

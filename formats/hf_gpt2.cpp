@@ -1,6 +1,6 @@
 #include "formats/hf_gpt2.h"
 
-#include <cmath>
+#include <algorithm>
 
 #include "formats/json.h"
 
@@ -15,13 +15,21 @@ void require(const json& root, const std::string& where, const char* key, const 
   fail("{}: {} is {}, but only {} is supported", where, key, root[key].dump(), wanted.dump());
 }
 
+// GPT-2's own, unless it is said, is the form with tanh.
+std::string activation(const json& root, const std::string& where) {
+  const auto name = root.value("activation_function", "gelu_new");
+  const auto& known = hf_activations();
+  if (std::find(known.begin(), known.end(), name) != known.end()) return name;
+  fail("{}: activation_function is \"{}\", but only {} are supported", where, name,
+       fmt::join(known, ", "));
+}
+
 HfGpt2Config parse_config(const json& root, const std::string& where) {
   require(root, where, "model_type", "gpt2");
-  require(root, where, "activation_function", "gelu");
   require(root, where, "layer_norm_epsilon", 1e-5);
   require(root, where, "scale_attn_weights", true);
   require(root, where, "scale_attn_by_inverse_layer_idx", false);
-  require(root, where, "tie_word_embeddings", true);
+  require(root, where, "add_cross_attention", false);
   // Products of two sizes and a few small factors stay far from overflow.
   const auto size = [&](const char* key) { return whole_number(root, key, 1, 1 << 24, where); };
   HfGpt2Config config;
@@ -30,6 +38,7 @@ HfGpt2Config parse_config(const json& root, const std::string& where) {
   config.n_embd = size("n_embd");
   config.n_positions = size("n_positions");
   config.vocab_size = size("vocab_size");
+  config.activation = activation(root, where);
   config.dropout = root.value("attn_pdrop", 0.0);
   config.initializer_range = root.value("initializer_range", 0.02);
   config.bias = root.value("gigagpt_bias", true);
@@ -39,6 +48,11 @@ HfGpt2Config parse_config(const json& root, const std::string& where) {
 }
 
 }  // namespace
+
+const std::vector<std::string>& hf_activations() {
+  static const std::vector<std::string> names = {"gelu", "gelu_new", "gelu_pytorch_tanh"};
+  return names;
+}
 
 HfGpt2Config read_hf_config(const Path& directory) {
   const Path path = directory / "config.json";
@@ -52,7 +66,7 @@ HfGpt2Config read_hf_config(const Path& directory) {
 void write_hf_config(const Path& directory, const HfGpt2Config& config) {
   const nlohmann::ordered_json root = {{"architectures", {"GPT2LMHeadModel"}},
                                        {"model_type", "gpt2"},
-                                       {"activation_function", "gelu"},
+                                       {"activation_function", config.activation},
                                        {"n_layer", config.n_layer},
                                        {"n_head", config.n_head},
                                        {"n_embd", config.n_embd},
@@ -79,6 +93,7 @@ std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config) {
   std::vector<StoredTensor> tensors;
   const auto add = [&](const std::string& name, std::vector<int64_t> shape, std::string parameter) {
     tensors.push_back({"transformer." + name, std::move(shape), std::move(parameter)});
+    tensors.back().other_name = name;
   };
   const auto layer_norm = [&](const std::string& name, const std::string& parameter) {
     add(name + ".weight", {width}, parameter + ".weight");
@@ -103,6 +118,15 @@ std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config) {
     conv1d(theirs + "mlp.c_proj", 4 * width, width, ours + "ffn.proj");
   }
   layer_norm("ln_f", "ln_f");
+  // What others write besides.
+  tensors.push_back({"lm_head.weight", {config.vocab_size, width}, "wte.weight"});
+  tensors.back().foreign = true;
+  for (int64_t i = 0; i < config.n_layer; ++i) {
+    for (const char* mask : {"bias", "masked_bias"}) {
+      add(fmt::format("h.{}.attn.{}", i, mask), {}, "");
+      tensors.back().foreign = true;
+    }
+  }
   return tensors;
 }
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/file.h"
-#include "formats/safetensors.h"
+#include "formats/stored_weights.h"
 
 namespace gigagpt::formats {
 
@@ -18,17 +18,22 @@ struct HfGpt2Config {
   int64_t n_embd = 0;
   int64_t n_positions = 0;
   int64_t vocab_size = 0;
+  std::string activation = "gelu";  // or "gelu_new" and "gelu_pytorch_tanh", which are one
   double dropout = 0.0;
   double initializer_range = 0.02;
   bool bias = true;  // our flag `gigagpt_bias`: false means that the linear biases are zeros
 };
+
+// What `activation` may be.
+const std::vector<std::string>& hf_activations();
 
 // Reads directory/config.json. Throws Error for a model that is not a GPT-2 this program computes
 // (another type, activation, epsilon, or attention scaling), saying which key is in the way.
 HfGpt2Config read_hf_config(const Path& directory);
 void write_hf_config(const Path& directory, const HfGpt2Config& config);
 
-// All tensors of the model in layer order. lm_head is tied to wte and not stored.
+// All tensors of the model in layer order, then those that only others write: lm_head, which is
+// wte, and the causal masks. Others may leave out the prefix "transformer.".
 std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config);
 
 }  // namespace gigagpt::formats

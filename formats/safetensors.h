@@ -26,14 +26,6 @@ struct TensorInfo {
 size_t dtype_size_bytes(std::string_view dtype);
 bool is_floating(std::string_view dtype);  // one that read_floats converts
 
-// A tensor of a checkpoint in another layout than ours, and the parameter of ours that it holds.
-struct StoredTensor {
-  std::string name;
-  std::vector<int64_t> shape;  // in the file
-  std::string parameter;       // ours; "" if the file's tensor is all zeros
-  bool transposed = false;     // the file holds [in, out], the parameter is [out, in]
-};
-
 using Metadata = std::map<std::string, std::string>;
 
 // Writes one file tensor by tensor, in the order of the list, without holding more than the caller

@@ -19,6 +19,7 @@ std::vector<Option> GPTConfig::options() {
       {"width", &width, "width of the residual stream (C)", between(1, 1 << 18)},
       {"dropout", &dropout, "dropout on embeddings, attention and FFN output", between(0, 0.99)},
       {"bias", &bias, "biases on the linear layers"},
+      {"activation", &activation, "GELU: exact, or GPT-2's", one_of(formats::hf_activations())},
       {"init_std", &init_std, "deviation of the initial weights", above(0)},
       {"residual_init_std", &residual_init_std, "of residual layers; null: init_std/sqrt(2L)",
        above(0)},
@@ -70,6 +71,19 @@ void GPTConfig::check() const {
     fail("num_systems: {} systems need as many micro-batches, but batch_size {} has {}",
          num_systems, batch_size, run_size(true).all_micro_batches());
   }
+}
+
+formats::HfGpt2Config GPTConfig::hf() const {
+  return {depth,   heads,    width, max_position_embeddings, vocab_size, activation,
+          dropout, init_std, bias};
+}
+
+GPTConfig GPTConfig::of_checkpoint(const Path& checkpoint) {
+  const formats::HfGpt2Config hf = formats::read_hf_config(checkpoint);
+  GPTConfig config{hf.n_positions, hf.vocab_size, hf.n_layer,    hf.n_head,           hf.n_embd,
+                   hf.dropout,     hf.bias,       hf.activation, hf.initializer_range};
+  config.sequence_length = hf.n_positions;
+  return config;
 }
 
 double GPTConfig::learning_rate_at(int64_t step) const {

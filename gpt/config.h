@@ -10,11 +10,12 @@
 
 #include "base/option.h"
 #include "engine/plan.h"
+#include "formats/hf_gpt2.h"
 
 namespace gigagpt {
 
 struct GPTConfig {
-  // The model; config_of_checkpoint relies on the order.
+  // The model; of_checkpoint relies on the order.
   int64_t max_position_embeddings = 2048;
   int64_t vocab_size = 50257;
   int64_t depth = 12;
@@ -22,6 +23,7 @@ struct GPTConfig {
   int64_t width = 768;
   double dropout = 0.0;
   bool bias = true;
+  std::string activation = "gelu";
   double init_std = 0.02;
   std::optional<double> residual_init_std = {};
 
@@ -62,6 +64,10 @@ struct GPTConfig {
 
   // Throws Error for values that do not go together, naming the keys.
   void check() const;
+
+  // The model as config.json has it, and a config with the model of a checkpoint.
+  formats::HfGpt2Config hf() const;
+  static GPTConfig of_checkpoint(const Path& checkpoint);
 
   // The learning rate of step s, counted from 0.
   double learning_rate_at(int64_t step) const;

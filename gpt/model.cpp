@@ -14,24 +14,22 @@ using engine::Weights;
 
 enum Site : uint64_t { kOutput, kAttention };  // places of dropout within a layer
 
-// A layer with dropout; its weights go by the names in GPTConfig::layers().
+// Its weights go by the names in GPTConfig::layers().
 class GPTLayer : public engine::Layer {
  public:
-  GPTLayer(engine::LayerSpec spec, double dropout) : Layer(std::move(spec)), dropout_(dropout) {}
+  GPTLayer(const GPTConfig& c, engine::LayerSpec spec) : Layer(std::move(spec)), config_(c) {}
 
  protected:
-  double dropout(const Pass& pass) const { return pass.training ? dropout_ : 0.0; }
+  double dropout(const Pass& pass) const { return pass.training ? config_.dropout : 0.0; }
   uint64_t key(const Pass& pass, Site site) const {
     return mix(mix(pass.key, hash_name(spec().name)), site);
   }
-
- private:
-  double dropout_;
+  const GPTConfig config_;
 };
 
 class Embedding : public GPTLayer {
  public:
-  Embedding(const GPTConfig& c, engine::LayerSpec spec) : GPTLayer(std::move(spec), c.dropout) {}
+  using GPTLayer::GPTLayer;
 
   Tensor forward(const Weights& w, const Tensor& tokens, const Pass& pass) const override {
     const Tensor x = ops::embedding(tokens, w["wte.weight"], w["wpe.weight"], pass.position);
@@ -41,8 +39,7 @@ class Embedding : public GPTLayer {
 
 class Block : public GPTLayer {
  public:
-  Block(const GPTConfig& c, engine::LayerSpec spec)
-      : GPTLayer(std::move(spec), c.dropout), heads_(c.heads) {}
+  using GPTLayer::GPTLayer;
 
   Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
     return ffn(w, attention(w, x, pass), pass);  // B T C
@@ -52,7 +49,8 @@ class Block : public GPTLayer {
   Tensor attention(const Weights& w, const Tensor& x, const Pass& pass) const {
     const auto [residual, h] = ops::branch(x, w.affine("ln_1"), w.dtype());  // B T C
     const Tensor qkv = ops::linear(h, w.affine("attn.proj_qkv"));            // B T 3C
-    const ops::AttentionRule rule{heads_, pass.batch.mask, dropout(pass), key(pass, kAttention)};
+    const ops::AttentionRule rule{config_.heads, pass.batch.mask, dropout(pass),
+                                  key(pass, kAttention)};
     const Tensor y = ops::attention(qkv, rule, pass.cache);             // B T C
     return ops::add_linear(residual, y, w.affine("attn.proj_output"));  // B T C
   }
@@ -60,16 +58,15 @@ class Block : public GPTLayer {
   Tensor ffn(const Weights& w, const Tensor& x, const Pass& pass) const {
     const auto [residual, n] = ops::branch(x, w.affine("ln_2"), w.dtype());  // B T C
     const Tensor h = ops::linear(n, w.affine("ffn.fc"));                     // B T 4C
-    return ops::add_gelu_linear(residual, h, w.affine("ffn.proj"), dropout(pass),
+    const auto form = config_.activation == "gelu" ? ops::GeluForm::kErf : ops::GeluForm::kTanh;
+    return ops::add_gelu_linear(residual, h, w.affine("ffn.proj"), form, dropout(pass),
                                 key(pass, kOutput));
   }
-
-  int64_t heads_;
 };
 
 class Head : public GPTLayer {
  public:
-  explicit Head(engine::LayerSpec spec) : GPTLayer(std::move(spec), 0.0) {}
+  using GPTLayer::GPTLayer;
 
   Tensor forward(const Weights& w, const Tensor& x_all, const Pass& pass) const override {
     // Sampling needs the last position alone.
@@ -90,27 +87,14 @@ engine::Model make_model(const GPTConfig& config) {
   for (size_t i = 1; i + 1 < specs.size(); ++i) {
     model.push_back(std::make_unique<Block>(config, specs[i]));
   }
-  model.push_back(std::make_unique<Head>(specs.back()));
+  model.push_back(std::make_unique<Head>(config, specs.back()));
   return model;
 }
 
 engine::Runtime make_gpt(const GPTConfig& c, bool training, const engine::System& system,
                          const engine::StoreOrigin& origin) {
-  return engine::Runtime(make_model(c), formats::hf_gpt2_tensors(hf_config(c)), c.precision,
+  return engine::Runtime(make_model(c), formats::hf_gpt2_tensors(c.hf()), c.precision,
                          c.run_size(training), c.storage, c.out_dir, system, origin);
-}
-
-GPTConfig config_of_checkpoint(const Path& checkpoint) {
-  const formats::HfGpt2Config hf = formats::read_hf_config(checkpoint);
-  GPTConfig config{hf.n_positions, hf.vocab_size, hf.n_layer, hf.n_head,
-                   hf.n_embd,      hf.dropout,    hf.bias,    hf.initializer_range};
-  config.sequence_length = hf.n_positions;
-  return config;
-}
-
-formats::HfGpt2Config hf_config(const GPTConfig& c) {
-  return {c.depth,      c.heads,   c.width,    c.max_position_embeddings,
-          c.vocab_size, c.dropout, c.init_std, c.bias};
 }
 
 }  // namespace gigagpt

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "engine/runtime.h"
-#include "formats/hf_gpt2.h"
 #include "gpt/config.h"
 
 namespace gigagpt {
@@ -15,9 +14,5 @@ engine::Model make_model(const GPTConfig& config);
 // The model with its state and what runs it, planned for the system that this is.
 engine::Runtime make_gpt(const GPTConfig& config, bool training, const engine::System& system = {},
                          const engine::StoreOrigin& origin = {});
-
-// The model part of a config from a checkpoint's config.json, and back.
-GPTConfig config_of_checkpoint(const Path& checkpoint);
-formats::HfGpt2Config hf_config(const GPTConfig& config);
 
 }  // namespace gigagpt

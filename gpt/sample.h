@@ -19,7 +19,7 @@ struct SampleOptions {
 
 class Sampler {
  public:
-  // From any checkpoint directory with a tokenizer; `config` is config_of_checkpoint's.
+  // From any checkpoint directory with a tokenizer; `config` is GPTConfig::of_checkpoint's.
   Sampler(const Path& checkpoint, const GPTConfig& config, const engine::Progress& progress);
 
   // Continues `prompt`, telling each new piece of text as it comes; false ends it. An empty prompt

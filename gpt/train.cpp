@@ -74,7 +74,7 @@ class Training {
 
   void save() {
     const auto write_rest = [&](const Path& directory) {
-      formats::write_hf_config(directory, hf_config(config_));
+      formats::write_hf_config(directory, config_.hf());
       formats::Tokenizer::write(directory, tokenizer_);
     };
     metrics_->sync();

@@ -130,7 +130,7 @@ TEST_F(Training, CheckpointIsInHuggingFaceLayout) {
   for (size_t i = 0; i < 20; ++i) {
     for (size_t o = 0; o < 60; ++o) ASSERT_EQ(stored[i * 60 + o], ours[o * 20 + i]);
   }
-  const GPTConfig read = config_of_checkpoint(checkpoint);
+  const GPTConfig read = GPTConfig::of_checkpoint(checkpoint);
   EXPECT_FALSE(read.bias);
   EXPECT_EQ(read.heads, config_.heads);
   const auto state = formats::read_trainer_state(checkpoint);
@@ -336,7 +336,7 @@ TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
   EXPECT_EQ(loss_of("file"), loss_of("memory"));
   EXPECT_FALSE(std::filesystem::exists("file")) << "only scratch is used";
   const auto text_of = [&](const std::string& store) {
-    GPTConfig config = config_of_checkpoint(checkpoint);
+    GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
     config.storage.store = store;
     config.out_dir = folder_.path().string();
     std::string all;
@@ -371,7 +371,7 @@ TEST_F(Training, EvaluationCoversEveryToken) {
 TEST_F(Training, SamplesAreAFunctionOfTheSeedAndOutgrowTheContext) {
   train(config_, {}, quiet());
   const Path checkpoint = Path(config_.out_dir) / "checkpoint_8";
-  Sampler sampler(checkpoint, config_of_checkpoint(checkpoint), {});
+  Sampler sampler(checkpoint, GPTConfig::of_checkpoint(checkpoint), {});
   const auto text = [&](const std::string& prompt, uint64_t seed) {
     std::string all;
     sampler.generate(prompt, {{1.0, 0, 0}, 50, seed}, [&](const std::string& piece) {

@@ -19,8 +19,8 @@ using torch::autograd::variable_list;
 // What is done around the product.
 struct Around {
   at::ScalarType out;
-  bool gelu = false;       // of x, before it
-  double dropout_p = 0.0;  // after it
+  c10::optional<GeluForm> gelu = {};  // of x, before it
+  double dropout_p = 0.0;             // after it
   uint64_t key = 0;
 };
 
@@ -34,7 +34,7 @@ struct Linear : torch::autograd::Function<Linear> {
     const int64_t R = rows.size(0);
     auto sizes = x.sizes().vec();
     sizes.back() = N;
-    const Tensor input = around.gelu ? apply_gelu(rows) : rows;
+    const Tensor input = around.gelu ? apply_gelu(rows, *around.gelu) : rows;
     Tensor y = at::empty({R, N}, around.out);
     {
       const Zone zone("linear forward", 2.0 * double(R) * double(K) * double(N));
@@ -50,7 +50,7 @@ struct Linear : torch::autograd::Function<Linear> {
     ctx->saved_data["x_sizes"] = x.sizes();
     ctx->saved_data["has_bias"] = bias.has_value();
     ctx->saved_data["has_residual"] = residual.has_value();
-    ctx->saved_data["gelu"] = around.gelu;
+    if (around.gelu) ctx->saved_data["gelu"] = static_cast<int64_t>(*around.gelu);
     ctx->saved_data["dropout_p"] = around.dropout_p;
     ctx->saved_data["key"] = static_cast<int64_t>(around.key);
     save(ctx, grads);
@@ -68,7 +68,7 @@ struct Linear : torch::autograd::Function<Linear> {
     Tensor dy = outputs[0].contiguous().view({-1, weight.size(0)});        // R N
     if (p > 0.0) dy = drop(dy, p, uint64_t(ctx->saved_data["key"].toInt()));
     const double flops = 2.0 * double(rows.numel()) * double(weight.size(0));
-    const bool gelu = ctx->saved_data["gelu"].toBool();
+    const bool gelu = ctx->saved_data.count("gelu") > 0;
     Tensor dx, input = rows;
     if (gelu || ctx->needs_input_grad(0)) {
       const auto x_type = static_cast<at::ScalarType>(ctx->saved_data["x_dtype"].toInt());
@@ -78,7 +78,8 @@ struct Linear : torch::autograd::Function<Linear> {
         gemm(as_type(dy, type), weight, dx);
       }
       if (gelu) {
-        const GeluBackward through = differentiate_gelu(rows, dx, /*want_y=*/true);
+        const auto form = static_cast<GeluForm>(ctx->saved_data["gelu"].toInt());
+        const GeluBackward through = differentiate_gelu(rows, dx, form, /*want_y=*/true);
         dx = as_type(through.dx, x_type);
         input = through.y;
       }
@@ -124,12 +125,12 @@ Tensor linear(const Tensor& x, const Affine& w, c10::optional<at::ScalarType> ou
 
 Tensor add_linear(const Tensor& residual, const Tensor& x, const Affine& w, double dropout_p,
                   uint64_t key) {
-  return apply(x, w, residual, {at::kFloat, /*gelu=*/false, dropout_p, key});
+  return apply(x, w, residual, {at::kFloat, c10::nullopt, dropout_p, key});
 }
 
-Tensor add_gelu_linear(const Tensor& residual, const Tensor& x, const Affine& w, double dropout_p,
-                       uint64_t key) {
-  return apply(x, w, residual, {at::kFloat, /*gelu=*/true, dropout_p, key});
+Tensor add_gelu_linear(const Tensor& residual, const Tensor& x, const Affine& w, GeluForm form,
+                       double dropout_p, uint64_t key) {
+  return apply(x, w, residual, {at::kFloat, form, dropout_p, key});
 }
 
 }  // namespace gigagpt::ops

@@ -312,28 +312,29 @@ TEST(AddLinear, IsTheSumOfItsParts) {
   }
 }
 
-Op add_gelu_linear_op(double p, uint64_t key) {
+Op add_gelu_linear_op(double p, uint64_t key, GeluForm form) {
   return {[=](const Tensors& x, const Sums& sums) {
             const Affine w{weight_at(x, sums, 2), weight_at(x, sums, 3)};
-            return add_gelu_linear(x[0], x[1], w, p, key);
+            return add_gelu_linear(x[0], x[1], w, form, p, key);
           },
           [=](const Tensors& x) {
-            const Tensor y = reference::linear(reference::gelu(x[1]), x[2], x[3]);
+            const Tensor y = reference::linear(reference::gelu(x[1], form), x[2], x[3]);
             return x[0] + y * f64(reference::dropout_factors(y.sizes(), p, key));
           }};
 }
 
 // As for add_linear of g = gelu(x), which is off by `phi` |x| (see normalization_test.cpp) and
 // rounded to the weight's type, as is its gradient before it is multiplied with gelu'(x), at most
-// 1.13 and off by phi + 8 u.
-void check_add_gelu_linear(at::ScalarType type, int64_t T, int64_t K, int64_t N, double p) {
+// 1.13 and off by phi + 8 u; the bounds of the tanh form are not larger by more than kExp.
+void check_add_gelu_linear(at::ScalarType type, int64_t T, int64_t K, int64_t N, double p,
+                           GeluForm form) {
   SCOPED_TRACE(testing::Message() << "T " << T << " K " << K << " N " << N << " " << type);
   const Tensors inputs = {at::randn({2, T, N}), at::randn({2, T, K}).to(type),
                           at::randn({N, K}).to(type), at::randn({N})};
   const Tensor dy = at::randn({2, T, N}), x = f64(inputs[1]), w = f64(inputs[2]).abs();
   const Tensor z = f64(reference::dropout_factors({2 * T, N}, p, 5));
-  const Tensor g = reference::gelu(x), size = f64(dy).abs() * z.view({2, T, N});
-  const double phi = 0.75e-7 + 16 * kUnit32;
+  const Tensor g = reference::gelu(x, form), size = f64(dy).abs() * z.view({2, T, N});
+  const double phi = 0.75e-7 + 16 * kUnit32 + (form == GeluForm::kTanh ? 2 * kExp : 0);
   const Tensor g_error = x.abs() * phi + g.abs() * unit(type);
   Bounds bounds = linear_bounds(g, inputs[2], inputs[3], dy, z);
   bounds.y = bounds.y + at::matmul(g_error, w.t()) * z.view({2, T, N}) +
@@ -342,16 +343,18 @@ void check_add_gelu_linear(at::ScalarType type, int64_t T, int64_t K, int64_t N,
   bounds.grads[0] = (bounds.grads[0] + dg_size * unit(type)) * 1.13 + dg_size * (phi + 8 * kUnit32);
   bounds.grads[1] = bounds.grads[1] + at::matmul(size.view({-1, N}).t(), g_error.view({-1, K}));
   bounds.grads.insert(bounds.grads.begin(), at::zeros_like(f64(dy)));
-  check(add_gelu_linear_op(p, 5), inputs, dy, 2, bounds);
+  check(add_gelu_linear_op(p, 5, form), inputs, dy, 2, bounds);
 }
 
 TEST(AddGeluLinear, ForwardAndGradientsMatchDouble) {
   Random random(10);
   for (const double p : {0.0, 0.3}) {
     for (const auto type : {at::kFloat, at::kBFloat16}) {
-      check_add_gelu_linear(type, 1, 1, 1, p);
-      check_add_gelu_linear(type, 33, 64, 48, p);
-      check_add_gelu_linear(type, random.upto(60), random.upto(80), random.upto(80), p);
+      for (const auto form : {GeluForm::kErf, GeluForm::kTanh}) {
+        check_add_gelu_linear(type, 1, 1, 1, p, form);
+        check_add_gelu_linear(type, 33, 64, 48, p, form);
+        check_add_gelu_linear(type, random.upto(60), random.upto(80), random.upto(80), p, form);
+      }
     }
   }
 }
@@ -359,10 +362,11 @@ TEST(AddGeluLinear, ForwardAndGradientsMatchDouble) {
 TEST(AddGeluLinear, IsAddLinearOfGelu) {
   at::manual_seed(11);
   const auto composed = [](const Tensors& x, const Sums& sums) {
-    return add_linear(x[0], ops::gelu(x[1]), {weight_at(x, sums, 2), {}}, 0.3, 9);
+    const Tensor y = ops::gelu(x[1], GeluForm::kTanh);
+    return add_linear(x[0], y, {weight_at(x, sums, 2), {}}, 0.3, 9);
   };
   const auto made_again = [](const Tensors& x, const Sums& sums) {
-    return add_gelu_linear(x[0], x[1], {weight_at(x, sums, 2), {}}, 0.3, 9);
+    return add_gelu_linear(x[0], x[1], {weight_at(x, sums, 2), {}}, GeluForm::kTanh, 0.3, 9);
   };
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     const Tensors inputs = {at::randn({3, 7, 50}), at::randn({3, 7, 33}).to(type),

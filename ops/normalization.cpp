@@ -92,14 +92,17 @@ struct LayerNorm : torch::autograd::Function<LayerNorm> {
 };
 
 struct Gelu : torch::autograd::Function<Gelu> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x_any) {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x_any, GeluForm form) {
     const Tensor x = x_any.contiguous();
     ctx->save_for_backward({x});
-    return apply_gelu(x);
+    ctx->saved_data["form"] = static_cast<int64_t>(form);
+    return apply_gelu(x, form);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    return {differentiate_gelu(ctx->get_saved_variables()[0], outputs[0].contiguous(), false).dx};
+    const auto form = static_cast<GeluForm>(ctx->saved_data["form"].toInt());
+    const Tensor dy = outputs[0].contiguous();
+    return {differentiate_gelu(ctx->get_saved_variables()[0], dy, form, false).dx, Tensor()};
   }
 };
 
@@ -123,28 +126,28 @@ variable_list apply_layer_norm(const Tensor& x, const Affine& w, at::ScalarType 
 
 }  // namespace
 
-Tensor apply_gelu(const Tensor& x) {
+Tensor apply_gelu(const Tensor& x, GeluForm form) {
   const Zone zone("gelu forward");
   Tensor y = at::empty(x.sizes(), x.options());
   dispatch_type(x, [&](auto element) {
     using T = decltype(element);
     parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
-      row_kernels<T>().gelu(data<T>(x) + begin, end - begin, data<T>(y) + begin);
+      row_kernels<T>().gelu[size_t(form)](data<T>(x) + begin, end - begin, data<T>(y) + begin);
     });
   });
   return y;
 }
 
-GeluBackward differentiate_gelu(const Tensor& x, const Tensor& dy, bool want_y) {
+GeluBackward differentiate_gelu(const Tensor& x, const Tensor& dy, GeluForm form, bool want_y) {
   const Zone zone("gelu backward");
   const GeluBackward result{at::empty(x.sizes(), x.options()),
                             want_y ? at::empty(x.sizes(), x.options()) : Tensor()};
   dispatch_type(x, [&](auto element) {
     using T = decltype(element);
     parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
-      row_kernels<T>().gelu_backward(data<T>(x) + begin, data<T>(dy) + begin, end - begin,
-                                     data<T>(result.dx) + begin,
-                                     want_y ? data<T>(result.y) + begin : nullptr);
+      T* y = want_y ? data<T>(result.y) + begin : nullptr;
+      row_kernels<T>().gelu_backward[size_t(form)](data<T>(x) + begin, data<T>(dy) + begin,
+                                                   end - begin, data<T>(result.dx) + begin, y);
     });
   });
   return result;
@@ -174,8 +177,8 @@ Tensor layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double e
   return apply_layer_norm(x, w, out, eps)[0];
 }
 
-Tensor gelu(const Tensor& x) {
-  return Gelu::apply(x);
+Tensor gelu(const Tensor& x, GeluForm form) {
+  return Gelu::apply(x, form);
 }
 
 Tensor dropout(const Tensor& x, double p, uint64_t key) {

@@ -117,25 +117,38 @@ TEST(Exponentials, MatchDouble) {
 // The kernels' erf is off by 1.5e-7 (Abramowitz and Stegun 7.1.26), Phi by half of that; a
 // polynomial with coefficients up to 1.5, the exponential and the sum add 16 roundings at most, and
 // x phi(x) <= 1/4 with |x|^3 phi(x) < 1/2 another eight.
-Bounds gelu_bounds(const Tensor& x, const Tensor& dy) {
+// With t = 2 |u|, the tanh form has the exponential off by kExp and five roundings of t, and the
+// tail e^-t <= 1/2 with t e^-t < 0.4 makes that kExp / 2 + 2 roundings, and six for what is around
+// it; the slope x s (1 - s) 2 u' < 3 t e^-t <= 1.2, with 3 t^2 e^-t < 1.7, is off by 1.2 kExp and
+// 9 + 10 roundings more.
+Bounds gelu_bounds(const Tensor& x, const Tensor& dy, GeluForm form) {
+  if (form == GeluForm::kTanh) {
+    const double tail = kExp / 2 + 8 * kUnit32;
+    return {f64(x).abs() * tail, {f64(dy).abs() * (tail + 1.2 * kExp + 19 * kUnit32)}};
+  }
   const double phi = 0.75e-7 + 16 * kUnit32;
   return {f64(x).abs() * phi, {f64(dy).abs() * (phi + 8 * kUnit32)}};
 }
 
-Op gelu_op() {
-  return {[](const Tensors& x, const Sums& /*none*/) { return ops::gelu(x[0]); },
-          [](const Tensors& x) { return reference::gelu(x[0]); }};
+Op gelu_op(GeluForm form) {
+  return {[=](const Tensors& x, const Sums& /*none*/) { return ops::gelu(x[0], form); },
+          [=](const Tensors& x) { return reference::gelu(x[0], form); }};
 }
+
+constexpr std::array kForms = {GeluForm::kErf, GeluForm::kTanh};
 
 TEST(Gelu, ForwardAndGradientsMatchDouble) {
   at::manual_seed(3);
+  const auto check_at = [](const Tensor& x, const Tensor& dy) {
+    for (const GeluForm form : kForms) {
+      check(gelu_op(form), {x}, dy, 1, gelu_bounds(x, dy, form));
+    }
+  };
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     for (const int64_t n : {1, 7, 16, 33, 10001}) {
-      const Tensor x = (at::randn({n, 2}) * 3).to(type), dy = at::randn({n, 2}).to(type);
-      check(gelu_op(), {x}, dy, 1, gelu_bounds(x, dy));
+      check_at((at::randn({n, 2}) * 3).to(type), at::randn({n, 2}).to(type));
     }
-    const Tensor x = at::linspace(-15, 15, 3001).to(type), dy = at::ones({3001}, type);
-    check(gelu_op(), {x}, dy, 1, gelu_bounds(x, dy));
+    check_at(at::linspace(-15, 15, 3001).to(type), at::ones({3001}, type));
   }
 }
 
@@ -145,20 +158,33 @@ TEST(Gelu, IsMadeAgainWithItsBits) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     for (const int64_t n : {1, 33, 10001}) {
       const Tensor x = at::randn({n}).to(type), dy = at::randn({n}).to(type);
-      const GeluBackward both = differentiate_gelu(x, dy, true);
-      expect_same_bits(both.y, apply_gelu(x));
-      expect_same_bits(both.dx, differentiate_gelu(x, dy, false).dx);
+      for (const GeluForm form : kForms) {
+        const GeluBackward both = differentiate_gelu(x, dy, form, true);
+        expect_same_bits(both.y, apply_gelu(x, form));
+        expect_same_bits(both.dx, differentiate_gelu(x, dy, form, false).dx);
+      }
     }
   }
 }
 
-// The tanh approximation is off by up to 5e-4 near 2: this must not be it. Far out the function is
-// 0 or x, and nothing overflows.
-TEST(Gelu, IsTheExactForm) {
-  EXPECT_NEAR(ops::gelu(at::full({1}, 2.0)).item<double>(), 2 * 0.9772498680518208, 1e-6);
+// The tanh approximation is off by up to 5e-4 near 2: one must not be the other.
+TEST(Gelu, IsTheFormThatIsMeant) {
+  const Tensor two = at::full({1}, 2.0);
+  EXPECT_NEAR(ops::gelu(two, GeluForm::kErf).item<double>(), 2 * 0.9772498680518208, 1e-6);
+  EXPECT_NEAR(ops::gelu(two, GeluForm::kTanh).item<double>(), 2 * 0.9772988470438683, 1e-6);
+}
+
+// Far out the function is 0 or x, and nothing overflows.
+TEST(Gelu, FarOutAndNan) {
   const Tensor far = at::tensor({-1e30F, -100.0F, 0.0F, 100.0F, 1e30F});
-  expect_same_bits(ops::gelu(far), at::clamp_min(far, 0));
-  EXPECT_TRUE(has_nan(ops::gelu(at::full({20}, NAN))));
+  for (const GeluForm form : kForms) {
+    expect_same_bits(ops::gelu(far, form), at::clamp_min(far, 0));
+    const Tensor slope = differentiate_gelu(far, at::ones({5}), form, false).dx;
+    expect_close(slope, at::tensor({0.0F, 0.0F, 0.5F, 1.0F, 1.0F}), 2 * kUnit32);
+    const Tensor nans = at::full({20}, NAN);
+    EXPECT_TRUE(has_nan(ops::gelu(nans, form)));
+    EXPECT_TRUE(has_nan(differentiate_gelu(nans, nans, form, false).dx));
+  }
 }
 
 Op dropout_op(double p, uint64_t key) {

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "ops/gelu_form.h"
 #include "ops/kv_cache.h"
 #include "ops/weight.h"
 
@@ -26,7 +27,7 @@ at::Tensor add_linear(const at::Tensor& residual, const at::Tensor& x, const Aff
 
 // add_linear of gelu(x), which is not kept for the backward pass but made again.
 at::Tensor add_gelu_linear(const at::Tensor& residual, const at::Tensor& x, const Affine& w,
-                           double dropout_p = 0.0, uint64_t key = 0);
+                           GeluForm form, double dropout_p = 0.0, uint64_t key = 0);
 
 // (x - mean) / sqrt(variance + eps) * weight + bias over the last dimension (Ba et al. 2016).
 // x [..., C] fp32, weight and bias [C], bias possibly undefined -> [..., C] of dtype `out`.
@@ -46,8 +47,8 @@ Branch branch(const at::Tensor& x, const Affine& w, at::ScalarType out);
 at::Tensor embedding(const at::Tensor& tokens, const Weight& wte, const Weight& wpe,
                      int64_t first_position = 0);
 
-// x Phi(x), the exact form with erf (Hendrycks and Gimpel 2016).
-at::Tensor gelu(const at::Tensor& x);
+// x Phi(x) (Hendrycks and Gimpel 2016).
+at::Tensor gelu(const at::Tensor& x, GeluForm form = GeluForm::kErf);
 
 // Zeroes each element with probability p and scales the rest by 1 / (1 - p). Which ones is a
 // function of (key, element index) alone, so a recomputed layer drops the same ones. p = 0 returns

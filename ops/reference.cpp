@@ -26,7 +26,10 @@ Tensor embedding(const Tensor& tokens, const Tensor& wte, const Tensor& wpe,
   return at::embedding(wte, tokens) + wpe.narrow(0, first_position, tokens.size(1));
 }
 
-Tensor gelu(const Tensor& x) {
+Tensor gelu(const Tensor& x, GeluForm form) {
+  if (form == GeluForm::kTanh) {
+    return x * 0.5 * (1 + at::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x.pow(3))));
+  }
   return x * 0.5 * (1 + at::erf(x / std::sqrt(2.0)));
 }
 

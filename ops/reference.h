@@ -14,7 +14,7 @@ at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::T
                       double eps = 1e-5);
 at::Tensor embedding(const at::Tensor& tokens, const at::Tensor& wte, const at::Tensor& wpe,
                      int64_t first_position = 0);
-at::Tensor gelu(const at::Tensor& x);
+at::Tensor gelu(const at::Tensor& x, GeluForm form = GeluForm::kErf);
 // q [B, Tq, C], k and v [B, Tk, C] -> [B, Tq, C]; an undefined mask lets query i see the keys up to
 // i + Tk - Tq.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

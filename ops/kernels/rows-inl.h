@@ -120,46 +120,77 @@ double CrossEntropy(float* x, size_t V, size_t label, float scale, T* dx) {
   return std::log(double(sum)) + double(top) - wanted;
 }
 
-// Phi(x) and exp(-x^2 / 2).
+// What x is multiplied with, and its slope.
 template <class D>
-struct Normal {
-  hn::Vec<D> cumulative, density;
+struct Gate {
+  hn::Vec<D> value, slope;
 };
+
+// 1 / x by one step of Newton's from an estimate: a division takes longer.
 template <class D>
-HWY_INLINE Normal<D> NormalOf(D d, hn::Vec<D> x) {
-  const auto one = hn::Set(d, 1.0F);
+HWY_INLINE hn::Vec<D> Reciprocal(D d, hn::Vec<D> x) {
+  const auto estimate = hn::ApproximateReciprocal(x);
+  return hn::Mul(estimate, hn::NegMulAdd(x, estimate, hn::Set(d, 2.0F)));
+}
+
+// `tail`, the value at -|x|, or what it leaves of 1.
+template <class D>
+HWY_INLINE hn::Vec<D> FromTail(D d, hn::Vec<D> x, hn::Vec<D> tail) {
+  return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 1.0F), tail));
+}
+
+// Phi(x) and phi(x).
+template <class D>
+HWY_INLINE Gate<D> ErfGate(D d, hn::Vec<D> x) {
   const auto density = Exp2(d, hn::Mul(hn::Mul(x, x), hn::Set(d, -0.5F * kLog2E)));
   const auto z = hn::Mul(hn::Abs(x), hn::Set(d, 0.70710678F));
-  // 1 / (1 + 0.3275911 z) by one step of Newton's from an estimate: a division takes longer.
-  const auto below = hn::MulAdd(z, hn::Set(d, 0.3275911F), one);
-  const auto estimate = hn::ApproximateReciprocal(below);
-  const auto t = hn::Mul(estimate, hn::NegMulAdd(below, estimate, hn::Set(d, 2.0F)));
+  const auto t = Reciprocal(d, hn::MulAdd(z, hn::Set(d, 0.3275911F), hn::Set(d, 1.0F)));
   auto p = hn::Set(d, 1.061405429F);
   p = hn::MulAdd(p, t, hn::Set(d, -1.453152027F));
   p = hn::MulAdd(p, t, hn::Set(d, 1.421413741F));
   p = hn::MulAdd(p, t, hn::Set(d, -0.284496736F));
   p = hn::MulAdd(p, t, hn::Set(d, 0.254829592F));
   const auto tail = hn::Mul(hn::Mul(hn::Mul(p, t), density), hn::Set(d, 0.5F));  // Phi(-|x|)
-  return {hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(one, tail)), density};
+  return {FromTail(d, x, tail), hn::Mul(density, hn::Set(d, 0.39894228F))};
 }
 
-template <class T>
+// (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) = s, and s (1 - s) 2 u'.
+template <class D>
+HWY_INLINE Gate<D> TanhGate(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, 1.0F);
+  const auto z = hn::Min(hn::Abs(x), hn::Set(d, 100.0F));  // far beyond where s is 0 or 1
+  const auto square = hn::Mul(z, z);
+  constexpr float kTwice = 1.5957691F, kCube = 0.044715F;  // 2 sqrt(2 / pi)
+  const auto exponent =
+      hn::Mul(hn::Mul(z, hn::Set(d, -kTwice * kLog2E)), hn::MulAdd(square, hn::Set(d, kCube), one));
+  const auto e = Exp2(d, exponent);
+  const auto rest = Reciprocal(d, hn::Add(one, e));  // s(|x|)
+  const auto tail = hn::Mul(e, rest);
+  const auto inner = hn::MulAdd(square, hn::Set(d, 3 * kCube * kTwice), hn::Set(d, kTwice));
+  return {FromTail(d, x, tail), hn::Mul(hn::Mul(tail, rest), inner)};
+}
+
+template <GeluForm kForm, class D>
+HWY_INLINE Gate<D> GateOf(D d, hn::Vec<D> x) {
+  if constexpr (kForm == GeluForm::kErf) return ErfGate(d, x);
+  return TanhGate(d, x);
+}
+
+template <class T, GeluForm kForm>
 void Gelu(const T* x, size_t n, T* y) {
   ForVectors(n, [&](auto d, size_t i) {
     const auto v = LoadF(d, x + i);
-    StoreF(d, hn::Mul(v, NormalOf(d, v).cumulative), y + i);
+    StoreF(d, hn::Mul(v, GateOf<kForm>(d, v).value), y + i);
   });
 }
 
-template <class T>
+template <class T, GeluForm kForm>
 void GeluBackward(const T* x, const T* dy, size_t n, T* dx, T* y) {
   ForVectors(n, [&](auto d, size_t i) {
     const auto v = LoadF(d, x + i);
-    const auto normal = NormalOf(d, v);
-    const auto slope =
-        hn::MulAdd(hn::Mul(v, normal.density), hn::Set(d, 0.39894228F), normal.cumulative);
-    StoreF(d, hn::Mul(LoadF(d, dy + i), slope), dx + i);
-    if (y != nullptr) StoreF(d, hn::Mul(v, normal.cumulative), y + i);
+    const auto gate = GateOf<kForm>(d, v);
+    StoreF(d, hn::Mul(LoadF(d, dy + i), hn::MulAdd(v, gate.slope, gate.value)), dx + i);
+    if (y != nullptr) StoreF(d, hn::Mul(v, gate.value), y + i);
   });
 }
 
@@ -223,8 +254,15 @@ void AddScaled(float a, const T* row, size_t n, float* y) {
 
 template <class T>
 constexpr RowKernels<T> kRowKernels = {
-    LayerNormRow<T>, LayerNormRowBackward<T>, Gelu<T>, GeluBackward<T>, CrossEntropy<T>,
-    Dropout<T>,      FromFloats<T>,           Dot<T>,  AddScaled<T>};
+    LayerNormRow<T>,
+    LayerNormRowBackward<T>,
+    {Gelu<T, GeluForm::kErf>, Gelu<T, GeluForm::kTanh>},
+    {GeluBackward<T, GeluForm::kErf>, GeluBackward<T, GeluForm::kTanh>},
+    CrossEntropy<T>,
+    Dropout<T>,
+    FromFloats<T>,
+    Dot<T>,
+    AddScaled<T>};
 
 }  // namespace gigagpt::ops::kernels::GIGAGPT_SIMD
 HWY_AFTER_NAMESPACE();

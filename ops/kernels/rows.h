@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/gelu_form.h"
 #include "ops/kernels/bf16.h"
 
 namespace gigagpt::ops::kernels {
@@ -28,11 +29,11 @@ struct RowKernels {
   // unless null. Adds dy n to dweight and, unless null, dy to dbias.
   void (*layer_norm_backward)(const float* x, const float* weight, RowStats stats, const T* dy,
                               const float* also, size_t C, float* dx, float* dweight, float* dbias);
-  // x Phi(x) (Hendrycks and Gimpel 2016), and dx = dy (Phi(x) + x phi(x)), with the erf 7.1.26 of
-  // Abramowitz and Stegun (absolute error 1.5e-7). dx may be dy; y, unless null, gets x Phi(x)
-  // again.
-  void (*gelu)(const T* x, size_t n, T* y);
-  void (*gelu_backward)(const T* x, const T* dy, size_t n, T* dx, T* y);
+  // By GeluForm: x Phi(x), and dx = dy (Phi(x) + x Phi'(x)). kErf has Phi by the erf 7.1.26 of
+  // Abramowitz and Stegun (absolute error 1.5e-7); kTanh (1 + tanh(u)) / 2 in its place, with
+  // u = sqrt(2 / pi) (x + 0.044715 x^3). dx may be dy; y, unless null, gets x Phi(x) again.
+  void (*gelu[2])(const T* x, size_t n, T* y);
+  void (*gelu_backward[2])(const T* x, const T* dy, size_t n, T* dx, T* y);
   // The loss of one row of logits, logsumexp(x) - x[label], and its gradient by the logits
   // (softmax(x) - onehot(label)) scale. Overwrites x; dx may lie in the same place.
   double (*cross_entropy)(float* x, size_t V, size_t label, float scale, T* dx);
