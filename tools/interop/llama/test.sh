@@ -42,9 +42,7 @@ model() {
 }
 model char char 64
 model bpe bpe 520
-if "$gigagpt" train --help | grep -q -- --activation; then
-  model gelu_new bpe 520 --activation gelu_new
-fi
+model gelu_new bpe 520 --activation gelu_new
 
 # That all this can fail: two matrices of one shape, each under the other's name.
 LC_ALL=C sed 's/blk\.0\.attn_output\.weight/blk.@.attn_output.weight/
