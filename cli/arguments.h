@@ -48,6 +48,14 @@ struct SampleArguments {
   std::vector<Option> options();
 };
 
+struct ExportArguments {
+  std::string checkpoint_path;
+  std::string gguf;
+  std::string type = "f16";
+  std::string tokenizer;  // empty: the checkpoint's
+  std::vector<Option> options();
+};
+
 struct TokenizerArguments {
   enum class Action { kTrain, kEncode, kDecode } action;
   std::vector<std::string> inputs;  // none: standard input, except to train
@@ -59,10 +67,20 @@ struct TokenizerArguments {
 };
 
 struct Arguments {
-  enum class Command { kTokenizer, kPrepare, kPlan, kTrain, kEval, kSample, kInspect } command;
+  enum class Command {
+    kTokenizer,
+    kPrepare,
+    kPlan,
+    kTrain,
+    kEval,
+    kSample,
+    kInspect,
+    kExport
+  } command;
   TokenizerArguments tokenizer;
   PrepareArguments prepare;
   SampleArguments sample;
+  ExportArguments exporting;
   std::string inspect_path;
   // plan, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;

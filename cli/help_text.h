@@ -77,15 +77,30 @@ Examples:
 )";
 
 inline constexpr const char* kInspectHelp =
-    R"(PATH is a run's out_dir, a checkpoint, a store file or a safetensors file. Says what it is and how
-far the run is, with the size and the L2 norms of each layer, and reads all of it to compare every
-checksum there is. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
+    R"(PATH is a run's out_dir, a checkpoint, a store file, a safetensors or a GGUF file. Says what it is
+and how far the run is, with the size and the L2 norms of each layer, and reads all of it to compare
+every checksum there is; of a GGUF file it reads what is said of the tensors. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
 store that a run is using cannot be looked at.
 
 Examples:
   gigagpt inspect out/quickstart
   gigagpt inspect out/quickstart/checkpoint_1000
   gigagpt inspect out/111m/model.store
+)";
+
+inline constexpr const char* kExportHelp =
+    R"(Writes the weights, the tokenizer and what the model is to one GGUF file, which llama.cpp and
+programs built on it run. Matrices are stored as --type says: f32 is exact, f16 and bf16 take half of
+that, q8_0 (8 bits, with a scale for each 32 values) a quarter; vectors and positions stay f32. The
+file appears when it is complete, and replaces an older GGUF file of its name. Memory: some 0.3 GB,
+whatever the model.
+
+llama.cpp computes GELU by its tanh approximation. The logits of a model that was trained with the
+exact formula differ there by some 0.001 more than rounding explains.
+
+Examples:
+  gigagpt export --checkpoint_path out/quickstart --gguf quickstart.gguf
+  gigagpt export --checkpoint_path out/111m --gguf 111m-q8_0.gguf --type q8_0
 )";
 
 inline constexpr const char* kTokenizerHelp =

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/system.h"
 #include "cli/arguments.h"
+#include "cli/export.h"
 #include "cli/inspect.h"
 #include "cli/launch.h"
 #include "cli/plan_text.h"
@@ -118,6 +119,9 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       return 0;
     case Arguments::Command::kInspect:
       inspect(arguments.inspect_path);
+      return 0;
+    case Arguments::Command::kExport:
+      export_gguf(arguments.exporting);
       return 0;
     case Arguments::Command::kPlan:
       print_notes(arguments);
