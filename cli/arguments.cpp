@@ -68,6 +68,8 @@ struct Parser {
   CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
   CLI::App* inspect =
       add_command("inspect", "Say what a run's file or folder holds, and check it", kInspectHelp);
+  CLI::App* exporting =
+      add_command("export", "Write a checkpoint as a GGUF file for llama.cpp", kExportHelp);
   CLI::App* tokenizer = add_command("tokenizer", "Train or try a tokenizer", kTokenizerHelp);
   CLI::App* tokenizer_train = tokenizer->add_subcommand("train", "Learn byte pairs from text");
   CLI::App* tokenizer_encode = tokenizer->add_subcommand("encode", "Print the tokens of text");
@@ -107,13 +109,18 @@ struct Parser {
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, tokenizer})
+    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, exporting, tokenizer})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
-    prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
+    prepare
+        ->add_option("--input", arguments.prepare.inputs,
+                     "text, JSON lines, archive or folder; may be repeated")
         ->type_name("");
+    prepare->add_flag("--stats", arguments.prepare.stats,
+                      "print figures; without --out nothing is written");
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
+    add_flags(*exporting, arguments.exporting.options(), "Options", flags);
     for (CLI::App* command : {plan, train})
       command->add_option("config", config_file, "YAML file of config keys")->type_name("");
     plan->add_flag("--measure", arguments.measure, "measure this machine again");
@@ -173,7 +180,7 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
   refuse_extras(parser.app);
   if (parser.app.get_subcommands().empty()) {
     fail("a command is needed: {}; see gigagpt --help",
-         "prepare, plan, train, eval, sample, inspect or tokenizer");
+         "prepare, plan, train, eval, sample, inspect, export or tokenizer");
   }
   if (*parser.tokenizer) check_tokenizer(parser, arguments.tokenizer);
   if (*parser.plan)
@@ -187,12 +194,17 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
     require(parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path");
   if (*parser.sample)
     require(!arguments.sample.checkpoint_path.empty(), "sample needs --checkpoint_path");
+  if (*parser.exporting) {
+    require(!arguments.exporting.checkpoint_path.empty(), "export needs --checkpoint_path");
+    require(!arguments.exporting.gguf.empty(), "export needs --gguf FILE");
+  }
   if (*parser.inspect)
     require(!arguments.inspect_path.empty(),
             "inspect needs a path, e.g. gigagpt inspect out/quickstart");
   if (*parser.prepare) {
     require(!arguments.prepare.inputs.empty(), "prepare needs at least one --input FILE");
-    require(!arguments.prepare.out.empty(), "prepare needs --out DIR");
+    require(!arguments.prepare.out.empty() || arguments.prepare.stats,
+            "prepare needs --out DIR, or --stats");
   }
 }
 
@@ -200,8 +212,12 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
 
 std::vector<Option> PrepareArguments::options() {
   return {{"out", &out, "folder for the data set"},
-          {"tokenizer", &tokenizer, "how to cut the text", one_of({"char"})},
-          {"val_fraction", &val_fraction, "share of the text for val.bin", between(0, 0.9)}};
+          {"tokenizer", &tokenizer, "char, or a tokenizer's folder or file"},
+          {"split", &split, "what val.bin is", one_of({"auto", "documents", "tail"})},
+          {"val_fraction", &val_fraction, "share of the text for val.bin", between(0, 0.9)},
+          {"seed", &seed, "of the documents for val.bin", at_least(0)},
+          {"text_field", &text_field, "field of a JSON line that holds the text"},
+          {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 10)}};
 }
 
 std::vector<Option> TokenizerArguments::train_options() {
@@ -224,6 +240,16 @@ std::vector<Option> SampleArguments::options() {
       {"precision", &precision, "of matrix products", one_of({"auto", "bf16", "fp32"})},
       {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
       {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: most of what is free", above(0)},
+      {"logits", &logits, "file for each token with its logits, as lines of JSON"},
+  };
+}
+
+std::vector<Option> ExportArguments::options() {
+  return {
+      {"checkpoint_path", &checkpoint_path, "a checkpoint, or an out_dir for its newest"},
+      {"gguf", &gguf, "file to write"},
+      {"type", &type, "of the matrices", one_of({"f32", "f16", "bf16", "q8_0"})},
+      {"tokenizer", &tokenizer, "folder to take it from, instead of the checkpoint; none: no text"},
   };
 }
 
@@ -246,6 +272,7 @@ Arguments parse_arguments(int argc, char** argv) {
   set_flags(arguments.prepare.options(), *parser.prepare ? parser.flags : Flags());
   set_flags(arguments.tokenizer.train_options(), *parser.tokenizer ? parser.flags : Flags());
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
+  set_flags(arguments.exporting.options(), *parser.exporting ? parser.flags : Flags());
   // Any text is a prompt, the empty one and "null" too.
   const auto prompt = parser.flags.find("prompt");
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;
@@ -255,13 +282,14 @@ Arguments parse_arguments(int argc, char** argv) {
   arguments.tokenizer.action = *parser.tokenizer_train    ? Action::kTrain
                                : *parser.tokenizer_encode ? Action::kEncode
                                                           : Action::kDecode;
-  arguments.command = *parser.tokenizer ? Command::kTokenizer
-                      : *parser.prepare ? Command::kPrepare
-                      : *parser.plan    ? Command::kPlan
-                      : *parser.train   ? Command::kTrain
-                      : *parser.eval    ? Command::kEval
-                      : *parser.sample  ? Command::kSample
-                                        : Command::kInspect;
+  arguments.command = *parser.tokenizer   ? Command::kTokenizer
+                      : *parser.prepare   ? Command::kPrepare
+                      : *parser.plan      ? Command::kPlan
+                      : *parser.train     ? Command::kTrain
+                      : *parser.eval      ? Command::kEval
+                      : *parser.sample    ? Command::kSample
+                      : *parser.exporting ? Command::kExport
+                                          : Command::kInspect;
   if (*parser.plan || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);

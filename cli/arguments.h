@@ -22,8 +22,13 @@ struct Setting {
 struct PrepareArguments {
   std::vector<std::string> inputs;
   std::string out;
-  std::string tokenizer = "char";
+  std::string tokenizer = "char";  // or a path
+  std::string split = "auto";
   double val_fraction = 0.1;
+  int64_t seed = 0;
+  std::string text_field = "text";
+  int64_t threads = 0;
+  bool stats = false;
   std::vector<Option> options();
 };
 
@@ -39,6 +44,15 @@ struct SampleArguments {
   std::string precision = "auto";
   int64_t threads = 0;
   std::optional<double> memory_gb = {};
+  std::optional<std::string> logits = {};  // file for them
+  std::vector<Option> options();
+};
+
+struct ExportArguments {
+  std::string checkpoint_path;
+  std::string gguf;
+  std::string type = "f16";
+  std::string tokenizer;  // empty: the checkpoint's
   std::vector<Option> options();
 };
 
@@ -53,10 +67,20 @@ struct TokenizerArguments {
 };
 
 struct Arguments {
-  enum class Command { kTokenizer, kPrepare, kPlan, kTrain, kEval, kSample, kInspect } command;
+  enum class Command {
+    kTokenizer,
+    kPrepare,
+    kPlan,
+    kTrain,
+    kEval,
+    kSample,
+    kInspect,
+    kExport
+  } command;
   TokenizerArguments tokenizer;
   PrepareArguments prepare;
   SampleArguments sample;
+  ExportArguments exporting;
   std::string inspect_path;
   // plan, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;

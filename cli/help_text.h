@@ -53,23 +53,54 @@ Examples:
 )";
 
 inline constexpr const char* kPrepareHelp =
-    R"(Writes train.bin, val.bin, meta.json and tokenizer.json to --out. The files are read in order as one
-text; its last part becomes the validation set.
+    R"(Writes train.bin, val.bin, meta.json and tokenizer.json to --out.
 
-Example:
-  gigagpt prepare --input book1.txt --input book2.txt --out data/books --tokenizer char
+--input is a file of text (one document), of JSON lines (.jsonl or .ndjson: a document a line, in the
+field --text_field), either compressed (gzip, bzip2, xz, zstd), an archive of such files (tar, also
+compressed, or zip; archives within archives too), or a folder of all that, read in order of names. In
+folders and archives only files named .txt, .jsonl or .ndjson are read. All is read as a stream.
+
+--tokenizer char makes a token of each character. Else it is a folder or file with a tokenizer:
+tokenizer.json, or GPT-2's vocab.json and merges.txt.
+
+--split documents puts <|endoftext|> behind each document, and each with a chance of --val_fraction into
+val.bin; the same --seed chooses the same ones. --split tail takes all input as one text, without
+<|endoftext|>, and its last part for val.bin. auto is tail for characters and for a single document.
+
+--stats prints documents, bytes, tokens, bytes per token, exact duplicates (it keeps 16 bytes a document
+to find them), the entropy of single tokens and the longest document.
+
+Examples:
+  gigagpt prepare --input book1.txt --input book2.txt --out data/books
+  gigagpt prepare --input openwebtext.tar.xz --tokenizer gpt2 --val_fraction 0.0005 --out data/owt
+  gigagpt prepare --input posts.jsonl.zst --text_field body --tokenizer gpt2 --stats
 )";
 
 inline constexpr const char* kInspectHelp =
-    R"(PATH is a run's out_dir, a checkpoint, a store file or a safetensors file. Says what it is and how
-far the run is, with the size and the L2 norms of each layer, and reads all of it to compare every
-checksum there is. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
+    R"(PATH is a run's out_dir, a checkpoint, a store file, a safetensors or a GGUF file. Says what it is
+and how far the run is, with the size and the L2 norms of each layer, and reads all of it to compare
+every checksum there is; of a GGUF file it reads what is said of the tensors. Whatever is wrong is listed; the exit status is then 1. Nothing is changed. A
 store that a run is using cannot be looked at.
 
 Examples:
   gigagpt inspect out/quickstart
   gigagpt inspect out/quickstart/checkpoint_1000
   gigagpt inspect out/111m/model.store
+)";
+
+inline constexpr const char* kExportHelp =
+    R"(Writes the weights, the tokenizer and what the model is to one GGUF file, which llama.cpp and
+programs built on it run. Matrices are stored as --type says: f32 is exact, f16 and bf16 take half of
+that, q8_0 (8 bits, with a scale for each 32 values) a quarter; vectors and positions stay f32. The
+file appears when it is complete, and replaces an older GGUF file of its name. Memory: some 0.3 GB,
+whatever the model.
+
+llama.cpp computes GELU by its tanh approximation. The logits of a model that was trained with the
+exact formula differ there by some 0.001 more than rounding explains.
+
+Examples:
+  gigagpt export --checkpoint_path out/quickstart --gguf quickstart.gguf
+  gigagpt export --checkpoint_path out/111m --gguf 111m-q8_0.gguf --type q8_0
 )";
 
 inline constexpr const char* kTokenizerHelp =

@@ -19,7 +19,8 @@ namespace gigagpt::cli {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr const char* kKnown = "a store, a checkpoint, a run's out_dir or a safetensors file";
+constexpr const char* kKnown =
+    "a store, a checkpoint, a run's out_dir, a safetensors or a GGUF file";
 
 std::string first_bytes(const Path& path, size_t most) {
   const File file = File::open_read(path);
@@ -45,6 +46,7 @@ void inspect_file(const Path& path) {
                      (begin.size() > kBlockBytes &&
                       std::string_view(begin).substr(kBlockBytes).starts_with(kStore));
   if (store) return inspect_store(path);
+  if (begin.starts_with("GGUF") || path.extension() == ".gguf") return inspect_gguf(path);
   const bool safetensors = begin.size() > 8 && begin[8] == '{' && begin[7] == 0 && begin[6] == 0;
   if (safetensors || path.extension() == ".safetensors") return inspect_safetensors(path);
   fail("{} is not {}: it seems to be {}", path.string(), kKnown, guess(begin));

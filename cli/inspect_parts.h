@@ -14,6 +14,7 @@ namespace gigagpt::cli {
 
 void inspect_store(const Path& file);
 void inspect_safetensors(const Path& file);
+void inspect_gguf(const Path& file);
 void inspect_checkpoint(const Path& directory);
 
 // The L2 norm of values that come in pieces.

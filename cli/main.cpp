@@ -11,11 +11,13 @@
 #include "base/error.h"
 #include "base/system.h"
 #include "cli/arguments.h"
+#include "cli/export.h"
 #include "cli/inspect.h"
 #include "cli/launch.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
 #include "cli/run_settings.h"
+#include "cli/signals.h"
 #include "cli/tokenizer.h"
 #include "engine/machine.h"
 
@@ -112,10 +114,14 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       run_tokenizer(arguments.tokenizer);
       return 0;
     case Arguments::Command::kPrepare:
+      catch_stop_signals();
       prepare(arguments.prepare);
       return 0;
     case Arguments::Command::kInspect:
       inspect(arguments.inspect_path);
+      return 0;
+    case Arguments::Command::kExport:
+      export_gguf(arguments.exporting);
       return 0;
     case Arguments::Command::kPlan:
       print_notes(arguments);

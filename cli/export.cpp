@@ -1,0 +1,210 @@
+#include "cli/export.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+
+#include "base/disk_rate.h"
+#include "base/error.h"
+#include "cli/display.h"
+#include "cli/inspect_parts.h"
+#include "engine/resume.h"
+#include "formats/gguf_gpt2.h"
+
+namespace gigagpt::cli {
+namespace {
+namespace fs = std::filesystem;
+
+using formats::GgufEntries;
+using formats::GgufSource;
+using formats::GgufType;
+using formats::StoredWeights;
+
+// The tensors of a checkpoint. A wrong number of layers must not make a list of millions.
+StoredWeights open_weights(const Path& checkpoint, const formats::HfGpt2Config& config) {
+  size_t tensors = 0;
+  for (const Path& file : formats::weight_files(checkpoint)) {
+    tensors += formats::SafetensorsReader(file).tensors().size();
+  }
+  if (config.n_layer > int64_t(tensors)) {
+    fail("{}: n_layer is {}, but its weights are {} tensors", (checkpoint / "config.json").string(),
+         config.n_layer, tensors);
+  }
+  return {checkpoint, formats::hf_gpt2_tensors(config)};
+}
+
+// Shares of all values that are to be written.
+class Progress {
+ public:
+  explicit Progress(const std::vector<GgufSource>& sources) {
+    for (const GgufSource& source : sources) all_ += double(source.tensor.count());
+    display_.share("exporting", 0);
+  }
+  void add(size_t values) {
+    done_ += double(values);
+    display_.share("exporting", done_ / all_);
+  }
+
+ private:
+  Display display_;
+  double all_ = 0, done_ = 0;
+};
+
+constexpr int64_t kPieceValues = int64_t{1} << 25;  // held at once: 134 MB
+
+// Rows [first, first + rows) of what the file wants are columns of the stored [in, out]: strips of
+// it are read and turned, some of its rows at a time, so that whole cache lines are written.
+void read_transposed(const StoredWeights& weights, const formats::StoredTensor& from, int64_t first,
+                     int64_t rows, std::vector<float>& piece) {
+  constexpr int64_t kStrips = 16;
+  const int64_t in = from.shape[0], out = from.shape[1];
+  piece.resize(size_t(rows * in));
+  std::vector<float> strips(size_t(kStrips * rows));
+  for (int64_t i = 0; i < in; i += kStrips) {
+    const int64_t count = std::min(kStrips, in - i);
+    for (int64_t k = 0; k < count; ++k) {
+      weights.read_floats(from, (i + k) * out + first,
+                          std::span(strips).subspan(size_t(k * rows), size_t(rows)));
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t k = 0; k < count; ++k) {
+        piece[size_t(row * in + i + k)] = strips[size_t(k * rows + row)];
+      }
+    }
+  }
+}
+
+// The tensor in pieces of whole rows.
+void write_tensor(const StoredWeights& weights, const GgufSource& source,
+                  formats::GgufWriter& writer, Progress& progress) {
+  const auto& shape = source.tensor.shape;
+  const int64_t columns = shape.back();
+  const int64_t all_rows = source.tensor.count() / columns;
+  const int64_t piece_rows = std::max<int64_t>(kPieceValues / columns, 1);
+  std::vector<float> piece;
+  for (int64_t row = 0; row < all_rows; row += piece_rows) {
+    const int64_t rows = std::min(piece_rows, all_rows - row);
+    if (source.from.transposed) {
+      read_transposed(weights, source.from, row, rows, piece);
+    } else {
+      piece.resize(size_t(rows * columns));
+      weights.read_floats(source.from, row * columns, piece);
+    }
+    writer.write(piece);
+    progress.add(piece.size());
+  }
+}
+
+// A file that may be replaced, in a folder that is there.
+void check_target(const Path& target) {
+  std::error_code ignored;
+  if (!target.has_filename() || fs::is_directory(target, ignored)) {
+    fail("--gguf: {} is a directory, not a file", target.string());
+  }
+  const Path parent = target.has_parent_path() ? target.parent_path() : Path(".");
+  if (!fs::is_directory(parent, ignored)) {
+    fail("--gguf: there is no directory {}", parent.string());
+  }
+  if (!fs::exists(target, ignored)) return;
+  const File file = File::open_read(target);
+  std::string begin(std::min<uint64_t>(file.size_bytes(), 4), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(begin)));
+  if (begin != "GGUF") fail("--gguf: {} is there and no GGUF file; remove it", target.string());
+}
+
+void check_space(const Path& target, uint64_t bytes) {
+  const uint64_t free = free_bytes(target);
+  if (free >= bytes) return;
+  fail("--gguf: {} takes {}, but {} are free there", target.string(), size_text(bytes),
+       size_text(free));
+}
+
+GgufType type_named(const std::string& name) {
+  if (name == "f32") return GgufType::kF32;
+  if (name == "bf16") return GgufType::kBF16;
+  return name == "q8_0" ? GgufType::kQ8_0 : GgufType::kF16;
+}
+
+// "quickstart checkpoint_1000", from the checkpoint's place.
+std::string model_name(const Path& checkpoint) {
+  const Path path = fs::absolute(without_slash(checkpoint)).lexically_normal();
+  const std::string own = path.filename().string();
+  return own.starts_with("checkpoint_") ? path.parent_path().filename().string() + " " + own : own;
+}
+
+// The checkpoint's tokenizer, or the one that was named; nothing if none is wanted.
+std::optional<formats::Tokenizer> find_tokenizer(const ExportArguments& arguments,
+                                                 const Path& checkpoint) {
+  if (arguments.tokenizer == "none") return std::nullopt;
+  if (!arguments.tokenizer.empty()) return formats::Tokenizer::load(arguments.tokenizer);
+  for (const char* name : {"tokenizer.json", "vocab.json", "encoder.json"}) {
+    if (fs::exists(checkpoint / name)) return formats::Tokenizer::load(checkpoint);
+  }
+  fail(
+      "{} has no tokenizer: name a folder that has the model's by --tokenizer, or say --tokenizer "
+      "none for a file that takes and gives token ids alone",
+      checkpoint.string());
+}
+
+// What is not as in the checkpoint.
+void print_notes(const formats::HfGpt2Config& config,
+                 const std::optional<formats::Tokenizer>& tokenizer) {
+  if (config.activation == "gelu")
+    fmt::print(stderr,
+               "note: llama.cpp computes GELU by its tanh approximation, this model by the "
+               "exact formula: logits there differ by some 0.001\n");
+  if (!tokenizer || tokenizer->is_character_level() || tokenizer->end_of_text()) return;
+  const int64_t end = formats::gguf_end_of_text(*tokenizer, config.vocab_size);
+  if (end >= tokenizer->vocab_size()) return;
+  fmt::print(stderr,
+             "note: the tokenizer has no <|endoftext|>, but llama.cpp needs one: it will end "
+             "a text after token {}, '{}'\n",
+             end, printable(tokenizer->decode(int32_t(end))));
+}
+
+void write_file(const StoredWeights& weights, const std::vector<GgufSource>& sources,
+                const GgufEntries& entries, const Path& path, const Path& target) {
+  std::vector<formats::GgufTensor> tensors;
+  for (const GgufSource& source : sources) tensors.push_back(source.tensor);
+  formats::GgufWriter writer(path, entries, tensors);
+  check_space(target, writer.file_bytes());
+  Progress progress(sources);
+  for (const GgufSource& source : sources) write_tensor(weights, source, writer, progress);
+  writer.finish();
+}
+
+}  // namespace
+
+void export_gguf(const ExportArguments& arguments) {
+  const Path target = arguments.gguf;
+  check_target(target);
+  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
+  const formats::HfGpt2Config config = formats::read_hf_config(checkpoint);
+  const StoredWeights weights = open_weights(checkpoint, config);
+  weights.check_values();
+  const GgufType type = type_named(arguments.type);
+  const auto sources = formats::gguf_gpt2_tensors(config, type);
+  const auto tokenizer = find_tokenizer(arguments, checkpoint);
+  GgufEntries entries = formats::gguf_gpt2_entries(config, type, model_name(checkpoint));
+  for (auto& entry : tokenizer ? formats::gguf_tokenizer(*tokenizer, config.vocab_size)
+                               : formats::gguf_no_tokenizer()) {
+    entries.push_back(std::move(entry));
+  }
+  const Path temporary = temporary_path(target);
+  try {
+    write_file(weights, sources, entries, temporary, target);
+    if (std::rename(temporary.c_str(), target.c_str()) != 0) {
+      fail_errno("cannot rename " + temporary.string());
+    }
+  } catch (const Error&) {
+    std::error_code ignored;
+    fs::remove(temporary, ignored);
+    throw;
+  }
+  sync_parent_directory(target);
+  fmt::print("{}: {}, {} of {} in {} tensors\n", target.string(), size_text(fs::file_size(target)),
+             checkpoint.string(), arguments.type, sources.size());
+  print_notes(config, tokenizer);
+}
+
+}  // namespace gigagpt::cli

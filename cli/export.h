@@ -1,0 +1,17 @@
+// `gigagpt export`: a checkpoint as one GGUF file, for llama.cpp and what is built on it.
+//
+// llama.cpp computes GELU by its tanh approximation, "gelu_new", whatever the model was trained
+// with; a model trained with the exact one, as ours are unless told otherwise, gives logits there
+// that differ a little more than by rounding. Everything else is the same function.
+#pragma once
+
+#include "cli/arguments.h"
+
+namespace gigagpt::cli {
+
+// Reads the checkpoint tensor by tensor, in pieces, and writes the file under a temporary name that
+// becomes its own at the end; an older GGUF file there is replaced. Throws Error if the checkpoint
+// is not a GPT-2 that llama.cpp computes, or its tokenizer cannot be told exactly.
+void export_gguf(const ExportArguments& arguments);
+
+}  // namespace gigagpt::cli

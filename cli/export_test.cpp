@@ -1,0 +1,156 @@
+#include "cli/export.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "cli/testing.h"
+#include "formats/gguf.h"
+#include "formats/hf_gpt2.h"
+#include "formats/tokenizer.h"
+
+namespace gigagpt::cli {
+namespace {
+
+using formats::GgufReader;
+
+// A checkpoint whose values tell where they are from: in each tensor they count up from 0.
+void write_checkpoint(const Path& directory, int64_t width = 32, int64_t vocab_size = 5) {
+  std::filesystem::create_directories(directory);
+  formats::HfGpt2Config config;
+  config.n_layer = 2;
+  config.n_head = 2;
+  config.n_embd = width;
+  config.n_positions = 4;
+  config.vocab_size = vocab_size;
+  formats::write_hf_config(directory, config);
+  std::vector<formats::TensorInfo> infos;
+  for (const auto& tensor : formats::hf_gpt2_tensors(config)) {
+    if (tensor.foreign) continue;
+    infos.push_back({tensor.name, "F32", tensor.shape});
+  }
+  formats::SafetensorsWriter writer(directory / "model.safetensors", infos, {});
+  for (const auto& info : infos) {
+    std::vector<float> values(size_t(info.count()));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = float(i);
+    writer.write(std::as_bytes(std::span(values)));
+  }
+  writer.finish();
+  formats::Tokenizer({'a', 'b', 'c'}).save(directory);
+}
+
+// Exports quietly; returns the error, "" if there is none.
+std::string run(const ExportArguments& arguments) {
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  std::string error;
+  try {
+    export_gguf(arguments);
+  } catch (const Error& thrown) {
+    error = thrown.what();
+  }
+  std::fflush(stdout);
+  testing::internal::GetCapturedStdout();
+  testing::internal::GetCapturedStderr();
+  return error;
+}
+
+std::vector<float> floats(const GgufReader& reader, const std::string& name) {
+  for (size_t i = 0; i < reader.tensors().size(); ++i) {
+    if (reader.tensors()[i].name != name) continue;
+    EXPECT_EQ(reader.tensors()[i].type, 0U);
+    std::vector<float> values(size_t(reader.tensors()[i].count()));
+    std::memcpy(values.data(), reader.bytes(i).data(), reader.bytes(i).size());
+    return values;
+  }
+  ADD_FAILURE() << "no " << name;
+  return {};
+}
+
+TEST(Export, TurnsMatricesAndLeavesTheRest) {
+  const TemporaryDirectory directory;
+  write_checkpoint(directory / "out" / "checkpoint_3");
+  const Path target = directory / "x.gguf";
+  ASSERT_EQ(run({directory / "out", target, "f32", ""}), "");
+  const GgufReader reader(target);
+  const auto up = floats(reader, "blk.1.ffn_up.weight");  // [128, 32], stored as [32, 128]
+  for (size_t row = 0; row < 128; ++row) {
+    for (size_t i = 0; i < 32; ++i) ASSERT_EQ(up[row * 32 + i], float(i * 128 + row));
+  }
+  const auto embedding = floats(reader, "token_embd.weight");
+  for (size_t i = 0; i < embedding.size(); ++i) ASSERT_EQ(embedding[i], float(i));
+  EXPECT_EQ(*reader.find("general.name"), formats::GgufValue(std::string("out checkpoint_3")));
+  EXPECT_EQ(*reader.find("gpt2.block_count"), formats::GgufValue(uint32_t{2}));
+  EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"out", "x.gguf"}));
+}
+
+TEST(Export, FilesAreReplacedAsAWholeOrNotAtAll) {
+  const TemporaryDirectory directory;
+  write_checkpoint(directory / "small");
+  const Path target = directory / "x.gguf";
+  ASSERT_EQ(run({directory / "small", target, "q8_0", ""}), "");
+  const std::string before = read_text(target);
+  // Element 65536 of a tensor is too large for a half.
+  write_checkpoint(directory / "large", 192);
+  EXPECT_TRUE(has(run({directory / "large", target, "f16", ""}), "too large for F16"));
+  EXPECT_EQ(read_text(target), before);
+  EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"large", "small", "x.gguf"}));
+  ASSERT_EQ(run({directory / "small", target, "bf16", ""}), "");
+  EXPECT_NE(read_text(target), before);
+}
+
+TEST(Export, RefusesWhatItShouldNotReplace) {
+  const TemporaryDirectory directory;
+  write_checkpoint(directory / "c");
+  const Path text = directory.write("text", "mine");
+  EXPECT_TRUE(has(run({directory / "c", text, "f16", ""}), "is there and no GGUF file"));
+  EXPECT_EQ(read_text(text), "mine");
+  EXPECT_TRUE(has(run({directory / "c", directory.path(), "f16", ""}), "is a directory"));
+  EXPECT_TRUE(has(run({directory / "c", directory / "no" / "x", "f16", ""}), "no directory"));
+  EXPECT_TRUE(has(run({directory / "no", directory / "x", "f16", ""}), "there is no checkpoint"));
+}
+
+TEST(Export, SaysWhatIsWrongWithACheckpoint) {
+  const TemporaryDirectory directory;
+  const Path checkpoint = directory / "c";
+  const Path target = directory / "x.gguf";
+  const auto error = [&] { return run({checkpoint, target, "f16", ""}); };
+  write_checkpoint(checkpoint, 32, 2);
+  EXPECT_TRUE(has(error(), "the tokenizer has 3 tokens, but the model's vocab_size is 2"));
+  std::filesystem::remove(checkpoint / "tokenizer.json");
+  EXPECT_TRUE(has(error(), "has no tokenizer: name a folder"));
+  EXPECT_EQ(run({checkpoint, target, "f16", "none"}), "");
+  const std::string config = read_text(checkpoint / "config.json");
+  const auto changed = [&](const std::string& from, const std::string& to) {
+    std::string text = config;
+    text.replace(text.find(from), from.size(), to);
+    File::create(checkpoint / "config.json").write(text);
+    return error();
+  };
+  EXPECT_TRUE(has(changed("\"n_layer\": 2", "\"n_layer\": 10000000"), "n_layer is 10000000"));
+  EXPECT_TRUE(has(changed("\"n_layer\": 2", "\"n_layer\": 3"), "has no tensor transformer.h.2"));
+  EXPECT_TRUE(has(changed("\"n_positions\": 4", "\"n_positions\": 8"), "wpe.weight is [4, 32]"));
+}
+
+TEST(Export, TokenizersComeFromElsewhereToo) {
+  const TemporaryDirectory directory;
+  write_checkpoint(directory / "c");
+  std::filesystem::create_directories(directory / "data");
+  std::filesystem::rename(directory / "c" / "tokenizer.json", directory / "data/tokenizer.json");
+  ASSERT_EQ(run({directory / "c", directory / "x.gguf", "f16", directory / "data"}), "");
+  const Outcome outcome = look(directory / "x.gguf");
+  EXPECT_EQ(outcome.error, "");
+  EXPECT_TRUE(has(outcome.text, "GGUF version 3"));
+  EXPECT_TRUE(has_line(outcome.text, "tokenizer.ggml.tokens 5 texts"));
+  EXPECT_TRUE(has_line(outcome.text, "gpt2.attention.layer_norm_epsilon 1e-05"));
+  EXPECT_TRUE(has_line(outcome.text, "blk.0.attn_qkv.weight 3072 [96,32] F16 6144"));
+}
+
+TEST(Inspect, OfADamagedGgufFileSaysWhere) {
+  const TemporaryDirectory directory;
+  EXPECT_TRUE(has(look(directory.write("x.gguf", "")).error, "it is truncated"));
+  EXPECT_TRUE(has(look(directory.write("y", "GGUF\3")).error, "it is truncated"));
+}
+
+}  // namespace
+}  // namespace gigagpt::cli
