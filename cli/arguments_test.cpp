@@ -167,7 +167,7 @@ TEST(Arguments, TokenizerHasCommandsOfItsOwn) {
   EXPECT_ERROR(parse({"tokenizer", "train", "--input", "x"}), "tokenizer train needs --out DIR");
   EXPECT_ERROR(parse({"tokenizer", "train", "--out", "x"}), "at least one --input FILE");
   EXPECT_ERROR(parse({"tokenizer", "train", "--input", "x", "--out", "y", "--vocab_size", "256"}),
-               "--vocab_size: 256 must be from 257");
+               "--vocab_size: 256 must be at least 257");
   EXPECT_ERROR(parse({"tokenizer", "encode"}), "need --tokenizer DIR");
 }
 
