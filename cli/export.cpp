@@ -77,7 +77,7 @@ void read_transposed(const StoredWeights& weights, const formats::StoredTensor& 
 }
 
 // The tensor in pieces of whole rows.
-void write_tensor(const StoredWeights& weights, const GgufSource& source,
+void write_tensor(const StoredWeights& weights, const GgufSource& source, int64_t piece_values,
                   formats::GgufWriter& writer, Progress& progress) {
   const auto& shape = source.tensor.shape;
   const int64_t columns = shape.back();
