@@ -112,8 +112,12 @@ struct Parser {
     for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, exporting, tokenizer})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
-    prepare->add_option("--input", arguments.prepare.inputs, "UTF-8 text file; may be repeated")
+    prepare
+        ->add_option("--input", arguments.prepare.inputs,
+                     "text, JSON lines, archive or folder; may be repeated")
         ->type_name("");
+    prepare->add_flag("--stats", arguments.prepare.stats,
+                      "print figures; without --out nothing is written");
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
@@ -199,7 +203,8 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
             "inspect needs a path, e.g. gigagpt inspect out/quickstart");
   if (*parser.prepare) {
     require(!arguments.prepare.inputs.empty(), "prepare needs at least one --input FILE");
-    require(!arguments.prepare.out.empty(), "prepare needs --out DIR");
+    require(!arguments.prepare.out.empty() || arguments.prepare.stats,
+            "prepare needs --out DIR, or --stats");
   }
 }
 
@@ -207,8 +212,12 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
 
 std::vector<Option> PrepareArguments::options() {
   return {{"out", &out, "folder for the data set"},
-          {"tokenizer", &tokenizer, "how to cut the text", one_of({"char"})},
-          {"val_fraction", &val_fraction, "share of the text for val.bin", between(0, 0.9)}};
+          {"tokenizer", &tokenizer, "char, or a tokenizer's folder or file"},
+          {"split", &split, "what val.bin is", one_of({"auto", "documents", "tail"})},
+          {"val_fraction", &val_fraction, "share of the text for val.bin", between(0, 0.9)},
+          {"seed", &seed, "of the documents for val.bin", at_least(0)},
+          {"text_field", &text_field, "field of a JSON line that holds the text"},
+          {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 10)}};
 }
 
 std::vector<Option> TokenizerArguments::train_options() {
@@ -231,6 +240,7 @@ std::vector<Option> SampleArguments::options() {
       {"precision", &precision, "of matrix products", one_of({"auto", "bf16", "fp32"})},
       {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
       {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: most of what is free", above(0)},
+      {"logits", &logits, "file for each token with its logits, as lines of JSON"},
   };
 }
 

@@ -22,8 +22,13 @@ struct Setting {
 struct PrepareArguments {
   std::vector<std::string> inputs;
   std::string out;
-  std::string tokenizer = "char";
+  std::string tokenizer = "char";  // or a path
+  std::string split = "auto";
   double val_fraction = 0.1;
+  int64_t seed = 0;
+  std::string text_field = "text";
+  int64_t threads = 0;
+  bool stats = false;
   std::vector<Option> options();
 };
 
@@ -39,6 +44,7 @@ struct SampleArguments {
   std::string precision = "auto";
   int64_t threads = 0;
   std::optional<double> memory_gb = {};
+  std::optional<std::string> logits = {};  // file for them
   std::vector<Option> options();
 };
 

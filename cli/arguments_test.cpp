@@ -153,6 +153,7 @@ TEST(Arguments, PrepareTakesSeveralInputsInOrder) {
   EXPECT_EQ(arguments.prepare.out, "data/x");
   EXPECT_EQ(arguments.prepare.val_fraction, 0);
   EXPECT_EQ(arguments.prepare.tokenizer, "char");
+  EXPECT_TRUE(parse({"prepare", "--input", "b.txt", "--stats"}).prepare.stats);
 }
 
 TEST(Arguments, InspectTakesAPath) {
@@ -199,8 +200,8 @@ TEST(Arguments, BadValuesNameTheFlag) {
                "--precision: 'fp8' is not one of auto, bf16, fp32");
   EXPECT_ERROR(parse({"prepare", "--input", "a", "--out", "b", "--val_fraction", "1"}),
                "--val_fraction: 1 must be at most 0.9");
-  EXPECT_ERROR(parse({"prepare", "--input", "a", "--out", "b", "--tokenizer", "bpe"}),
-               "--tokenizer: 'bpe' is not one of char");
+  EXPECT_ERROR(parse({"prepare", "--input", "a", "--out", "b", "--split", "head"}),
+               "--split: 'head' is not one of auto, documents, tail");
   for (const char* steps : {"0", "-1", "x", "1.5"}) {
     EXPECT_ERROR(parse({"train", file, "--log_steps", steps}), "log_steps") << steps;
   }

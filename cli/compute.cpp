@@ -1,18 +1,18 @@
 // `gigagpt-compute`: the commands that need LibTorch. Takes the same command line as `gigagpt`,
 // which starts it.
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <iostream>
 
 #include "base/error.h"
 #include "base/system.h"
 #include "base/trace.h"
 #include "cli/arguments.h"
+#include "cli/compute_parts.h"
 #include "cli/display.h"
 #include "cli/plan_text.h"
+#include "cli/run_settings.h"
+#include "cli/sample.h"
 #include "cli/signals.h"
 #include "cli/systems.h"
 #include "engine/checkpoint.h"
@@ -20,7 +20,6 @@
 #include "gpt/data.h"
 #include "gpt/eval.h"
 #include "gpt/model.h"
-#include "gpt/sample.h"
 #include "gpt/train.h"
 #include "ops/page_allocator.h"
 
@@ -29,20 +28,6 @@ namespace {
 
 constexpr double kPatience_s = 60;        // a stopped step that would take longer is dropped
 constexpr size_t kTraceSize = 1'000'000;  // so that a long run cannot fill the memory
-
-// The cores of a machine are shared by its systems.
-void set_threads(int64_t wanted, int systems_here = 1) {
-  const int share = std::max(1, core_count() / systems_here);
-  // Also pulls up the number of OpenMP threads that oneDNN uses.
-  at::set_num_threads(wanted > 0 ? int(wanted) : share);
-}
-
-engine::Progress follow(Display& display, const char* what) {
-  return [&display, what](double share) {
-    display.share(what, share);
-    return true;
-  };
-}
 
 // Follows a training run on the terminal.
 class TrainDisplay {
@@ -187,6 +172,7 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
 void train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& arguments) {
   set_threads(config.threads, cluster.systems_here());
   catch_stop_signals();
+  if (config.checkpoint_path) share_model(cluster, arguments.settings, config);
   check_alike(cluster, config, "train");  // a typo shows before the machine is measured
   const engine::Machine machine = machine_of(config, cluster);
   const engine::System system{machine, cluster};
@@ -208,7 +194,7 @@ void train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& argu
 
 void run_train(const Arguments& arguments) {
   GPTConfig config;
-  apply_settings(arguments.settings, config);
+  apply_run_settings(arguments.settings, config);
   config.check();
   const auto cluster = join_systems(config);
   cluster->guard([&] { train_on(*cluster, config, arguments); });
@@ -275,49 +261,6 @@ void run_eval(const Arguments& arguments) {
   cluster->guard([&] { eval_on(*cluster, asked, arguments); });
 }
 
-void run_sample(const SampleArguments& arguments) {
-  set_threads(arguments.threads);
-  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
-  GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
-  config.precision = arguments.precision;
-  config.storage.memory_gb = arguments.memory_gb;
-  config.out_dir = checkpoint.string();  // for scratch
-  Display display;
-  Sampler sampler(checkpoint, config, follow(display, "loading"));
-  const int64_t ngram =
-      arguments.no_repeat_ngram_size.value_or(sampler.tokenizer().is_character_level() ? 0 : 3);
-  const auto answer = [&](const std::string& prompt) {
-    const size_t prompt_tokens = sampler.tokenizer().encode(prompt).size();
-    if (int64_t(prompt_tokens) >= arguments.max_length) {
-      fail("--max_length: {} leaves no room after the {} tokens of the prompt",
-           arguments.max_length, prompt_tokens);
-    }
-    for (int64_t i = 0; i < arguments.num_samples; ++i) {
-      fmt::print("{}", prompt);
-      const SampleOptions options{{arguments.temperature, arguments.top_k, ngram},
-                                  arguments.max_length,
-                                  uint64_t(arguments.seed + i)};
-      sampler.generate(prompt, options, [](const std::string& text) {
-        fmt::print("{}", text);
-        std::fflush(stdout);
-        return true;
-      });
-      fmt::print("{}", i + 1 < arguments.num_samples ? "\n---\n" : "\n");
-    }
-  };
-  if (arguments.prompt) return answer(*arguments.prompt);
-  for (std::string prompt; true;) {
-    fmt::print("Enter a prompt (RETURN to exit): ");
-    std::fflush(stdout);
-    if (!std::getline(std::cin, prompt) || prompt.empty()) return;
-    try {
-      answer(prompt);
-    } catch (const Error& error) {
-      fmt::print(stderr, "{}\n", error.what());
-    }
-  }
-}
-
 void run(int argc, char** argv) {
   keep_freed_memory();
   ops::use_page_allocator();
@@ -328,7 +271,7 @@ void run(int argc, char** argv) {
     case Arguments::Command::kEval:
       return run_eval(arguments);
     case Arguments::Command::kSample:
-      return run_sample(arguments.sample);
+      return sample(arguments.sample);
     case Arguments::Command::kPlan:
       return run_measure(arguments);
     case Arguments::Command::kPrepare:

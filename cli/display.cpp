@@ -21,6 +21,12 @@ std::string duration_text(double seconds) {
   return fmt::format("{}d{}h", s / 86400, s / 3600 % 24);
 }
 
+std::string grouped(int64_t number) {
+  std::string text = std::to_string(number);
+  for (int64_t i = int64_t(text.size()) - 3; i > 0; i -= 3) text.insert(size_t(i), ",");
+  return text;
+}
+
 std::string step_text(const formats::StepMetrics& m, int64_t num_steps, double eta_s) {
   std::string text =
       fmt::format("step {:>{}}/{}  loss {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  MFU {:.1f} %",

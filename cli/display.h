@@ -14,6 +14,9 @@ namespace gigagpt::cli {
 // Seconds as "45s", "3m20s", "5h07m" or "12d4h".
 std::string duration_text(double seconds);
 
+// "123,456,789"
+std::string grouped(int64_t number);
+
 // A step as a line of progress; `eta_s` below 0 leaves the time to go out.
 std::string step_text(const formats::StepMetrics& metrics, int64_t num_steps, double eta_s);
 

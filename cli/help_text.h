@@ -53,11 +53,27 @@ Examples:
 )";
 
 inline constexpr const char* kPrepareHelp =
-    R"(Writes train.bin, val.bin, meta.json and tokenizer.json to --out. The files are read in order as one
-text; its last part becomes the validation set.
+    R"(Writes train.bin, val.bin, meta.json and tokenizer.json to --out.
 
-Example:
-  gigagpt prepare --input book1.txt --input book2.txt --out data/books --tokenizer char
+--input is a file of text (one document), of JSON lines (.jsonl or .ndjson: a document a line, in the
+field --text_field), either compressed (gzip, bzip2, xz, zstd), an archive of such files (tar, also
+compressed, or zip; archives within archives too), or a folder of all that, read in order of names. In
+folders and archives only files named .txt, .jsonl or .ndjson are read. All is read as a stream.
+
+--tokenizer char makes a token of each character. Else it is a folder or file with a tokenizer:
+tokenizer.json, or GPT-2's vocab.json and merges.txt.
+
+--split documents puts <|endoftext|> behind each document, and each with a chance of --val_fraction into
+val.bin; the same --seed chooses the same ones. --split tail takes all input as one text, without
+<|endoftext|>, and its last part for val.bin. auto is tail for characters and for a single document.
+
+--stats prints documents, bytes, tokens, bytes per token, exact duplicates (it keeps 16 bytes a document
+to find them), the entropy of single tokens and the longest document.
+
+Examples:
+  gigagpt prepare --input book1.txt --input book2.txt --out data/books
+  gigagpt prepare --input openwebtext.tar.xz --tokenizer gpt2 --val_fraction 0.0005 --out data/owt
+  gigagpt prepare --input posts.jsonl.zst --text_field body --tokenizer gpt2 --stats
 )";
 
 inline constexpr const char* kInspectHelp =

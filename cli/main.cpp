@@ -16,6 +16,8 @@
 #include "cli/launch.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
+#include "cli/run_settings.h"
+#include "cli/signals.h"
 #include "cli/tokenizer.h"
 #include "engine/machine.h"
 
@@ -70,7 +72,7 @@ void measure(char** argv) {
 
 int plan(const Arguments& arguments, char** argv) {
   GPTConfig config;
-  apply_settings(arguments.settings, config);
+  apply_run_settings(arguments.settings, config);
   config.check();
   const Path where = engine::store_file(config.storage.store, config.out_dir);
   if (!engine::machine_is_known(where) || arguments.measure) measure(argv);
@@ -91,7 +93,7 @@ int plan(const Arguments& arguments, char** argv) {
 int run_on_systems(const Arguments& arguments, const std::optional<Rank>& rank, char** argv) {
   const bool training = arguments.command == Arguments::Command::kTrain;
   GPTConfig config;
-  apply_settings(arguments.settings, config);
+  (training ? apply_run_settings : apply_settings)(arguments.settings, config);
   if (training) config.check();
   const bool several = config.num_systems > 1;
   if (several && !rank && !arguments.dry_run) return launch(config, training, argv);
@@ -112,6 +114,7 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       run_tokenizer(arguments.tokenizer);
       return 0;
     case Arguments::Command::kPrepare:
+      catch_stop_signals();
       prepare(arguments.prepare);
       return 0;
     case Arguments::Command::kInspect:

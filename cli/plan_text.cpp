@@ -11,13 +11,6 @@ namespace {
 
 using engine::Plan;
 
-// "123,456,789"
-std::string grouped(int64_t number) {
-  std::string text = std::to_string(number);
-  for (int64_t i = int64_t(text.size()) - 3; i > 0; i -= 3) text.insert(size_t(i), ",");
-  return text;
-}
-
 std::string time_text(double seconds) {
   return seconds < 60 ? fmt::format("{:.3g} s", seconds) : duration_text(seconds);
 }

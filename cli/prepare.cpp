@@ -1,59 +1,26 @@
 #include "cli/prepare.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
+#include "base/random.h"
+#include "base/system.h"
+#include "cli/corpus_stats.h"
 #include "cli/display.h"
+#include "cli/encode.h"
+#include "cli/signals.h"
+#include "formats/corpus.h"
 #include "formats/dataset.h"
 #include "formats/tokenizer.h"
+#include "formats/utf8.h"
 
 namespace gigagpt::cli {
 namespace {
 
-// Calls visit(code point) for each character of the files in order.
-template <class Visit>
-void for_each_character(const std::vector<std::string>& inputs, const char* what, Visit visit) {
-  uint64_t total_bytes = 0, done_bytes = 0;
-  for (const std::string& input : inputs) total_bytes += File::open_read(input).size_bytes();
-  Display display;
-  display.share(what, 0);
-  for (const std::string& input : inputs) {
-    if (std::filesystem::is_directory(input)) fail("--input: {} is a directory", input);
-    const MappedFile file{Path(input)};
-    const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
-                                file.bytes().size());
-    for (size_t position = 0; position < text.size();) {
-      visit(formats::next_code_point(text, position, input));
-      if ((position & 0xFFFFF) == 0) {
-        display.share(what, double(done_bytes + position) / double(total_bytes));
-      }
-    }
-    done_bytes += text.size();
-  }
-}
-
-// Collects ids and writes them to a file in blocks.
-class TokenWriter {
- public:
-  TokenWriter(const Path& path, int token_bytes)
-      : file_(File::create(path)), token_bytes_(size_t(token_bytes)) {}
-
-  void put(uint32_t token) {
-    const char* bytes = reinterpret_cast<const char*>(&token);
-    block_.append(bytes, token_bytes_);
-    if (block_.size() >= 1 << 20) flush();
-  }
-  void flush() {
-    file_.write(block_);
-    block_.clear();
-  }
-
- private:
-  File file_;
-  size_t token_bytes_;
-  std::string block_;
-};
+constexpr size_t kBatchBytes = 1 << 18;  // of text that is encoded at once
+constexpr size_t kBatchParts = 1 << 14;
 
 void refuse_foreign_folder(const Path& out) {
   static const std::set<std::string> ours = {"train.bin", "val.bin", "meta.json", "tokenizer.json"};
@@ -66,41 +33,231 @@ void refuse_foreign_folder(const Path& out) {
   }
 }
 
-std::vector<char32_t> collect_alphabet(const PrepareArguments& arguments, int64_t& characters) {
-  std::set<char32_t> alphabet;
-  for_each_character(arguments.inputs, "reading", [&](char32_t c) {
-    ++characters;
-    alphabet.insert(c);
+// Goes through the input's pieces with a line of progress. Ctrl-C ends it with an Error.
+formats::CorpusCounts read_pieces(const PrepareArguments& arguments, const char* what,
+                                  const std::function<bool(const formats::TextPiece&)>& visit,
+                                  const formats::Tokenizer* tokenizer = nullptr) {
+  formats::CorpusOptions options;
+  if (tokenizer != nullptr) {
+    options.safe_cut = [&](std::string_view text, size_t from) {
+      return tokenizer->safe_cut(text, from);
+    };
+  }
+  options.text_field = arguments.text_field;
+  options.piece_bytes = kBatchBytes;
+  Display display;
+  display.share(what, 0);
+  const auto progress = [&](uint64_t done_bytes, uint64_t total_bytes) {
+    if (stop_requested()) fail("prepare was stopped; nothing was written");
+    if (done_bytes > 0) display.share(what, double(done_bytes) / double(total_bytes));
+  };
+  return formats::read_corpus(arguments.inputs, options, visit, progress);
+}
+
+// What the whole input must be read for before its first token can be written.
+struct Survey {
+  std::vector<char32_t> alphabet;
+  uint64_t characters = 0;
+  bool one_document = false;
+};
+
+Survey survey_alphabet(const PrepareArguments& arguments) {
+  Survey survey;
+  std::vector<bool> seen(0x110000);
+  read_pieces(arguments, "reading", [&](const formats::TextPiece& piece) {
+    for (size_t position = 0; position < piece.text.size(); ++survey.characters) {
+      seen[formats::next_code_point(piece.text, position, piece.where)] = true;
+    }
+    return true;
   });
-  if (characters == 0) fail("--input: {} is empty", fmt::join(arguments.inputs, ", "));
-  return {alphabet.begin(), alphabet.end()};
+  for (char32_t c = 0; c < seen.size(); ++c) {
+    if (seen[c]) survey.alphabet.push_back(c);
+  }
+  return survey;
+}
+
+// Without need for `all` ends at the second document.
+Survey survey_documents(const PrepareArguments& arguments, bool all) {
+  Survey survey;
+  uint64_t documents = 0;
+  read_pieces(arguments, "reading", [&](const formats::TextPiece& piece) {
+    survey.characters += formats::count_characters(piece.text);
+    if (piece.ends_document) ++documents;
+    return all || documents < 2;
+  });
+  survey.one_document = documents == 1;
+  return survey;
+}
+
+formats::Tokenizer load_tokenizer(const std::string& path) {
+  if (!std::filesystem::exists(path)) {
+    fail("--tokenizer: '{}' is neither char nor a tokenizer's folder or file", path);
+  }
+  return formats::Tokenizer::load(path);
+}
+
+// Which texts are for validation.
+class Split {
+ public:
+  // By document: the same seed puts the same documents there.
+  Split(double val_fraction, int64_t seed)
+      : val_fraction_(val_fraction), key_(mix(uint64_t(seed), hash_name("validation documents"))) {}
+  // The last part of the whole text. nanoGPT rounds so, too.
+  Split(double val_fraction, uint64_t characters)
+      : train_characters_(uint64_t(double(characters) * (1 - val_fraction))) {}
+
+  // Adds the piece to the batch, in two parts if the border lies in it.
+  void add(const formats::TextPiece& piece, TextBatch& batch) {
+    if (batch.parts.empty()) batch.where = piece.where;
+    batch.text += piece.text;
+    const size_t size_bytes = piece.text.size();
+    if (!train_characters_) {
+      const bool validation = uniform(philox(key_, document_)[0]) < val_fraction_;
+      batch.parts.push_back({size_bytes, validation, piece.ends_document});
+      if (piece.ends_document) ++document_;
+      return;
+    }
+    const size_t train_bytes = first_bytes(piece.text, *train_characters_);
+    *train_characters_ -= formats::count_characters(piece.text.substr(0, train_bytes));
+    if (train_bytes > 0) batch.parts.push_back({train_bytes, false, false});
+    if (train_bytes < size_bytes) batch.parts.push_back({size_bytes - train_bytes, true, false});
+  }
+
+ private:
+  // How many bytes that many of its first characters take; all if it has fewer.
+  static size_t first_bytes(std::string_view text, uint64_t characters) {
+    if (text.size() <= characters) return text.size();
+    size_t position = 0;
+    while (position < text.size() && characters > 0) {
+      formats::next_code_point(text, position, "text");
+      --characters;
+    }
+    return position;
+  }
+
+  double val_fraction_ = 0;
+  uint64_t key_ = 0, document_ = 0;
+  std::optional<uint64_t> train_characters_;  // still to come
+};
+
+// The data set's files, or nothing if only figures are wanted.
+class Writer {
+ public:
+  Writer(const std::string& out, int token_bytes) : token_bytes_(token_bytes) {
+    if (out.empty()) return;
+    pending_.emplace(out);
+    train_.emplace(File::create(pending_->path() / "train.bin"));
+    val_.emplace(File::create(pending_->path() / "val.bin"));
+  }
+  void write(const TokenBatch& batch) {
+    train_tokens_ += int64_t(batch.train.size()) / token_bytes_;
+    val_tokens_ += int64_t(batch.val.size()) / token_bytes_;
+    if (!pending_) return;
+    train_->write(batch.train);
+    val_->write(batch.val);
+  }
+  void commit(const formats::Tokenizer& tokenizer) {
+    if (!pending_) return;
+    formats::write_dataset_meta(pending_->path(), {tokenizer.vocab_size(), token_bytes_});
+    tokenizer.save(pending_->path());
+    pending_->commit();
+  }
+  int64_t train_tokens() const { return train_tokens_; }
+  int64_t val_tokens() const { return val_tokens_; }
+
+ private:
+  int token_bytes_;
+  std::optional<PendingDirectory> pending_;
+  std::optional<File> train_, val_;
+  int64_t train_tokens_ = 0, val_tokens_ = 0;
+};
+
+void check_found(const formats::CorpusCounts& counts, uint64_t bytes,
+                 const PrepareArguments& arguments) {
+  const std::string inputs = fmt::format("{}", fmt::join(arguments.inputs, ", "));
+  if (counts.skipped_files > 0 && counts.documents == 0) {
+    fail(
+        "--input: {} holds no documents: none of its files ({}, the first {}) is named .txt or "
+        ".jsonl",
+        inputs, counts.skipped_files, counts.first_skipped);
+  }
+  if (counts.documents == 0) fail("--input: {} holds no documents", inputs);
+  if (bytes == 0) fail("--input: {} is empty", inputs);
+  if (counts.skipped_files > 0) {
+    fmt::print(stderr, "note: left out, not being named .txt or .jsonl: {} files, the first {}\n",
+               counts.skipped_files, counts.first_skipped);
+  }
+}
+
+void note_sides(const Writer& writer, const PrepareArguments& arguments) {
+  if (arguments.val_fraction == 0) return;
+  if (writer.val_tokens() > 0 && writer.train_tokens() > 0) return;
+  fmt::print(stderr,
+             "note: all documents are for {}; with so few use --split tail, or another --seed\n",
+             writer.val_tokens() > 0 ? "validation" : "training");
+}
+
+// How to encode and whom to validate with, once what must be known of the input is.
+struct Plan {
+  formats::Tokenizer tokenizer;
+  Split split;
+  Encoder::Settings settings;
+};
+
+Plan make_plan(const PrepareArguments& arguments) {
+  const bool characters = arguments.tokenizer == "char";
+  std::optional<formats::Tokenizer> tokenizer;
+  if (!characters) tokenizer = load_tokenizer(arguments.tokenizer);
+  Survey survey;
+  if (characters) {
+    survey = survey_alphabet(arguments);
+    tokenizer = formats::Tokenizer(survey.alphabet);
+  } else if (arguments.split != "documents") {
+    survey = survey_documents(arguments, arguments.split == "tail");
+  }
+  const bool tail = arguments.split == "tail" ||
+                    (arguments.split == "auto" && (characters || survey.one_document));
+  if (!tail && !characters && !tokenizer->end_of_text()) {
+    fmt::print(stderr, "note: this tokenizer has no <|endoftext|>; nothing parts the documents\n");
+  }
+  const int threads = arguments.threads > 0 ? int(arguments.threads) : core_count();
+  return {*tokenizer,
+          tail ? Split(arguments.val_fraction, survey.characters)
+               : Split(arguments.val_fraction, arguments.seed),
+          {tokenizer->vocab_size() > 65536 ? 4 : 2, tail ? std::nullopt : tokenizer->end_of_text(),
+           threads}};
 }
 
 }  // namespace
 
 void prepare(const PrepareArguments& arguments) {
-  const Path out = arguments.out;
-  refuse_foreign_folder(out);
-  int64_t characters = 0;
-  const formats::Tokenizer tokenizer(collect_alphabet(arguments, characters));
-  const int64_t val_tokens = int64_t(double(characters) * arguments.val_fraction);
-  const int64_t train_tokens = characters - val_tokens;
-  const formats::DatasetMeta meta{tokenizer.vocab_size(), tokenizer.vocab_size() > 65536 ? 4 : 2};
-  PendingDirectory pending(out);
-  TokenWriter train(pending.path() / "train.bin", meta.token_bytes);
-  TokenWriter val(pending.path() / "val.bin", meta.token_bytes);
-  int64_t position = 0;
-  for_each_character(arguments.inputs, "writing", [&](char32_t c) {
-    TokenWriter& writer = position++ < train_tokens ? train : val;
-    writer.put(uint32_t(tokenizer.token_of(c)));
-  });
-  train.flush();
-  val.flush();
-  formats::write_dataset_meta(pending.path(), meta);
-  tokenizer.save(pending.path());
-  pending.commit();
-  fmt::print("{}: {} training and {} validation tokens; set vocab_size: {}\n", out.string(),
-             train_tokens, val_tokens, meta.vocab_size);
+  if (!arguments.out.empty()) refuse_foreign_folder(arguments.out);
+  Plan plan = make_plan(arguments);
+  Writer writer(arguments.out, plan.settings.token_bytes);
+  Encoder encoder(plan.tokenizer, plan.settings,
+                  [&](const TokenBatch& batch) { writer.write(batch); });
+  std::optional<CorpusStats> stats;
+  if (arguments.stats) stats.emplace();
+  TextBatch batch;
+  uint64_t bytes = 0;
+  const auto take = [&](const formats::TextPiece& piece) {
+    bytes += piece.text.size();
+    if (stats) stats->add(piece);
+    plan.split.add(piece, batch);
+    const bool full = batch.text.size() >= kBatchBytes || batch.parts.size() >= kBatchParts;
+    if (full) encoder.add(std::exchange(batch, {}));
+    return true;
+  };
+  const auto counts = read_pieces(arguments, "encoding", take, &plan.tokenizer);
+  encoder.add(std::move(batch));
+  const std::vector<int64_t> token_counts = encoder.finish();
+  check_found(counts, bytes, arguments);
+  writer.commit(plan.tokenizer);
+  note_sides(writer, arguments);
+  if (stats) fmt::print("{}", stats->table(token_counts));
+  if (arguments.out.empty()) return;
+  fmt::print("{}: {} training and {} validation tokens; set vocab_size: {}\n", arguments.out,
+             writer.train_tokens(), writer.val_tokens(), plan.tokenizer.vocab_size());
 }
 
 }  // namespace gigagpt::cli

@@ -1,54 +1,15 @@
-// `gigagpt prepare` on real files: what it writes, and that it leaves nothing behind when it fails.
+// `gigagpt prepare` by character: what it writes, and that it leaves nothing behind when it fails.
 #include "cli/prepare.h"
 
 #include <gtest/gtest.h>
 
-#include <set>
+#include <random>
 
-#include "base/testing.h"
-#include "formats/dataset.h"
-#include "formats/tokenizer.h"
+#include "cli/prepare_testing.h"
+#include "formats/utf8.h"
 
 namespace gigagpt::cli {
 namespace {
-
-namespace fs = std::filesystem;
-using Strings = std::vector<std::string>;
-
-std::string run(Strings inputs, const Path& out, double val_fraction = 0.1) {
-  PrepareArguments arguments;
-  arguments.inputs = std::move(inputs);
-  arguments.out = out.string();
-  arguments.val_fraction = val_fraction;
-  testing::internal::CaptureStdout();
-  try {
-    prepare(arguments);
-  } catch (...) {
-    testing::internal::GetCapturedStdout();
-    throw;
-  }
-  std::fflush(stdout);
-  return testing::internal::GetCapturedStdout();
-}
-
-// A split as text again.
-std::string text_of(const Path& folder, const std::string& split) {
-  const auto tokenizer = formats::Tokenizer::load(folder);
-  const auto file = formats::open_split(folder.string(), split, tokenizer.vocab_size(), 0);
-  std::vector<int64_t> tokens(static_cast<size_t>(file.size()));
-  file.copy(0, file.size(), tokenizer.vocab_size(), tokens.data());
-  std::string text;
-  for (const int64_t token : tokens) text += tokenizer.decode(static_cast<int32_t>(token));
-  return text;
-}
-
-std::set<std::string> names_in(const Path& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename());
-  return names;
-}
-
-const std::set<std::string> kDataset = {"meta.json", "tokenizer.json", "train.bin", "val.bin"};
 
 TEST(Prepare, ValIsExactlyTheLastPart) {
   const TemporaryDirectory directory;
@@ -60,8 +21,8 @@ TEST(Prepare, ValIsExactlyTheLastPart) {
     const std::string train = text_of(directory / "out", "train");
     const std::string val = text_of(directory / "out", "val");
     EXPECT_EQ(train + val, text) << fraction;
-    const auto wanted = static_cast<size_t>(static_cast<double>(characters) * fraction);
-    EXPECT_EQ(fs::file_size(directory / "out" / "val.bin"), 2 * wanted) << fraction;
+    const auto wanted = static_cast<size_t>(static_cast<double>(characters) * (1 - fraction));
+    EXPECT_EQ(fs::file_size(directory / "out" / "train.bin"), 2 * wanted) << fraction;
   }
 }
 
@@ -131,7 +92,7 @@ TEST(Prepare, BadInputLeavesNothingBehind) {
       {{good, missing}, "cannot open " + missing},
       {{empty}, empty + " is empty"},
       {{empty, empty}, "empty"},
-      {{directory.path().string()}, "is a directory"}};
+      {{"/dev/null"}, "/dev/null is neither a file nor a folder"}};
   const auto before = names_in(directory.path());
   for (const auto& [inputs, error] : cases) {
     EXPECT_ERROR(run(inputs, directory / "out"), error);
@@ -141,7 +102,7 @@ TEST(Prepare, BadInputLeavesNothingBehind) {
 
 TEST(Prepare, BadInputKeepsTheOldDataSet) {
   const TemporaryDirectory directory;
-  run({directory.write("good.txt", "good text")}, directory / "out");
+  run({directory.write("good.txt", "good text")}, directory / "out", 0);
   const std::string bad = directory.write("bad.txt", "\xFF");
   EXPECT_ERROR(run({bad}, directory / "out"), "not valid UTF-8");
   EXPECT_EQ(names_in(directory / "out"), kDataset);
@@ -152,7 +113,7 @@ TEST(Prepare, ReplacesAnOldDataSet) {
   const TemporaryDirectory directory;
   run({directory.write("a.txt", "old old old")}, directory / "out");
   for (const char* out : {"out", "out/"}) {
-    run({directory.write("b.txt", std::string("new ") + out)}, directory / out);
+    run({directory.write("b.txt", std::string("new ") + out)}, directory / out, 0);
     EXPECT_EQ(text_of(directory / "out", "train"), std::string("new ") + out);
     EXPECT_EQ(names_in(directory / "out"), kDataset);
     EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"a.txt", "b.txt", "out"}));

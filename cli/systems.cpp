@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "cli/arguments.h"
 #include "cli/display.h"
+#include "cli/run_settings.h"
 #include "engine/store.h"
 #include "formats/dataset.h"
 
@@ -38,6 +39,16 @@ std::string config_text(GPTConfig& config) {
     text += fmt::format("{}: {}\n", key, value);
   }
   return text;
+}
+
+// The config of the system that leads, on each.
+std::vector<Setting> leaders_settings(engine::Cluster& cluster, GPTConfig& config) {
+  std::vector<Setting> settings;
+  for (const std::string& line : lines_of(cluster.gather_texts(config_text(config))[0])) {
+    const size_t colon = line.find(": ");
+    settings.push_back({line.substr(0, colon), line.substr(colon + 2), cluster.name_of(0)});
+  }
+  return settings;
 }
 
 }  // namespace
@@ -76,13 +87,15 @@ void check_alike(engine::Cluster& cluster, GPTConfig& config, const std::string&
 }
 
 void share_config(engine::Cluster& cluster, GPTConfig& config) {
+  if (!cluster.is_alone()) apply_settings(leaders_settings(cluster, config), config);
+}
+
+void share_model(engine::Cluster& cluster, const std::vector<Setting>& settings,
+                 GPTConfig& config) {
   if (cluster.is_alone()) return;
-  std::vector<Setting> settings;
-  for (const std::string& line : lines_of(cluster.gather_texts(config_text(config))[0])) {
-    const size_t colon = line.find(": ");
-    settings.push_back({line.substr(0, colon), line.substr(colon + 2), cluster.name_of(0)});
-  }
-  apply_settings(settings, config);
+  GPTConfig leaders;
+  apply_settings(leaders_settings(cluster, config), leaders);
+  cluster.together([&] { adopt_model(leaders, cluster.name_of(0), settings, config); });
 }
 
 }  // namespace gigagpt::cli

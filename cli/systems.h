@@ -3,9 +3,10 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "cli/arguments.h"
 #include "engine/cluster.h"
-#include "gpt/config.h"
 
 namespace gigagpt::cli {
 
@@ -19,5 +20,8 @@ void check_alike(engine::Cluster& cluster, GPTConfig& config, const std::string&
 
 // Gives all systems the configuration of the one that leads.
 void share_config(engine::Cluster& cluster, GPTConfig& config);
+
+// Gives them the keys of its model alone, which may come from a checkpoint that others do not see.
+void share_model(engine::Cluster& cluster, const std::vector<Setting>& settings, GPTConfig& config);
 
 }  // namespace gigagpt::cli

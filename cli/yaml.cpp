@@ -54,6 +54,11 @@ struct Leaf {
   std::string origin;  // file:line
 };
 
+struct Leaves {
+  std::vector<Leaf> list;
+  int nodes = 0;  // looked at for them
+};
+
 // Calls visit(key, value, file:line) for each key of a map. Throws Error for a key that is no name
 // or comes twice; `path` is put before it in the message.
 template <class Visit>
@@ -69,13 +74,15 @@ void for_each_key(const YAML::Node& map, const std::string& path, const std::str
   }
 }
 
-constexpr int kMaxDepth = 16;  // the layout has 8; an alias of itself has no end
+// The layout has 8 and some hundred. With aliases a few lines can have no end, or billions.
+constexpr int kMaxDepth = 16, kMaxNodes = 10000;
 
 void flatten(const YAML::Node& node, const std::string& path, const std::string& file, int depth,
-             std::vector<Leaf>& leaves) {
+             Leaves& leaves) {
   const std::string origin = fmt::format("{}:{}", file, node.Mark().line + 1);
   const std::string prefix = path.empty() ? "" : path + ".";
   if (depth > kMaxDepth) fail("{}: {} is nested too deeply", origin, path);
+  if (++leaves.nodes > kMaxNodes) fail("{}: more than {} values", origin, kMaxNodes);
   if (node.IsMap()) {
     for_each_key(node, prefix, file, [&](const auto& key, const YAML::Node& value, const auto&) {
       flatten(value, prefix + key, file, depth + 1, leaves);
@@ -85,16 +92,16 @@ void flatten(const YAML::Node& node, const std::string& path, const std::string&
       flatten(node[i], prefix + std::to_string(i), file, depth + 1, leaves);
     }
   } else {
-    leaves.push_back({path, node.IsNull() ? "null" : node.Scalar(), origin});
+    leaves.list.push_back({path, node.IsNull() ? "null" : node.Scalar(), origin});
   }
 }
 
 std::vector<Setting> read_nested(const YAML::Node& root, const std::string& file,
                                  std::set<std::string>& ignored) {
-  std::vector<Leaf> leaves;
+  Leaves leaves;
   flatten(root, "", file, 0, leaves);
   std::vector<Setting> settings;
-  for (Leaf& leaf : leaves) {
+  for (Leaf& leaf : leaves.list) {
     constexpr std::string_view kModel = "trainer.init.model.";
     if (leaf.path.starts_with(kModel)) {
       settings.push_back({leaf.path.substr(kModel.size()), leaf.value, leaf.origin});

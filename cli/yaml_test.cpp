@@ -216,6 +216,16 @@ TEST(YamlDeathTest, NestedAliasOfItselfIsRefused) {
   EXPECT_EXIT(read_cycle(), testing::ExitedWithCode(0), "");
 }
 
+TEST(Yaml, NestedAliasesThatMakeBillionsOfValuesAreRefused) {
+  for (const char* leaf : {"x", "{}", "{b: }"}) {
+    std::string text = fmt::format("trainer:\n  k0: &k0 [{0}, {0}, {0}]\n", leaf);
+    for (int i = 1; i <= 13; ++i) {
+      text += fmt::format("  k{0}: &k{0} [*k{1}, *k{1}, *k{1}, *k{1}, *k{1}]\n", i, i - 1);
+    }
+    EXPECT_ERROR(read(text), "more than 10000 values");
+  }
+}
+
 TEST(Yaml, SettingsCarryFileAndLine) {
   const TemporaryDirectory directory;
   const Path path = directory.write("c.yaml", "# comment\n\nwidth: 5\ndepth:\n  3\n");

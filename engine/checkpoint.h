@@ -28,10 +28,10 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
                      const std::function<void(const Path&)>& write_rest, int64_t keep,
                      const Progress& progress);
 
-// Reads a checkpoint's weights, ours or another program's, and with `optimizer` its moments if it has them, into the store,
-// whose state is then that of `step`.
-// Throws Error naming the file and tensor when it is damaged or belongs to another model. Of
-// several systems the one that leads reads.
+// Reads the weights of a checkpoint, this program's or another's, and with `optimizer` its moments
+// if it has them, into the store, whose state is then that of `step`. Throws Error naming the file
+// and tensor when it is damaged or belongs to another model. Of several systems the one that leads
+// reads.
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, int64_t step, const Progress& progress);
 

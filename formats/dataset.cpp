@@ -12,7 +12,7 @@ DatasetMeta read_dataset_meta(const Path& directory) {
   if (!std::filesystem::exists(path)) return {};
   DatasetMeta meta;
   try {
-    const auto root = nlohmann::json::parse(read_text(path));
+    const auto root = parse_json<nlohmann::json>(read_text(path), path.string());
     meta.vocab_size = whole_number(root, "vocab_size", 1, int64_t{1} << 32, path.string());
     const auto dtype = root.at("dtype").get<std::string>();
     if (dtype != "uint16" && dtype != "uint32") {

@@ -69,9 +69,28 @@ TEST(DatasetMeta, NonsenseIsRefused) {
                            R"({"vocab_size": 18446744073709551615, "dtype": "uint32"})",
                            R"({"vocab_size": 4294967297, "dtype": "uint32"})",
                            R"({"vocab_size": 63.5, "dtype": "uint16"})",
+                           R"({"vocab_size": 63, "vocab_size": 64, "dtype": "uint16"})",
                            R"([{"vocab_size": 63}])"}) {
     directory.write("meta.json", text);
     EXPECT_ERROR(read_dataset_meta(directory.path()), file) << text;
+  }
+}
+
+// Printing it for a message would take a stack as deep.
+TEST(DatasetMeta, DeepNestingIsRefusedInOneShortLine) {
+  const TemporaryDirectory directory;
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  directory.write("meta.json", fmt::format(R"({{"vocab_size": {}, "dtype": "uint16"}})", deep));
+  EXPECT_ERROR(read_dataset_meta(directory.path()), "meta.json: nested more than 50 deep");
+  const std::string text = fmt::format(R"({{"vocab_size": "{}"}})", std::string(1'000'000, 'x'));
+  for (const std::string& bad : {text, text.substr(0, 900'000)}) {
+    directory.write("meta.json", bad);
+    try {
+      read_dataset_meta(directory.path());
+      ADD_FAILURE();
+    } catch (const Error& error) {
+      EXPECT_LT(std::string_view(error.what()).size(), 400U);
+    }
   }
 }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "formats/bpe.h"
 #include "formats/json.h"
+#include "formats/tokenizer.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -47,6 +49,16 @@ HfGpt2Config parse_config(const json& root, const std::string& where) {
   return config;
 }
 
+void write_tokenizer_config(const Path& directory, const HfGpt2Config& config, bool has_end) {
+  nlohmann::ordered_json root = {{"tokenizer_class", "PreTrainedTokenizerFast"},
+                                 {"model_max_length", config.n_positions},
+                                 {"clean_up_tokenization_spaces", false}};
+  if (has_end) {
+    for (const char* key : {"bos_token", "eos_token", "unk_token"}) root[key] = kEndOfText;
+  }
+  write_text_atomically(directory / "tokenizer_config.json", root.dump(2) + "\n");
+}
+
 }  // namespace
 
 const std::vector<std::string>& hf_activations() {
@@ -63,7 +75,15 @@ HfGpt2Config read_hf_config(const Path& directory) {
   }
 }
 
-void write_hf_config(const Path& directory, const HfGpt2Config& config) {
+void write_hf_config(const Path& directory, const HfGpt2Config& config,
+                     const std::string& tokenizer) {
+  json end_of_text;  // null: none
+  if (!tokenizer.empty()) {
+    const auto id = Tokenizer::parse(tokenizer, "tokenizer.json").end_of_text();
+    if (id) end_of_text = *id;
+    Tokenizer::write(directory, tokenizer);
+    write_tokenizer_config(directory, config, id.has_value());
+  }
   const nlohmann::ordered_json root = {{"architectures", {"GPT2LMHeadModel"}},
                                        {"model_type", "gpt2"},
                                        {"activation_function", config.activation},
@@ -82,8 +102,8 @@ void write_hf_config(const Path& directory, const HfGpt2Config& config) {
                                        {"scale_attn_weights", true},
                                        {"tie_word_embeddings", true},
                                        {"torch_dtype", "float32"},
-                                       {"bos_token_id", nullptr},
-                                       {"eos_token_id", nullptr},
+                                       {"bos_token_id", end_of_text},
+                                       {"eos_token_id", end_of_text},
                                        {"gigagpt_bias", config.bias}};
   write_text_atomically(directory / "config.json", root.dump(2) + "\n");
 }

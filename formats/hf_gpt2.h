@@ -30,7 +30,10 @@ const std::vector<std::string>& hf_activations();
 // Reads directory/config.json. Throws Error for a model that is not a GPT-2 this program computes
 // (another type, activation, epsilon, or attention scaling), saying which key is in the way.
 HfGpt2Config read_hf_config(const Path& directory);
-void write_hf_config(const Path& directory, const HfGpt2Config& config);
+// Writes it, and beside it the tokenizer (as Tokenizer::read has it) unless that is "", with the
+// tokenizer_config.json that transformers wants.
+void write_hf_config(const Path& directory, const HfGpt2Config& config,
+                     const std::string& tokenizer = "");
 
 // All tensors of the model in layer order, then those that only others write: lm_head, which is
 // wte, and the causal masks. Others may leave out the prefix "transformer.".

@@ -55,7 +55,8 @@ std::string lines_to_keep(const Path& path, int64_t completed_steps) {
     if (line.ends_with(' ')) line += '}';
     const auto row = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (row.is_discarded() || !row.is_object() || !row.contains("step")) continue;
-    if (row["step"].is_number_integer() && row["step"].get<int64_t>() <= completed_steps) {
+    const auto& step = row["step"];
+    if (step.is_number_unsigned() && step.get<uint64_t>() <= uint64_t(completed_steps)) {
       kept += line + "\n";
     }
   }
@@ -76,7 +77,7 @@ void write_trainer_state(const Path& directory, const TrainerState& state) {
 TrainerState read_trainer_state(const Path& directory) {
   const Path path = directory / "trainer_state.json";
   try {
-    const auto root = ordered_json::parse(read_text(path));
+    const auto root = parse_json<ordered_json>(read_text(path), path.string());
     const int64_t most = int64_t{1} << 60;
     return {whole_number(root, "global_step", 0, most, path.string()),
             whole_number(root, "tokens", 0, most, path.string()),
@@ -89,14 +90,20 @@ TrainerState read_trainer_state(const Path& directory) {
   }
 }
 
-MetricsLog::MetricsLog(const Path& path, int64_t completed_steps, bool writes) {
+MetricsLog::MetricsLog(const Path& out_dir, int64_t completed_steps, const TextPairs& config,
+                       bool writes) {
   if (!writes) return;
+  const Path path = out_dir / "metrics.jsonl";
   write_text_atomically(path, lines_to_keep(path, completed_steps));
   file_.emplace(File::open_append(path));
+  board_.emplace(out_dir / "tensorboard", completed_steps);
+  board_->write_text(completed_steps + 1, "config", markdown_table(config));
 }
 
 void MetricsLog::sync() {
-  if (file_) file_->sync();
+  if (!file_) return;
+  file_->sync();
+  board_->sync();
 }
 
 void MetricsLog::begin(const StepMetrics& m) {
@@ -117,12 +124,19 @@ void MetricsLog::begin(const StepMetrics& m) {
   std::string text = row.dump();
   text.back() = ' ';  // in place of the brace: no number is cut short
   file_->write(text);
+  step_ = m.step;
+  board_->write(step_, {{"train/loss", m.loss},
+                        {"train/grad_norm", m.grad_norm},
+                        {"train/lr", m.lr},
+                        {"train/tokens_per_s", m.tokens_per_s},
+                        {"train/mfu", m.mfu}});
 }
 
 void MetricsLog::end(std::optional<double> val_loss) {
   if (!file_) return;
   file_->write(val_loss ? ordered_json{{"val_loss", *val_loss}}.dump().replace(0, 1, ",") + "\n"
                         : "}\n");
+  if (val_loss) board_->write(step_, {{"val/loss", *val_loss}});
 }
 
 }  // namespace gigagpt::formats

@@ -1,5 +1,5 @@
-// What a run writes beside its weights: trainer_state.json in a checkpoint, metrics.jsonl in
-// out_dir.
+// What a run writes beside its weights: trainer_state.json in a checkpoint, metrics.jsonl and
+// tensorboard/ in out_dir.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "formats/tensorboard.h"
 
 namespace gigagpt::formats {
 
@@ -49,12 +50,14 @@ struct StepMetrics {
   std::optional<double> val_loss = {};
 };
 
-// metrics.jsonl: one JSON object a step. Continuing a run first drops the lines of steps that will
-// be run again, and a line that a crash cut short; one that was begun is ended. Where several
-// processes take part one writes, and the others do nothing here.
+// out_dir/metrics.jsonl: one JSON object a step. Continuing a run first drops the lines of steps
+// that will be run again, and a line that a crash cut short; one that was begun is ended. The same
+// numbers go to out_dir/tensorboard, and at the start the configuration. Where several processes
+// take part one writes, and the others do nothing here.
 class MetricsLog {
  public:
-  MetricsLog(const Path& path, int64_t completed_steps, bool writes = true);
+  MetricsLog(const Path& out_dir, int64_t completed_steps, const TextPairs& config,
+             bool writes = true);
   void write(const StepMetrics& metrics) { begin(metrics), end(metrics.val_loss); }
   // The same in two: first all but val_loss.
   void begin(const StepMetrics& metrics);
@@ -63,6 +66,8 @@ class MetricsLog {
 
  private:
   std::optional<File> file_;
+  std::optional<EventWriter> board_;
+  int64_t step_ = 0;  // that was begun
 };
 
 }  // namespace gigagpt::formats

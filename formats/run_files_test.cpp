@@ -92,10 +92,22 @@ TEST(TrainerState, BadFileIsRefused) {
         R"({"global_step": 1, "tokens": 1, "config": {}, "manifest": {"a": {}}})",
         R"({"global_step": 1, "tokens": 1, "config": "width", "manifest": {}})",
         R"({"global_step": 1, "tokens": 1, "config": ["width"], "manifest": {}})",
-        R"({"global_step": 1, "tokens": 1, "config": null, "manifest": {}})"}) {
+        R"({"global_step": 1, "tokens": 1, "config": null, "manifest": {}})",
+        R"({"global_step": 1, "global_step": 1, "tokens": 1, "config": {}, "manifest": {}})",
+        R"({"global_step": 1, "tokens": 1, "config": {"a": "1", "a": "2"}, "manifest": {}})"}) {
     directory.write("trainer_state.json", text);
     EXPECT_ERROR(read_trainer_state(directory.path()), file) << text;
   }
+}
+
+// Each key of an ordered object is looked for among all before it: without a limit this takes
+// minutes.
+TEST(TrainerState, HundredsOfThousandsOfKeysAreRefused) {
+  const TemporaryDirectory directory;
+  std::string text = R"({"global_step": 1, "tokens": 1, "manifest": {}, "config": {)";
+  for (int i = 0; i < 300000; ++i) text += fmt::format("\"{}\": \"\", ", i);
+  directory.write("trainer_state.json", text + "\"x\": \"\"}}");
+  EXPECT_ERROR(read_trainer_state(directory.path()), "more than 10000 keys");
 }
 
 TEST(TrainerState, DamagedFilesNeverCrash) {
@@ -140,7 +152,7 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
                          .rss_gb = 10,
                          .io = {11, 12, 13, 14}};
   {
-    MetricsLog log(directory / "metrics.jsonl", 0);
+    MetricsLog log(directory.path(), 0, {});
     log.write(metrics);
     metrics.step = 2;
     metrics.val_loss = 11.5;
@@ -164,24 +176,24 @@ TEST(MetricsLog, LossThatIsNotANumberStaysValidJson) {
   StepMetrics metrics = metrics_of(1);
   metrics.loss = std::nan("");
   metrics.grad_norm = INFINITY;
-  MetricsLog(directory / "m", 0).write(metrics);
-  EXPECT_EQ(steps_of(directory / "m"), std::vector<int64_t>{1});
+  MetricsLog(directory.path(), 0, {}).write(metrics);
+  EXPECT_EQ(steps_of(directory / "metrics.jsonl"), std::vector<int64_t>{1});
 }
 
 TEST(MetricsLog, ContinuingDropsLaterStepsAndKeepsTheEarlierBytes) {
   const TemporaryDirectory directory;
   const Path path = directory / "metrics.jsonl";
   {
-    MetricsLog log(path, 0);
+    MetricsLog log(directory.path(), 0, {});
     for (int64_t step = 1; step <= 3; ++step) log.write(metrics_of(step));
   }
   const std::string three = read_text(path);
   {
-    MetricsLog log(path, 3);
+    MetricsLog log(directory.path(), 3, {});
     for (int64_t step = 4; step <= 6; ++step) log.write(metrics_of(step));
   }
   EXPECT_EQ(steps_of(path), (std::vector<int64_t>{1, 2, 3, 4, 5, 6}));
-  MetricsLog log(path, 3);
+  MetricsLog log(directory.path(), 3, {});
   EXPECT_EQ(read_text(path), three);
   log.write(metrics_of(4));
   EXPECT_EQ(steps_of(path), (std::vector<int64_t>{1, 2, 3, 4}));
@@ -191,14 +203,14 @@ TEST(MetricsLog, ContinuingDropsALineThatACrashCutShort) {
   const TemporaryDirectory directory;
   const Path path = directory / "metrics.jsonl";
   {
-    MetricsLog log(path, 0);
+    MetricsLog log(directory.path(), 0, {});
     for (int64_t step = 1; step <= 3; ++step) log.write(metrics_of(step));
   }
   const std::string whole = read_text(path);
   const size_t second = whole.find('\n') + 1;
   for (size_t size = second; size < whole.size(); ++size) {
     directory.write("metrics.jsonl", whole.substr(0, size));
-    MetricsLog log(path, 3);
+    MetricsLog log(directory.path(), 3, {});
     const auto steps = steps_of(path);  // throws for a line that is not JSON
     // A line that lacks only its end is whole.
     const size_t end = std::min(size + 2, whole.size());
@@ -209,37 +221,38 @@ TEST(MetricsLog, ContinuingDropsALineThatACrashCutShort) {
 
 TEST(MetricsLog, StartingAfreshForgetsAnOldRun) {
   const TemporaryDirectory directory;
-  directory.write("m", R"({"step": 1})"
-                       "\n");
-  MetricsLog(directory / "m", 0).write(metrics_of(9));
-  EXPECT_EQ(steps_of(directory / "m"), std::vector<int64_t>{9});
+  directory.write("metrics.jsonl", R"({"step": 1})"
+                                   "\n");
+  MetricsLog(directory.path(), 0, {}).write(metrics_of(9));
+  EXPECT_EQ(steps_of(directory / "metrics.jsonl"), std::vector<int64_t>{9});
 }
 
 TEST(MetricsLog, ForeignLinesAreDropped) {
   const TemporaryDirectory directory;
-  directory.write("m",
-                  "\n[]\n5\nnull\n{}\n{\"step\": \"1\"}\n{\"step\": null}\n{\"step\": 2}\n\xFF\n");
-  MetricsLog(directory / "m", 5);
-  EXPECT_EQ(steps_of(directory / "m"), std::vector<int64_t>{2});
+  directory.write("metrics.jsonl",
+                  "\n[]\n5\nnull\n{}\n{\"step\": \"1\"}\n{\"step\": null}\n{\"step\": -1}\n"
+                  "{\"step\": 18446744073709551615}\n{\"step\": 2}\n\xFF\n");
+  MetricsLog(directory.path(), 5, {});
+  EXPECT_EQ(steps_of(directory / "metrics.jsonl"), std::vector<int64_t>{2});
 }
 
 TEST(MetricsLog, ErrorNamesTheFile) {
   const TemporaryDirectory directory;
-  EXPECT_ERROR(MetricsLog(directory / "no" / "m", 0), (directory / "no" / "m").string());
+  EXPECT_ERROR(MetricsLog(directory / "no", 0, {}), (directory / "no" / "metrics.jsonl").string());
 }
 
 TEST(MetricsLog, DamagedFilesNeverCrash) {
   const TemporaryDirectory directory;
-  const Path path = directory / "m";
+  const Path path = directory / "metrics.jsonl";
   {
-    MetricsLog log(path, 0);
+    MetricsLog log(directory.path(), 0, {});
     for (int64_t step = 1; step <= 3; ++step) log.write(metrics_of(step));
   }
   const std::string whole = read_text(path);
   std::mt19937_64 random(10);
   for (int i = 0; i < 1000; ++i) {
-    directory.write("m", damaged(whole, random));
-    ASSERT_TRUE(returns_or_throws_error([&] { MetricsLog(path, 2); }));
+    directory.write("metrics.jsonl", damaged(whole, random));
+    ASSERT_TRUE(returns_or_throws_error([&] { MetricsLog(directory.path(), 2, {}); }));
     for (const json& row : rows_of(path)) ASSERT_LE(row.at("step").get<double>(), 2);
   }
 }

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "formats/json.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -38,24 +38,18 @@ void convert(std::span<const std::byte> from, std::span<float> to, Convert to_fl
 }
 
 json parse_header(std::string_view text, const std::string& where) {
-  // The callback sees keys in order, so a name that comes twice does not pass unnoticed.
-  size_t names = 0;
-  json header = json::parse(text, [&](int depth, auto event, const json&) {
-    if (depth == 1 && event == json::parse_event_t::key) ++names;
-    return true;
-  });
+  json header = parse_json<json>(text, where + ": bad safetensors header");
   if (!header.is_object()) fail("{}: its header is not a JSON object", where);
-  if (names != header.size()) fail("{}: a tensor's name comes twice in the header", where);
   return header;
 }
 
 std::vector<uint64_t> naturals(const json& list, const std::string& where) {
-  if (!list.is_array()) fail("{}: {} is not a list", where, list.dump());
+  if (!list.is_array()) fail("{}: {} is not a list", where, shortened(list.dump()));
   std::vector<uint64_t> values;
   for (const json& value : list) {
     // 2^62 is far above any size, and its sums and signed form do not overflow.
     if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62) {
-      fail("{}: {} is not a size or place", where, value.dump());
+      fail("{}: {} is not a size or place", where, shortened(value.dump()));
     }
     values.push_back(value);
   }

@@ -265,6 +265,9 @@ TEST(SafetensorsHostile, BadHeaderIsRefused) {
       {"null", "null", "header"},
       {"a duplicate name", "{" + one + "," + one + "}", "twice"},
       {"duplicate metadata", R"({"__metadata__":{},"__metadata__":{}})", "twice"},
+      {"a dtype twice", R"({"a":{"dtype":"U16","dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
+       "'dtype' comes twice"},
+      {"a metadata key twice", R"({"__metadata__":{"a":"1","a":"2"}})", "'a' comes twice"},
       {"overlapping tensors", "{" + one + "," + two + "}", "tensor b overlaps another"},
       {"a tensor that is a number", R"({"a":1})", "header"},
       {"a tensor without dtype", R"({"a":{"shape":[2],"data_offsets":[0,2]}})", "dtype"},
@@ -350,6 +353,14 @@ TEST(SafetensorsHostile, DeepNestingIsRefused) {
   const TemporaryDirectory directory;
   const Path path = directory.write("x", file_with(std::string(1'000'000, '['), ""));
   EXPECT_ERROR(SafetensorsReader{path}, "header");
+}
+
+TEST(SafetensorsHostile, DeepNestingWhereAShapeBelongsIsRefused) {
+  const TemporaryDirectory directory;
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  const std::string header =
+      fmt::format(R"({{"x":{{"dtype":"F32","shape":{},"data_offsets":[0,0]}}}})", deep);
+  EXPECT_ERROR(SafetensorsReader{directory.write("x", file_with(header, ""))}, "nested");
 }
 
 TEST(SafetensorsHostile, DamagedFilesNeverCrash) {

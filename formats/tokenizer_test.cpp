@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include <nlohmann/json.hpp>
 
 #include "base/testing.h"
@@ -23,6 +25,19 @@ std::string utf8(char32_t code_point) {
   std::string text;
   append_utf8(text, code_point);
   return text;
+}
+
+TEST(Utf8, ACharacterThatIsOnlyBegunIsLeftForLater) {
+  const std::string text = "a\u00E9\u20AC\U0001F600";  // of one, two, three and four bytes
+  const std::set<size_t> ends = {0, 1, 3, 6, 10};
+  for (size_t size = 0; size <= text.size(); ++size) {
+    const size_t end = *std::prev(ends.upper_bound(size));
+    EXPECT_EQ(whole_characters(text.substr(0, size)), end) << size;
+  }
+  // What can be no character waits for nothing.
+  for (const char* bad : {"\x80", "\x80\x80\x80\x80", "\xFF", "a\xC3(", "\xC0"}) {
+    EXPECT_EQ(whole_characters(bad), std::string_view(bad).size());
+  }
 }
 
 TEST(Utf8, KnownCodePoints) {

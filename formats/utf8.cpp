@@ -1,5 +1,7 @@
 #include "formats/utf8.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace gigagpt::formats {
@@ -58,6 +60,15 @@ void append_utf8(std::string& text, char32_t c) {
     put(0x80 | (c >> 6 & 0x3F));
     put(0x80 | (c & 0x3F));
   }
+}
+
+size_t whole_characters(std::string_view text) {
+  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
+    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
+    if ((byte & 0xC0) == 0x80) continue;
+    return utf8_form(byte).size_bytes > back ? text.size() - back : text.size();
+  }
+  return text.size();
 }
 
 }  // namespace gigagpt::formats

@@ -84,9 +84,8 @@ engine::Model make_model(const GPTConfig& config) {
   auto specs = config.layers();
   engine::Model model;
   model.push_back(std::make_unique<Embedding>(config, specs.front()));
-  for (size_t i = 1; i + 1 < specs.size(); ++i) {
+  for (size_t i = 1; i + 1 < specs.size(); ++i)
     model.push_back(std::make_unique<Block>(config, specs[i]));
-  }
   model.push_back(std::make_unique<Head>(config, specs.back()));
   return model;
 }

@@ -18,9 +18,10 @@ Sampler::Sampler(const Path& checkpoint, const GPTConfig& config, const engine::
 }
 
 void Sampler::generate(const std::string& prompt, const SampleOptions& options,
-                       const std::function<bool(const std::string&)>& on_text) {
-  std::vector<int32_t> tokens = tokenizer_.encode(prompt);
-  if (tokens.empty()) tokens = {std::max(0, tokenizer_.token_of(U'\n'))};
+                       const OnToken& on_token) {
+  std::vector<int32_t> tokens = tokenizer_.encode_with_special(prompt);
+  if (tokens.empty())
+    tokens = {tokenizer_.end_of_text().value_or(std::max(0, tokenizer_.token_of(U'\n')))};
   size_t start = tokens.size() > context_ ? tokens.size() - context_ : 0;  // of the context
   size_t computed = start;                                                 // tokens in the caches
   for (ops::KVCache& cache : caches_) cache.clear();
@@ -35,7 +36,7 @@ void Sampler::generate(const std::string& prompt, const SampleOptions& options,
     const int64_t known = std::min(tokenizer_.vocab_size(), logits.numel());
     const std::span<float> row(logits.data_ptr<float>(), size_t(known));
     tokens.push_back(ops::sample(row, tokens, options.rule, mix(options.seed, tokens.size())));
-    if (!on_text(tokenizer_.decode(tokens.back()))) break;
+    if (!on_token(tokens.back(), row)) break;
   }
 }
 

@@ -22,10 +22,12 @@ class Sampler {
   // From any checkpoint directory with a tokenizer; `config` is GPTConfig::of_checkpoint's.
   Sampler(const Path& checkpoint, const GPTConfig& config, const engine::Progress& progress);
 
-  // Continues `prompt`, telling each new piece of text as it comes; false ends it. An empty prompt
-  // starts from a new line. Throws Error for characters the model does not know.
-  void generate(const std::string& prompt, const SampleOptions& options,
-                const std::function<bool(const std::string&)>& on_text);
+  // Told each new token and the logits that it was drawn from; false ends the text.
+  using OnToken = std::function<bool(int32_t token, std::span<const float> logits)>;
+
+  // Continues `prompt`. An empty one starts where a text does, or from a new line. Throws Error for
+  // characters the model does not know.
+  void generate(const std::string& prompt, const SampleOptions& options, const OnToken& on_token);
 
   const formats::Tokenizer& tokenizer() const { return tokenizer_; }
 

@@ -30,7 +30,7 @@ class Training {
     events_.planned(gpt_.plan, checkpoints_.origin());
     step_ =
         checkpoints_.start(gpt_.store, gpt_.layout, uint64_t(config_.seed), events_.io_progress);
-    metrics_.emplace(Path(config_.out_dir) / "metrics.jsonl", step_, gpt_.cluster.leads());
+    metrics_.emplace(config_.out_dir, step_, option_texts(config_.options()), gpt_.cluster.leads());
     for (bool stop = false; step_ < config_.num_steps && !stop;) {
       auto report = step();
       if (!report) break;
@@ -74,8 +74,7 @@ class Training {
 
   void save() {
     const auto write_rest = [&](const Path& directory) {
-      formats::write_hf_config(directory, config_.hf());
-      formats::Tokenizer::write(directory, tokenizer_);
+      formats::write_hf_config(directory, config_.hf(), tokenizer_);
     };
     metrics_->sync();
     const Path path =

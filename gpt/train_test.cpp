@@ -339,9 +339,9 @@ TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
     GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
     config.storage.store = store;
     config.out_dir = folder_.path().string();
-    std::string all;
-    Sampler(checkpoint, config, {}).generate("#%&", {{1.0, 0, 0}, 30, 1}, [&](const auto& piece) {
-      all += piece;
+    std::vector<int32_t> all;
+    Sampler(checkpoint, config, {}).generate("#%&", {{1.0, 0, 0}, 30, 1}, [&](int32_t token, auto) {
+      all.push_back(token);
       return true;
     });
     return all;
@@ -374,8 +374,9 @@ TEST_F(Training, SamplesAreAFunctionOfTheSeedAndOutgrowTheContext) {
   Sampler sampler(checkpoint, GPTConfig::of_checkpoint(checkpoint), {});
   const auto text = [&](const std::string& prompt, uint64_t seed) {
     std::string all;
-    sampler.generate(prompt, {{1.0, 0, 0}, 50, seed}, [&](const std::string& piece) {
-      all += piece;
+    sampler.generate(prompt, {{1.0, 0, 0}, 50, seed}, [&](int32_t token, auto logits) {
+      EXPECT_EQ(logits.size(), 31U);
+      all += sampler.tokenizer().decode(token);
       return true;
     });
     return all;

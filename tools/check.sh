@@ -19,6 +19,7 @@ check_walls() {
       engine) allowed="base formats ops engine" ;;
       gpt) allowed="base formats ops engine gpt" ;;
       cli) allowed="base formats ops engine gpt cli" ;;
+      fuzz) allowed="base formats ops engine gpt cli fuzz" ;;
       bench) allowed="base formats ops engine gpt bench" ;;
       *) allowed="" ;;
     esac

@@ -1,0 +1,114 @@
+#include "cli/sample.h"
+
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "cli/compute_parts.h"
+#include "engine/resume.h"
+#include "formats/utf8.h"
+#include "gpt/sample.h"
+
+namespace gigagpt::cli {
+namespace {
+
+// Prints the bytes of tokens as they come, but no character before it is whole.
+class Printer {
+ public:
+  void put(const std::string& bytes) {
+    text_ += bytes;
+    const size_t whole = formats::whole_characters(text_);
+    fmt::print("{}", text_.substr(0, whole));
+    std::fflush(stdout);
+    text_.erase(0, whole);
+  }
+  void finish() {
+    fmt::print("{}", text_);
+    text_.clear();
+  }
+
+ private:
+  std::string text_;
+};
+
+// A line of JSON for each new token, with the logits of the whole vocabulary.
+class LogitsFile {
+ public:
+  explicit LogitsFile(const std::optional<std::string>& path) {
+    if (path) file_.emplace(File::create(*path));
+  }
+  void put(int32_t token, std::span<const float> logits) {
+    if (!file_) return;
+    const nlohmann::ordered_json row = {
+        {"token", token}, {"logits", std::vector<float>(logits.begin(), logits.end())}};
+    file_->write(row.dump() + "\n");
+  }
+
+ private:
+  std::optional<File> file_;
+};
+
+class Answers {
+ public:
+  Answers(const SampleArguments& arguments, Sampler& sampler)
+      : arguments_(arguments), sampler_(sampler), logits_(arguments.logits) {}
+
+  void give(const std::string& prompt) {
+    const auto& tokenizer = sampler_.tokenizer();
+    const size_t prompt_tokens = tokenizer.encode_with_special(prompt).size();
+    if (int64_t(prompt_tokens) >= arguments_.max_length) {
+      fail("--max_length: {} leaves no room after the {} tokens of the prompt",
+           arguments_.max_length, prompt_tokens);
+    }
+    const int64_t ngram =
+        arguments_.no_repeat_ngram_size.value_or(tokenizer.is_character_level() ? 0 : 3);
+    for (int64_t i = 0; i < arguments_.num_samples; ++i) {
+      fmt::print("{}", prompt);
+      const SampleOptions options{{arguments_.temperature, arguments_.top_k, ngram},
+                                  arguments_.max_length,
+                                  uint64_t(arguments_.seed + i)};
+      Printer printer;
+      sampler_.generate(prompt, options, [&](int32_t token, std::span<const float> logits) {
+        logits_.put(token, logits);
+        if (token == tokenizer.end_of_text()) return false;
+        printer.put(tokenizer.decode(token));
+        return true;
+      });
+      printer.finish();
+      fmt::print("{}", i + 1 < arguments_.num_samples ? "\n---\n" : "\n");
+    }
+  }
+
+ private:
+  const SampleArguments& arguments_;
+  Sampler& sampler_;
+  LogitsFile logits_;
+};
+
+}  // namespace
+
+void sample(const SampleArguments& arguments) {
+  set_threads(arguments.threads);
+  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
+  GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
+  config.precision = arguments.precision;
+  config.storage.memory_gb = arguments.memory_gb;
+  config.out_dir = checkpoint.string();  // for scratch
+  Display display;
+  Sampler sampler(checkpoint, config, follow(display, "loading"));
+  Answers answers(arguments, sampler);
+  if (arguments.prompt) return answers.give(*arguments.prompt);
+  for (std::string prompt; true;) {
+    fmt::print("Enter a prompt (RETURN to exit): ");
+    std::fflush(stdout);
+    if (!std::getline(std::cin, prompt) || prompt.empty()) return;
+    try {
+      answers.give(prompt);
+    } catch (const Error& error) {
+      fmt::print(stderr, "{}\n", error.what());
+    }
+  }
+}
+
+}  // namespace gigagpt::cli
