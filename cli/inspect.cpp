@@ -63,9 +63,13 @@ std::string last_metrics(const Path& path) {
     if (end == std::string::npos) break;
     const size_t before = tail.find_last_of('\n', end);
     const size_t begin = before == std::string::npos ? 0 : before + 1;
-    const auto row = nlohmann::ordered_json::parse(tail.substr(begin, end + 1 - begin), nullptr,
-                                                   /*allow_exceptions=*/false);
+    const std::string line = tail.substr(begin, end + 1 - begin);
     tail.resize(begin);
+    nlohmann::ordered_json row;
+    try {
+      row = formats::parse_json<nlohmann::ordered_json>(line, path.string());
+    } catch (const Error&) {  // a line that a crash cut short, or none of ours
+    }
     if (!row.is_object()) continue;
     std::vector<std::string> pairs;
     for (const auto& [key, value] : row.items()) {

@@ -115,6 +115,35 @@ TEST(HfConfig, BadValuesAreRefused) {
   }
 }
 
+// Products of such sizes would overflow, and a list of such a number of layers fill the memory.
+TEST(HfConfig, SizesAndSharesThatNoConfigMayHaveAreRefused) {
+  const TemporaryDirectory directory;
+  const std::vector<std::pair<std::string, json>> bad = {
+      {"n_layer", (1 << 18) + 1}, {"n_head", (1 << 18) + 1},   {"n_embd", (1 << 18) + 1},
+      {"attn_pdrop", -0.5},       {"attn_pdrop", 1},           {"attn_pdrop", 1e308},
+      {"initializer_range", -1},  {"initializer_range", 1e308}};
+  for (const auto& [key, value] : bad) {
+    json root = small_json();
+    root["n_head"] = 1;
+    root[key] = value;
+    EXPECT_ERROR(read_json(directory, root.dump()), "config.json: " + key + " is ") << value;
+  }
+}
+
+TEST(HfConfig, KeyThatComesTwiceIsRefused) {
+  const TemporaryDirectory directory;
+  const std::string text = small_json().dump();
+  EXPECT_ERROR(read_json(directory, "{\"n_layer\":3," + text.substr(1)),
+               "config.json: the key 'n_layer' comes twice");
+}
+
+// Printing it for a message would take a stack as deep.
+TEST(HfConfig, DeepNestingIsRefused) {
+  const TemporaryDirectory directory;
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  EXPECT_ERROR(read_json(directory, "{\"model_type\":" + deep + "}"), "nested");
+}
+
 TEST(HfConfig, BadFileIsRefused) {
   const TemporaryDirectory directory;
   const std::string file = (directory / "config.json").string();

@@ -53,7 +53,7 @@ std::string lines_to_keep(const Path& path, int64_t completed_steps) {
   std::string kept;
   for (std::string line; std::getline(lines, line);) {
     if (line.ends_with(' ')) line += '}';
-    const auto row = ordered_json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (row.is_discarded() || !row.is_object() || !row.contains("step")) continue;
     const auto& step = row["step"];
     if (step.is_number_unsigned() && step.get<uint64_t>() <= uint64_t(completed_steps)) {

@@ -17,7 +17,7 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 // Where each tensor is, by the index of a model in several files.
 std::map<std::string, std::string> read_index(const Path& path) {
   try {
-    const json root = json::parse(read_text(path));
+    const json root = parse_json<json>(read_text(path), path.string());
     std::map<std::string, std::string> places;
     const json& map = root.at("weight_map");
     if (!map.is_object() || map.empty()) fail("{}: weight_map names no tensor", path.string());

@@ -141,7 +141,8 @@ TEST_F(Stored, AnIndexNamesFilesOfItsFolderAlone) {
     write_index(bad);
     EXPECT_ERROR(open(), "model.safetensors.index.json") << bad;
   }
-  for (const char* text : {"", "[]", "{", "null", "{\"weight_map\""}) {
+  for (const char* text : {"", "[]", "{", "null", "{\"weight_map\"",
+                           R"({"weight_map": {"body.a": "p", "body.a": "q"}})"}) {
     folder_.write("model.safetensors.index.json", text);
     EXPECT_ERROR(open(), "model.safetensors.index.json") << text;
   }
