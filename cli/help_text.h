@@ -117,7 +117,8 @@ inline constexpr const char* kTokenizerTrainHelp =
     R"(Learns byte-level byte pairs as GPT-2 has them and writes DIR/tokenizer.json, which Hugging Face's
 tokenizers open. Ids: 256 bytes, merges in the order they were found, <|endoftext|> last. The most
 frequent pair is merged first, of equals that of lower ids, so that the same text gives the same file.
-Takes at most about 1 GB of RAM: pre-tokens (words) that are rare are forgotten before that.
+Takes at most about 1 GB of RAM: pre-tokens (words) that are rare are forgotten before that. --input
+is all that gigagpt prepare reads.
 
 Example:
   gigagpt tokenizer train --input a.txt --input b.txt --vocab_size 50257 --out data/tokenizer
