@@ -162,6 +162,9 @@ std::vector<Setting> read_flat(const YAML::Node& root, const std::string& file,
 }  // namespace
 
 std::vector<Setting> read_yaml(const Path& path, std::vector<std::string>& notes) {
+  constexpr uint64_t kMaxBytes = 1 << 20;  // parsed, a text takes a hundred times its size
+  const uint64_t size = File::open_read(path).size_bytes();
+  if (size > kMaxBytes) fail("{}: {} bytes are too many for a config", path.string(), size);
   YAML::Node root;
   try {
     root = YAML::Load(read_text(path));

@@ -310,6 +310,16 @@ TEST(Yaml, BadYamlNamesTheLine) {
   EXPECT_ERROR(read_yaml("no/such.yaml", notes), "cannot open no/such.yaml");
 }
 
+// A checkpoint's weights, say, given in place of the config.
+TEST(Yaml, LargeFileIsRefusedUnread) {
+  const TemporaryDirectory directory;
+  const Path path = directory.write("model.safetensors", "x");
+  std::filesystem::resize_file(path, uint64_t{1} << 40);  // of no blocks
+  Notes notes;
+  EXPECT_ERROR(read_yaml(path, notes),
+               path.string() + ": 1099511627776 bytes are too many for a config");
+}
+
 TEST(Yaml, DamagedFilesNeverCrash) {
   std::mt19937_64 random(11);
   const TemporaryDirectory directory;

@@ -11,6 +11,7 @@ Usage: tools/read_events.py FOLDER
 """
 import json
 import math
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -124,7 +125,10 @@ def read_folder(folder: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # of `| head`
     if len(sys.argv) != 2:
         sys.exit(__doc__)
+    if not Path(sys.argv[1]).is_dir():
+        sys.exit(f"{sys.argv[1]} is not a folder")
     for line in read_folder(Path(sys.argv[1])):
         print(json.dumps(line))
