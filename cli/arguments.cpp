@@ -90,7 +90,7 @@ struct Parser {
       command->allow_extras();
       command
           ->add_option("--input", arguments.inputs,
-                       training ? "UTF-8 text file; may be repeated"
+                       training ? "text, JSON lines, archive or folder; may be repeated"
                                 : "file to read; may be repeated [standard input]")
           ->type_name("");
       if (training) continue;
@@ -223,7 +223,8 @@ std::vector<Option> PrepareArguments::options() {
 std::vector<Option> TokenizerArguments::train_options() {
   return {{"out", &out, "folder for tokenizer.json"},
           {"vocab_size", &vocab_size, "tokens: 256 bytes, merges and <|endoftext|>",
-           between(double(formats::BpeTrainer::kMinVocabSize), 1 << 24)}};
+           between(double(formats::BpeTrainer::kMinVocabSize), 1 << 24)},
+          {"text_field", &text_field, "field of a JSON line that holds the text"}};
 }
 
 std::vector<Option> SampleArguments::options() {

@@ -61,6 +61,7 @@ struct TokenizerArguments {
   std::vector<std::string> inputs;  // none: standard input, except to train
   std::string out;                  // train
   int64_t vocab_size = 50257;
+  std::string text_field = "text";
   std::string tokenizer;  // encode, decode
   bool special = false;   // encode
   std::vector<Option> train_options();

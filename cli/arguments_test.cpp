@@ -145,6 +145,32 @@ TEST(Arguments, PromptMayBeginWithADash) {
   EXPECT_EQ(prompt_of("--"), "--");
 }
 
+TEST(Arguments, TokenizerHasCommandsOfItsOwn) {
+  using Action = TokenizerArguments::Action;
+  const Arguments train = parse({"tokenizer", "train", "--input", "b.txt", "--input", "a.txt",
+                                 "--vocab_size", "1000", "--out", "data/t"});
+  EXPECT_EQ(train.command, Command::kTokenizer);
+  EXPECT_EQ(train.tokenizer.action, Action::kTrain);
+  EXPECT_EQ(train.tokenizer.inputs, (std::vector<std::string>{"b.txt", "a.txt"}));
+  EXPECT_EQ(train.tokenizer.vocab_size, 1000);
+  EXPECT_EQ(train.tokenizer.out, "data/t");
+  const Arguments encode = parse({"tokenizer", "encode", "--tokenizer", "t", "--special"});
+  EXPECT_EQ(encode.tokenizer.action, Action::kEncode);
+  EXPECT_EQ(encode.tokenizer.tokenizer, "t");
+  EXPECT_TRUE(encode.tokenizer.special);
+  EXPECT_EQ(parse({"tokenizer", "decode", "--tokenizer", "t"}).tokenizer.action, Action::kDecode);
+  EXPECT_ERROR(parse({"tokenizer"}), "tokenizer needs one of train, encode and decode");
+  EXPECT_ERROR(parse({"tokenizer", "trian"}),
+               "did you mean 'train'?; see gigagpt tokenizer --help");
+  EXPECT_ERROR(parse({"tokenizer", "train", "--inptu", "x"}),
+               "did you mean '--input'?; see gigagpt tokenizer train --help");
+  EXPECT_ERROR(parse({"tokenizer", "train", "--input", "x"}), "tokenizer train needs --out DIR");
+  EXPECT_ERROR(parse({"tokenizer", "train", "--out", "x"}), "at least one --input FILE");
+  EXPECT_ERROR(parse({"tokenizer", "train", "--input", "x", "--out", "y", "--vocab_size", "256"}),
+               "--vocab_size: 256 must be at least 257");
+  EXPECT_ERROR(parse({"tokenizer", "encode"}), "need --tokenizer DIR");
+}
+
 TEST(Arguments, PrepareTakesSeveralInputsInOrder) {
   const Arguments arguments = parse({"prepare", "--input", "b.txt", "--input", "a.txt", "--out",
                                      "data/x", "--val_fraction", "0"});

@@ -17,6 +17,7 @@
 #include "cli/systems.h"
 #include "engine/checkpoint.h"
 #include "engine/measure.h"
+#include "formats/tensorboard.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"
 #include "gpt/model.h"
@@ -229,6 +230,19 @@ GPTConfig eval_config(const Path& checkpoint, const GPTConfig& asked, const Argu
   return config;
 }
 
+// For TensorBoard, if the checkpoint is one of a run. The result is not lost if that cannot be
+// kept.
+void keep_result(const Path& checkpoint, double loss) {
+  if (!std::filesystem::exists(checkpoint / "trainer_state.json")) return;
+  try {
+    const Path run = std::filesystem::absolute(checkpoint).lexically_normal().parent_path();
+    formats::write_eval_event(run / "tensorboard" / "eval",
+                              formats::read_trainer_state(checkpoint).step, loss, std::exp(loss));
+  } catch (const Error& error) {
+    fmt::print(stderr, "note: not kept for TensorBoard: {}\n", error.what());
+  }
+}
+
 void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& arguments) {
   Path checkpoint;
   GPTConfig config;
@@ -252,6 +266,7 @@ void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& 
   if (!cluster.leads()) return;
   fmt::print("{}: loss {:.4f}, perplexity {:.2f} over {} tokens of {}\n", checkpoint.string(),
              result->loss, std::exp(result->loss), result->tokens, config.dataset);
+  keep_result(checkpoint, result->loss);
 }
 
 void run_eval(const Arguments& arguments) {

@@ -50,21 +50,23 @@ class Progress {
   double all_ = 0, done_ = 0;
 };
 
-constexpr int64_t kPieceValues = int64_t{1} << 25;  // held at once: 134 MB
-
 // Rows [first, first + rows) of what the file wants are columns of the stored [in, out]: strips of
 // it are read and turned, some of its rows at a time, so that whole cache lines are written.
 void read_transposed(const StoredWeights& weights, const formats::StoredTensor& from, int64_t first,
                      int64_t rows, std::vector<float>& piece) {
-  constexpr int64_t kStrips = 16;
+  constexpr int64_t kStrips = 64;
   const int64_t in = from.shape[0], out = from.shape[1];
   piece.resize(size_t(rows * in));
   std::vector<float> strips(size_t(kStrips * rows));
   for (int64_t i = 0; i < in; i += kStrips) {
     const int64_t count = std::min(kStrips, in - i);
-    for (int64_t k = 0; k < count; ++k) {
-      weights.read_floats(from, (i + k) * out + first,
-                          std::span(strips).subspan(size_t(k * rows), size_t(rows)));
+    if (rows == out) {
+      weights.read_floats(from, i * out, std::span(strips).first(size_t(count * rows)));
+    } else {
+      for (int64_t k = 0; k < count; ++k) {
+        weights.read_floats(from, (i + k) * out + first,
+                            std::span(strips).subspan(size_t(k * rows), size_t(rows)));
+      }
     }
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t k = 0; k < count; ++k) {
@@ -75,12 +77,12 @@ void read_transposed(const StoredWeights& weights, const formats::StoredTensor& 
 }
 
 // The tensor in pieces of whole rows.
-void write_tensor(const StoredWeights& weights, const GgufSource& source,
+void write_tensor(const StoredWeights& weights, const GgufSource& source, int64_t piece_values,
                   formats::GgufWriter& writer, Progress& progress) {
   const auto& shape = source.tensor.shape;
   const int64_t columns = shape.back();
   const int64_t all_rows = source.tensor.count() / columns;
-  const int64_t piece_rows = std::max<int64_t>(kPieceValues / columns, 1);
+  const int64_t piece_rows = std::max<int64_t>(piece_values / columns, 1);
   std::vector<float> piece;
   for (int64_t row = 0; row < all_rows; row += piece_rows) {
     const int64_t rows = std::min(piece_rows, all_rows - row);
@@ -90,6 +92,7 @@ void write_tensor(const StoredWeights& weights, const GgufSource& source,
       piece.resize(size_t(rows * columns));
       weights.read_floats(source.from, row * columns, piece);
     }
+    weights.file_of(source.from).drop(weights.name_of(source.from));
     writer.write(piece);
     progress.add(piece.size());
   }
@@ -163,19 +166,21 @@ void print_notes(const formats::HfGpt2Config& config,
 }
 
 void write_file(const StoredWeights& weights, const std::vector<GgufSource>& sources,
-                const GgufEntries& entries, const Path& path, const Path& target) {
+                const GgufEntries& entries, int64_t piece_values, const Path& path,
+                const Path& target) {
   std::vector<formats::GgufTensor> tensors;
   for (const GgufSource& source : sources) tensors.push_back(source.tensor);
   formats::GgufWriter writer(path, entries, tensors);
   check_space(target, writer.file_bytes());
   Progress progress(sources);
-  for (const GgufSource& source : sources) write_tensor(weights, source, writer, progress);
+  for (const GgufSource& source : sources)
+    write_tensor(weights, source, piece_values, writer, progress);
   writer.finish();
 }
 
 }  // namespace
 
-void export_gguf(const ExportArguments& arguments) {
+void export_gguf(const ExportArguments& arguments, int64_t piece_values) {
   const Path target = arguments.gguf;
   check_target(target);
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
@@ -192,7 +197,7 @@ void export_gguf(const ExportArguments& arguments) {
   }
   const Path temporary = temporary_path(target);
   try {
-    write_file(weights, sources, entries, temporary, target);
+    write_file(weights, sources, entries, piece_values, temporary, target);
     if (std::rename(temporary.c_str(), target.c_str()) != 0) {
       fail_errno("cannot rename " + temporary.string());
     }

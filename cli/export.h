@@ -5,13 +5,16 @@
 // that differ a little more than by rounding. Everything else is the same function.
 #pragma once
 
+#include <cstdint>
+
 #include "cli/arguments.h"
 
 namespace gigagpt::cli {
 
 // Reads the checkpoint tensor by tensor, in pieces, and writes the file under a temporary name that
 // becomes its own at the end; an older GGUF file there is replaced. Throws Error if the checkpoint
-// is not a GPT-2 that llama.cpp computes, or its tokenizer cannot be told exactly.
-void export_gguf(const ExportArguments& arguments);
+// is not a GPT-2 that llama.cpp computes, or its tokenizer cannot be told exactly. So many values,
+// but at least a row, are held at once: 134 MB.
+void export_gguf(const ExportArguments& arguments, int64_t piece_values = int64_t{1} << 25);
 
 }  // namespace gigagpt::cli

@@ -40,12 +40,12 @@ void write_checkpoint(const Path& directory, int64_t width = 32, int64_t vocab_s
 }
 
 // Exports quietly; returns the error, "" if there is none.
-std::string run(const ExportArguments& arguments) {
+std::string run(const ExportArguments& arguments, int64_t piece_values = int64_t{1} << 25) {
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
   std::string error;
   try {
-    export_gguf(arguments);
+    export_gguf(arguments, piece_values);
   } catch (const Error& thrown) {
     error = thrown.what();
   }
@@ -82,6 +82,18 @@ TEST(Export, TurnsMatricesAndLeavesTheRest) {
   EXPECT_EQ(*reader.find("general.name"), formats::GgufValue(std::string("out checkpoint_3")));
   EXPECT_EQ(*reader.find("gpt2.block_count"), formats::GgufValue(uint32_t{2}));
   EXPECT_EQ(names_in(directory.path()), (std::set<std::string>{"out", "x.gguf"}));
+}
+
+TEST(Export, PiecesMakeTheSameFile) {
+  const TemporaryDirectory directory;
+  write_checkpoint(directory / "c");
+  for (const char* type : {"f32", "q8_0"}) {
+    ASSERT_EQ(run({directory / "c", directory / "whole.gguf", type, ""}), "");
+    for (const int64_t values : {1, 100, 1000}) {  // 1, 3 and 31 rows of 32
+      ASSERT_EQ(run({directory / "c", directory / "x.gguf", type, ""}, values), "");
+      EXPECT_EQ(read_text(directory / "x.gguf"), read_text(directory / "whole.gguf")) << values;
+    }
+  }
 }
 
 TEST(Export, FilesAreReplacedAsAWholeOrNotAtAll) {

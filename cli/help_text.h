@@ -92,8 +92,8 @@ inline constexpr const char* kExportHelp =
     R"(Writes the weights, the tokenizer and what the model is to one GGUF file, which llama.cpp and
 programs built on it run. Matrices are stored as --type says: f32 is exact, f16 and bf16 take half of
 that, q8_0 (8 bits, with a scale for each 32 values) a quarter; vectors and positions stay f32. The
-file appears when it is complete, and replaces an older GGUF file of its name. Memory: some 0.3 GB,
-whatever the model.
+file appears when it is complete, and replaces an older GGUF file of its name. Takes some 0.3 GB of
+RAM, whatever the model.
 
 llama.cpp computes GELU by its tanh approximation. The logits of a model that was trained with the
 exact formula differ there by some 0.001 more than rounding explains.
@@ -117,7 +117,8 @@ inline constexpr const char* kTokenizerTrainHelp =
     R"(Learns byte-level byte pairs as GPT-2 has them and writes DIR/tokenizer.json, which Hugging Face's
 tokenizers open. Ids: 256 bytes, merges in the order they were found, <|endoftext|> last. The most
 frequent pair is merged first, of equals that of lower ids, so that the same text gives the same file.
-Takes at most about 1 GB of RAM: pre-tokens (words) that are rare are forgotten before that.
+Takes at most about 1 GB of RAM: pre-tokens (words) that are rare are forgotten before that. --input
+is all that gigagpt prepare reads.
 
 Example:
   gigagpt tokenizer train --input a.txt --input b.txt --vocab_size 50257 --out data/tokenizer

@@ -178,6 +178,29 @@ TEST(Prepare, OneDocumentIsCutByCharactersAndInPieces) {
   }
 }
 
+TEST(Prepare, PiecesOfADocumentStayTogether) {
+  const TemporaryDirectory directory;
+  // Read in pieces of 2^18 bytes, which would end inside " the" if any place would do.
+  std::string text = "x";
+  while (text.size() < 1 << 20) text += " the";
+  const std::string file = directory.write("a.txt", text);
+  PrepareArguments arguments = bpe_arguments(directory, Strings(40, file));
+  arguments.val_fraction = 0.5;
+  run(arguments);
+  Tokens of_document = small_bpe().encode(text);
+  of_document.push_back(kEnd);
+  size_t documents = 0;
+  for (const std::string split : {"train", "val"}) {
+    const Tokens tokens = tokens_of(directory / "out", split);
+    ASSERT_EQ(tokens.size() % of_document.size(), 0U) << split;
+    for (size_t i = 0; i < tokens.size(); i += of_document.size(), ++documents) {
+      EXPECT_TRUE(std::equal(of_document.begin(), of_document.end(), tokens.data() + i)) << i;
+    }
+    EXPECT_GT(tokens.size(), 0U);
+  }
+  EXPECT_EQ(documents, 40U);
+}
+
 TEST(Prepare, SplitCanBeChosen) {
   const TemporaryDirectory directory;
   const std::string first = directory.write("1.txt", "the a");

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/display.h"
 #include "formats/bpe_trainer.h"
+#include "formats/corpus.h"
 #include "formats/gpt2_split.h"
 #include "formats/tokenizer.h"
 
@@ -32,29 +33,31 @@ void refuse_foreign_folder(const Path& out) {
   }
 }
 
-// Counts the words of all files; returns their bytes.
-uint64_t read_all(const std::vector<std::string>& inputs, Display& display,
+// Counts the words of all documents; returns their bytes.
+uint64_t read_all(const TokenizerArguments& arguments, Display& display,
                   formats::BpeTrainer& trainer) {
-  uint64_t total_bytes = 0, done_bytes = 0;
-  for (const std::string& input : inputs) {
-    check_file(input);
-    total_bytes += File::open_read(input).size_bytes();
-  }
-  if (total_bytes == 0) fail("--input: {} is empty", fmt::join(inputs, ", "));
+  formats::CorpusOptions options;
+  options.text_field = arguments.text_field;
+  options.piece_bytes = kBlockBytes;
+  options.safe_cut = [](std::string_view text, size_t from) {
+    return formats::safe_pre_token_cut(text, from, false);
+  };
+  uint64_t bytes = 0;
   display.share("reading", 0);
-  for (const std::string& input : inputs) {
-    const MappedFile file{Path(input)};
-    const std::string_view text = text_of(file);
-    for (size_t begin = 0; begin < text.size();) {
-      const size_t end = formats::safe_pre_token_cut(text, begin + kBlockBytes, false);
-      trainer.add(text.substr(begin, end - begin));
-      file.drop(file.bytes().subspan(begin, end - begin));
-      display.share("reading", double(done_bytes + end) / double(total_bytes));
-      begin = end;
-    }
-    done_bytes += text.size();
-  }
-  return total_bytes;
+  const auto counts = formats::read_corpus(
+      arguments.inputs, options,
+      [&](const formats::TextPiece& piece) {
+        trainer.add(piece.text);
+        bytes += piece.text.size();
+        return true;
+      },
+      [&](uint64_t done, uint64_t total) {
+        display.share("reading", double(done) / double(total));
+      });
+  if (bytes > 0) return bytes;
+  const std::string inputs = fmt::format("{}", fmt::join(arguments.inputs, ", "));
+  if (counts.skipped_files == 0) fail("--input: {} is empty", inputs);
+  fail("--input: {} has no text: files like {} are not read there", inputs, counts.first_skipped);
 }
 
 void train(const TokenizerArguments& arguments) {
@@ -62,7 +65,7 @@ void train(const TokenizerArguments& arguments) {
   refuse_foreign_folder(out);
   formats::BpeTrainer trainer;
   Display display;
-  const uint64_t bytes = read_all(arguments.inputs, display, trainer);
+  const uint64_t bytes = read_all(arguments, display, trainer);
   const auto progress = [&](double share) { display.share("merging", share); };
   const formats::Tokenizer tokenizer = [&] {
     try {

@@ -68,13 +68,17 @@ TEST(Corpus, JsonLines) {
 
 TEST(Corpus, LongJsonLinesSpanBlocks) {
   const TemporaryDirectory directory;
-  std::string lines;
-  Strings expected;
-  for (const size_t size : {10, 65'520, 65'536, 200'000, 3}) {
-    expected.emplace_back(size, 'x');
-    lines += "{\"text\": \"" + expected.back() + "\"}\n";
+  // Line breaks come last, first and second in a block of 65,536 bytes, the head read before or
+  // not.
+  for (const size_t first : {65'523, 65'524, 65'525, 66'035, 66'036, 66'037}) {
+    std::string lines;
+    Strings expected;
+    for (const size_t size : {first, size_t{200'000}, size_t{3}}) {
+      expected.emplace_back(size, 'x');
+      lines += "{\"text\": \"" + expected.back() + "\"}\n";
+    }
+    EXPECT_EQ(documents_of(directory, "a.jsonl", lines), expected) << first;
   }
-  EXPECT_EQ(documents_of(directory, "a.jsonl", lines), expected);
 }
 
 TEST(Corpus, BadJsonLinesAreNamed) {

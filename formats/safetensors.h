@@ -66,6 +66,8 @@ class SafetensorsReader {
   void read_floats(const std::string& name, std::span<float> values) const;
   // The same for elements from `first` on. What was read does not stay in memory.
   void read_floats(const std::string& name, int64_t first, std::span<float> values) const;
+  // Says that a tensor is not needed soon. Reading small parts by read_floats leaves some of it.
+  void drop(const std::string& name) const { file_.drop(bytes(name)); }
   const Path& path() const { return file_.path(); }
 
  private:

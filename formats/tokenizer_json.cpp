@@ -129,7 +129,7 @@ Ids parse_vocab(const json& vocab, const std::string& where) {
   for (const auto& [text, _] : vocab.items()) {
     const int64_t id = whole_number(vocab, text, 0, last, where);
     if (seen[static_cast<size_t>(id)]) {
-      fail("{}: the id {} comes twice, the second time for '{}'", where, id, text);
+      fail("{}: the id {} comes twice, the second time for {}", where, id, shown(text));
     }
     seen[static_cast<size_t>(id)] = true;
     ids.emplace(text, static_cast<int32_t>(id));
@@ -144,9 +144,9 @@ Characters parse_characters(const Ids& ids, const std::string& where) {
     const char32_t character = next_code_point(text, position, where + ": model.vocab");
     if (position != text.size()) {
       fail(
-          "{}: model.vocab: the token '{}' is not one character, as it must be where pre_tokenizer "
+          "{}: model.vocab: the token {} is not one character, as it must be where pre_tokenizer "
           "is null; byte-level models have ByteLevel there",
-          where, text);
+          where, shown(text));
     }
     characters[static_cast<size_t>(id)] = character;
   }
@@ -165,14 +165,16 @@ class MergeReader {
                                         id_of(left + right, where)};
     const uint64_t pair =
         static_cast<uint64_t>(merge.left) << 32 | static_cast<uint32_t>(merge.right);
-    if (!pairs_.insert(pair).second) fail("{}: '{} {}' comes twice", where, left, right);
+    if (!pairs_.insert(pair).second) {
+      fail("{}: {} and {} come twice", where, shown(left), shown(right));
+    }
     merges_.push_back(merge);
   }
   // "left right"
   void add(const std::string& text, const std::string& where) {
     const size_t space = text.find(' ');
     if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos) {
-      fail("{}: '{}' is not two tokens with a space between", where, text);
+      fail("{}: {} is not two tokens with a space between", where, shown(text));
     }
     add(text.substr(0, space), text.substr(space + 1), where);
   }
@@ -180,7 +182,7 @@ class MergeReader {
  private:
   int32_t id_of(const std::string& text, const std::string& where) const {
     const auto found = ids_.find(text);
-    if (found == ids_.end()) fail("{}: the vocabulary has no token '{}'", where, text);
+    if (found == ids_.end()) fail("{}: the vocabulary has no token {}", where, shown(text));
     return found->second;
   }
 
@@ -225,9 +227,9 @@ void parse_added_token(const json& token, const Ids& ids, const std::string& whe
   const int64_t id = whole_number(token, "id", INT64_MIN, INT64_MAX, where);
   if (id != expected) {
     fail(
-        "{}: the id of '{}' is {} where {} should be: its id in the vocabulary, or the next after "
+        "{}: the id of {} is {} where {} should be: its id in the vocabulary, or the next after "
         "it",
-        where, text, id, expected);
+        where, shown(text), id, expected);
   }
   if (found == ids.end()) vocabulary.tokens.push_back(text);
   const bool special = flag(token, "special", false, where);
@@ -244,7 +246,7 @@ void parse_added_tokens(const json& tokens, const Ids& ids, const std::string& w
     const std::string key = fmt::format("{}: added_tokens[{}]", where, i);
     parse_added_token(tokens[i], ids, key, vocabulary);
     const std::string& text = vocabulary.tokens[static_cast<size_t>(vocabulary.added.back().id)];
-    if (!contents.insert(text).second) fail("{}: '{}' comes twice", key, text);
+    if (!contents.insert(text).second) fail("{}: {} comes twice", key, shown(text));
   }
 }
 
@@ -273,9 +275,9 @@ void check_vocabulary(const BpeVocabulary& vocabulary, const Ids& ids, const std
   for (const AddedToken& token : vocabulary.added) {
     if (!used[static_cast<size_t>(token.id)]) continue;
     fail(
-        "{}: '{}' is an added token and a byte or part of a merge too, which this program does not "
+        "{}: {} is an added token and a byte or part of a merge too, which this program does not "
         "do",
-        where, vocabulary.tokens[static_cast<size_t>(token.id)]);
+        where, shown(vocabulary.tokens[static_cast<size_t>(token.id)]));
   }
 }
 
@@ -292,9 +294,6 @@ void check_model(const json& model, bool byte_level, const std::string& where) {
     if (!value.is_null() && value != "") fail_foreign(key, affix, shown(value), "null");
   }
   if (flag(model, "ignore_merges", false, key)) fail_foreign(key, "ignore_merges", "true", "false");
-  // With a token for every byte nothing is unknown.
-  const json& unknown = value_of(model, "unk_token");
-  if (!byte_level && !unknown.is_null()) fail_foreign(key, "unk_token", shown(unknown), "null");
 }
 
 ordered_json added_json(const BpeVocabulary& vocabulary) {
