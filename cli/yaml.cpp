@@ -75,7 +75,7 @@ void for_each_key(const YAML::Node& map, const std::string& path, const std::str
 }
 
 // The layout has 8 and some hundred. With aliases a few lines can have no end, or billions.
-constexpr int kMaxDepth = 16, kMaxNodes = 10000;
+constexpr int kMaxDepth = 16, kMaxNodes = 2000;
 
 void flatten(const YAML::Node& node, const std::string& path, const std::string& file, int depth,
              Leaves& leaves) {
