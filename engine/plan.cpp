@@ -211,12 +211,17 @@ Plan attempt(const Request& r) {
   plan.sending_s = time.sending_s;
   plan.network_s = time.network_s;
   plan.network_gbit = r.size.network_gbit;
-  for (int64_t n = 2; r.size.systems == 1 && n <= 1024 && n <= r.size.all_micro_batches(); n *= 4) {
+  for (int64_t n = 2; r.size.systems == 1 && n <= 1024 && n <= r.size.batch_size; n *= 4) {
     RunSize many = r.size;
     many.systems = n;
+    many.micro_batch_size = std::min(many.micro_batch_size, many.batch_size / n);
+    std::optional<Needs> of_smaller;
+    if (many.micro_batch_size != r.size.micro_batch_size)
+      of_smaller.emplace(r.specs, plan.way.form, many, r.shard);
+    const Needs& each = of_smaller ? *of_smaller : needs;
     const StepTraffic less = shared_traffic(traffic, many, plan.way.window);
-    plan.on_systems.emplace_back(
-        n, step_time(needs, many, plan.way, less, r.machine, disk, network).all_s());
+    const double step_s = step_time(each, many, plan.way, less, r.machine, disk, network).all_s();
+    plan.on_systems.emplace_back(n, step_s);
   }
   plan_disk(r, needs, plan);
   if (plan.refusal.empty()) plan.refusal = disk_refusal(r, plan);

@@ -161,5 +161,21 @@ TEST_F(PlanTest, TimeIsThatOfTheSlowest) {
   EXPECT_EQ(slow_disk.compute_s, fast_disk.compute_s);
 }
 
+// Of a batch that is one micro-batch, too.
+TEST_F(PlanTest, SystemsShareTheBatchInSmallerMicroBatches) {
+  machine_ = {"cpu", 4, true, 1e12, 2e11, 30e9, {}};
+  size_.flops_per_token = 6 * kParameters;
+  size_.network_gbit = 1000;
+  size_.micro_batch_size = size_.batch_size;
+  const Plan whole = plan(40);
+  ASSERT_EQ(whole.on_systems.size(), 2U);
+  EXPECT_EQ(whole.on_systems[0].first, 2);
+  EXPECT_EQ(whole.on_systems[1].first, 8);
+  EXPECT_NEAR(whole.on_systems[0].second, whole.step_s / 2, whole.step_s * 0.1);
+  EXPECT_NEAR(whole.on_systems[1].second, whole.step_s / 8, whole.step_s * 0.1);
+  size_.batch_size = size_.micro_batch_size = 1;
+  EXPECT_TRUE(plan(40).on_systems.empty());
+}
+
 }  // namespace
 }  // namespace gigagpt::engine

@@ -37,6 +37,7 @@ model() {
     files+=("$name-$type.gguf")
   done
   /usr/bin/python3 "$here/reference.py" "out/$name"/checkpoint_* "$here/prompts.json" "$name.jsonl"
+  /usr/bin/python3 "$here/ours.py" "$gigagpt" "out/$name" "$name.jsonl"
   node "$here/compare.mjs" "$modules" "$name.jsonl" "$gigagpt" "data/$data" "${files[@]}"
   /usr/bin/python3 "$here/rounding.py" "$ggml" "${files[@]}"
 }
