@@ -107,7 +107,9 @@ TEST_F(InspectCheckpoint, ListsAllThatIsWrong) {
   EXPECT_TRUE(has(look(path_).text, "model.safetensors is missing"));
   write(true);
   formats::write_hf_config(path_, {1 << 24, 2, kWidth, 16, 31});
-  EXPECT_TRUE(has(look(path_).error, "n_layer is 16777216, but "));
+  EXPECT_TRUE(has(look(path_).error, "n_layer is 16777216, not a whole number from 1 to 262144"));
+  formats::write_hf_config(path_, {1 << 18, 2, kWidth, 16, 31});
+  EXPECT_TRUE(has(look(path_).error, "n_layer is 262144, but its weights are "));
   formats::write_hf_config(path_, {kDepth, 2, 16, 16, 31});
   EXPECT_TRUE(has(look(path_).error, "is [31, 8], but this configuration needs [31, 16]"));
 }
