@@ -14,6 +14,7 @@
 namespace gigagpt::engine {
 namespace {
 
+using formats::in_pieces;
 using formats::SafetensorsReader;
 using formats::SafetensorsWriter;
 using formats::StoredWeights;
@@ -45,15 +46,6 @@ class ValueCounter {
   const Progress& progress_;
   double all_ = 0, done_ = 0;
 };
-
-// Calls visit(first element, how many) for pieces of a parameter that need little memory.
-template <class Visit>
-void in_pieces(int64_t count, Visit visit) {
-  constexpr int64_t kPiece = 1 << 20;
-  for (int64_t first = 0; first < count; first += kPiece) {
-    visit(first, size_t(std::min(kPiece, count - first)));
-  }
-}
 
 // The file that the leader writes. The others ask their store for the same values, which sends
 // them there.

@@ -35,15 +35,6 @@ std::map<std::string, std::string> read_index(const Path& path) {
   }
 }
 
-// Calls visit(first element, how many) for pieces of a tensor that need little memory.
-template <class Visit>
-void in_pieces(int64_t count, Visit visit) {
-  constexpr int64_t kPiece = 1 << 20;
-  for (int64_t first = 0; first < count; first += kPiece) {
-    visit(first, size_t(std::min(kPiece, count - first)));
-  }
-}
-
 void check_tensor(const SafetensorsReader& file, const std::string& name,
                   const std::vector<int64_t>& wanted) {
   const TensorInfo& info = file.info(name);

@@ -2,6 +2,7 @@
 // model.safetensors.index.json lists, under our names or those of other programs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -24,6 +25,15 @@ struct StoredTensor {
   // has one.
   bool foreign = false;
 };
+
+// Calls visit(first element, how many) for pieces of a tensor that need little memory.
+template <class Visit>
+void in_pieces(int64_t count, Visit visit) {
+  constexpr int64_t kPiece = 1 << 20;
+  for (int64_t first = 0; first < count; first += kPiece) {
+    visit(first, size_t(std::min(kPiece, count - first)));
+  }
+}
 
 // The files that have a directory's weights, in order. Throws Error if there are none.
 std::vector<Path> weight_files(const Path& directory);
