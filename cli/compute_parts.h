@@ -7,7 +7,7 @@
 
 #include "base/system.h"
 #include "cli/display.h"
-#include "engine/store.h"
+#include "engine/run/store.h"
 
 namespace gigagpt::cli {
 

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
-#include "engine/resume.h"
+#include "engine/run/resume.h"
 #include "formats/gguf_gpt2.h"
 
 namespace gigagpt::cli {

@@ -5,7 +5,7 @@
 #include "base/error.h"
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
-#include "engine/state_file.h"
+#include "engine/state/state_file.h"
 
 namespace gigagpt::cli {
 namespace {

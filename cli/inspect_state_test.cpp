@@ -8,7 +8,7 @@
 
 #include "base/crc32c.h"
 #include "cli/testing.h"
-#include "engine/file_storage.h"
+#include "engine/storage/file_storage.h"
 
 namespace gigagpt::cli {
 namespace {

@@ -19,7 +19,7 @@
 #include "cli/run_settings.h"
 #include "cli/signals.h"
 #include "cli/tokenizer.h"
-#include "engine/machine.h"
+#include "engine/plan/machine.h"
 
 namespace gigagpt::cli {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "engine/resume.h"
-#include "engine/run_directory.h"
+#include "engine/run/resume.h"
+#include "engine/run/run_directory.h"
 
 namespace gigagpt::cli {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "cli/compute_parts.h"
-#include "engine/resume.h"
+#include "engine/run/resume.h"
 #include "formats/utf8.h"
 #include "gpt/sample.h"
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cli/arguments.h"
-#include "engine/cluster.h"
+#include "engine/systems/cluster.h"
 
 namespace gigagpt::cli {
 

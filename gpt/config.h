@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/option.h"
-#include "engine/plan.h"
+#include "engine/plan/plan.h"
 #include "formats/hf_gpt2.h"
 
 namespace gigagpt {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/layer.h"
+#include "engine/model/layer.h"
 #include "formats/dataset.h"
 #include "gpt/config.h"
 

@@ -4,7 +4,7 @@
 #include <functional>
 #include <optional>
 
-#include "engine/executor.h"
+#include "engine/run/executor.h"
 #include "gpt/data.h"
 
 namespace gigagpt {

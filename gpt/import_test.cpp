@@ -2,7 +2,7 @@
 // computed from the same files.
 #include <gtest/gtest.h>
 
-#include "engine/checkpoint.h"
+#include "engine/run/checkpoint.h"
 #include "gpt/model.h"
 #include "gpt/testing.h"
 #include "ops/testing.h"

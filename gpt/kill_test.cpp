@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "base/system.h"
-#include "engine/file_storage.h"
+#include "engine/storage/file_storage.h"
 #include "formats/json.h"
 #include "gpt/testing.h"
 #include "gpt/train.h"

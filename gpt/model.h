@@ -1,7 +1,7 @@
 // The model: GPT-2 with pre-layer-norm (Radford et al. 2019), as an embedding, blocks and a head.
 #pragma once
 
-#include "engine/runtime.h"
+#include "engine/run/runtime.h"
 #include "gpt/config.h"
 
 namespace gigagpt {

@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/random.h"
-#include "engine/oracle.h"
-#include "engine/update.h"
+#include "engine/model/oracle.h"
+#include "engine/run/update.h"
 #include "formats/safetensors.h"
 #include "gpt/testing.h"
 #include "ops/testing.h"

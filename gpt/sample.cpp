@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/random.h"
-#include "engine/checkpoint.h"
+#include "engine/run/checkpoint.h"
 
 namespace gigagpt {
 

@@ -10,9 +10,9 @@
 #include <random>
 #include <thread>
 
-#include "engine/checkpoint.h"
-#include "engine/forecast.h"
-#include "engine/systems_testing.h"
+#include "engine/plan/forecast.h"
+#include "engine/run/checkpoint.h"
+#include "engine/systems/systems_testing.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
 #include "gpt/data.h"

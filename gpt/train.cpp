@@ -1,8 +1,8 @@
 #include "gpt/train.h"
 
 #include "base/random.h"
-#include "engine/checkpoints.h"
-#include "engine/update.h"
+#include "engine/run/checkpoints.h"
+#include "engine/run/update.h"
 #include "formats/tokenizer.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"

@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "engine/checkpoint.h"
-#include "engine/state_file.h"
+#include "engine/run/checkpoint.h"
+#include "engine/state/state_file.h"
 #include "formats/safetensors.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"

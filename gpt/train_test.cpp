@@ -7,7 +7,7 @@
 #include <fstream>
 #include <set>
 
-#include "engine/checkpoint.h"
+#include "engine/run/checkpoint.h"
 #include "formats/safetensors.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"

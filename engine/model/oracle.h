@@ -1,0 +1,93 @@
+// For tests only: a plain run of a whole model through plain autograd, the reference that every way
+// of running it layer by layer must equal bit for bit in fp32.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <map>
+#include <span>
+#include <string>
+
+#include "base/random.h"
+#include "engine/model/layer.h"
+#include "engine/state/layout.h"
+
+namespace gigagpt::engine {
+
+struct OracleResult {
+  double loss = 0;
+  std::map<std::string, at::Tensor> grads;  // by full name
+};
+
+// The loss and gradients of all micro-batches with the given master weights (by full name). A
+// parameter that several layers share is one leaf per use: their gradients are added at the end.
+inline OracleResult run_oracle(const Model& model, const std::map<std::string, at::Tensor>& values,
+                               std::span<const MicroBatch> batches, uint64_t key) {
+  OracleResult result;
+  double rows = 0;
+  for (const MicroBatch& batch : batches) rows += double(batch.input.size(0));
+  std::map<std::pair<size_t, std::string>, at::Tensor> sums;  // per layer and use
+  for (size_t m = 0; m < batches.size(); ++m) {
+    std::map<std::pair<size_t, std::string>, at::Tensor> leaves;
+    at::Tensor x = batches[m].input;
+    const Pass pass{batches[m], /*training=*/true, mix(key, m)};
+    for (size_t i = 0; i < model.size(); ++i) {
+      const LayerSpec& spec = model[i]->spec();
+      Weights weights;
+      const auto add = [&](const std::string& local, const std::string& full) {
+        const at::Tensor leaf = values.at(full).detach().requires_grad_(true);
+        leaves[{i, full}] = leaf;
+        weights.add(local, {leaf, {}});
+      };
+      for (const ParamSpec& param : spec.params) add(param.name, spec.prefix + param.name);
+      for (const std::string& name : spec.shared) add(name, name);
+      x = model[i]->forward(weights, x, pass);
+    }
+    const double share = double(batches[m].input.size(0)) / rows;
+    result.loss += share * x.item<double>();
+    std::vector<at::Tensor> inputs;
+    for (const auto& [_, leaf] : leaves) inputs.push_back(leaf);
+    const auto grads = torch::autograd::grad({x}, inputs, {at::scalar_tensor(share, x.options())});
+    size_t next = 0;
+    for (const auto& [use, leaf] : leaves) {
+      at::Tensor& sum = sums[use];
+      if (!sum.defined()) sum = at::zeros(leaf.sizes(), at::kFloat);
+      sum.add_(grads[next++]);
+    }
+  }
+  for (size_t i = 0; i < model.size(); ++i) {
+    for (const auto& param : model[i]->spec().params) {
+      const std::string name = model[i]->spec().prefix + param.name;
+      result.grads[name] = sums.at({i, name});
+    }
+  }
+  for (size_t i = 0; i < model.size(); ++i) {
+    for (const std::string& name : model[i]->spec().shared) {
+      result.grads.at(name).add_(sums.at({i, name}));
+    }
+  }
+  return result;
+}
+
+// What a store keeps of a parameter, in its shape.
+template <class Store>
+at::Tensor tensor_of(Store& store, Kept kept, const std::string& name) {
+  std::vector<float> values = store.read(kept, name);
+  return at::from_blob(values.data(), store.param(name).shape, at::kFloat).clone();
+}
+
+// Every master weight of a store as a tensor of its own.
+template <class Store>
+std::map<std::string, at::Tensor> copy_values(Store& store) {
+  std::map<std::string, at::Tensor> values;
+  for (size_t i = 0; i < store.layer_count(); ++i) {
+    for (const ParamSpec& param : store.layer(i).params) {
+      const std::string name = store.layer(i).prefix + param.name;
+      values[name] = tensor_of(store, Kept::kMaster, name);
+    }
+  }
+  return values;
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,37 @@
+// What a step of a run moves and how long it takes. No LibTorch.
+#pragma once
+
+#include "engine/plan/needs.h"
+
+namespace gigagpt::engine {
+
+// Bytes of the file that a step reads and writes; those of the pass that makes the updates, the
+// first forward pass or with GradientForm::kNone the backward pass, are counted in `update` too.
+struct StepTraffic {
+  double read = 0, write = 0;
+  double update = 0;
+};
+// `cached` segments keep their state in memory. In the long run: a step that begins with a deferred
+// update and leaves one. Of several systems, what one moves of its own file.
+StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recompute, size_t cached);
+
+struct StepTime {
+  double flops = 0;       // of one system
+  double compute_s = 0;   // neither disk nor network waited for
+  double stall_s = 0;     // waiting for the disk
+  double sent_bytes = 0;  // by one system, to all others
+  double sending_s = 0;   // that takes, in both directions at once
+  double network_s = 0;   // of that, what nothing is computed behind
+  double all_s() const { return compute_s + stall_s + network_s; }
+};
+// On size.systems systems like this machine, with so many bytes a second between them. Gradients go
+// behind the last backward pass but for those of the first layer, weights behind the first forward
+// pass but for its weights.
+StepTime step_time(const Needs& needs, const RunSize& size, const Choices& way,
+                   const StepTraffic& traffic, const Machine& machine, const DiskRates& disk,
+                   double network_bytes_per_s = 0);
+
+// What a step moves on size.systems systems, given that of one.
+StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64_t window);
+
+}  // namespace gigagpt::engine

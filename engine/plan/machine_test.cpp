@@ -1,0 +1,44 @@
+#include "engine/plan/machine.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <random>
+
+#include "base/file.h"
+#include "base/testing.h"
+
+namespace gigagpt::engine {
+namespace {
+
+class MachineFile : public testing::Test {
+ protected:
+  MachineFile() { ::setenv("XDG_CACHE_HOME", directory_.path().c_str(), 1); }
+  ~MachineFile() override { ::unsetenv("XDG_CACHE_HOME"); }
+  TemporaryDirectory directory_;
+};
+
+TEST_F(MachineFile, IsReadBackAndNeverTrusted) {
+  EXPECT_FALSE(read_machine());
+  Machine machine{"a cpu", 3, true, 1e12, 2e11, 3e10, {}};
+  machine.disks[disk_name(".")] = {1e9, 2e9, 1.5e9};
+  write_machine(machine);
+  const auto back = read_machine();
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->cpu, "a cpu");
+  EXPECT_EQ(back->flops(Precision::kBf16), 1e12);
+  EXPECT_EQ(back->flops(Precision::kFp32), 2e11);
+  EXPECT_EQ(back->disk_of("nowhere/yet").mixed, 1.5e9);
+  EXPECT_FALSE(back->is_this());
+  const std::string whole = read_text(machine_file());
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 500; ++i) {
+    std::ofstream(machine_file()) << damaged(whole, random);
+    EXPECT_TRUE(returns_or_throws_error([&] { read_machine(); }));
+  }
+  std::ofstream(machine_file()) << "{}";
+  EXPECT_FALSE(read_machine());
+}
+
+}  // namespace
+}  // namespace gigagpt::engine

@@ -1,0 +1,314 @@
+#include "engine/run/checkpoint.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "base/error.h"
+#include "engine/run/manifest.h"
+#include "engine/storage/file_storage.h"
+
+namespace gigagpt::engine {
+namespace {
+
+using formats::in_pieces;
+using formats::SafetensorsReader;
+using formats::SafetensorsWriter;
+using formats::StoredWeights;
+using formats::TensorInfo;
+
+at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
+  return at::from_blob(values.data(), shape, at::kFloat);
+}
+
+std::span<const std::byte> bytes_of(const at::Tensor& contiguous) {
+  return {static_cast<const std::byte*>(contiguous.data_ptr()), contiguous.nbytes()};
+}
+
+// Tells the share of all values that have been read or written.
+class ValueCounter {
+ public:
+  ValueCounter(Store& store, int copies, const Progress& progress) : progress_(progress) {
+    for (size_t i = 0; i < store.layer_count(); ++i) {
+      for (const ParamSpec& param : store.layer(i).params) all_ += double(param.count()) * copies;
+    }
+    add(0);
+  }
+  void add(int64_t values) {
+    done_ += double(values);
+    if (progress_) progress_(done_ / all_);
+  }
+
+ private:
+  const Progress& progress_;
+  double all_ = 0, done_ = 0;
+};
+
+// The file that the leader writes. The others ask their store for the same values, which sends
+// them there.
+class Output {
+ public:
+  Output(const Cluster& cluster, const Path& path, const std::vector<TensorInfo>& infos,
+         const formats::Metadata& metadata)
+      : path_(path) {
+    if (cluster.leads()) writer_.emplace(path, infos, metadata);
+  }
+  void write(std::span<const std::byte> bytes) {
+    if (writer_) writer_->write(bytes);
+  }
+  formats::FileSum finish() {
+    if (!writer_) return {path_.filename()};
+    writer_->finish();
+    return {path_.filename(), writer_->file_bytes(), writer_->crc32c()};
+  }
+
+ private:
+  Path path_;
+  std::optional<SafetensorsWriter> writer_;
+};
+
+void write_values(Output& writer, Store& store, Kept kept, const std::string& name, bool rounded,
+                  ValueCounter& counter) {
+  std::vector<float> values;
+  in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
+    values.resize(count);
+    store.read(kept, name, first, values);
+    if (rounded)
+      writer.write(bytes_of(wrap(values, {int64_t(count)}).to(at::kBFloat16)));
+    else
+      writer.write(std::as_bytes(std::span(values)));
+    counter.add(int64_t(count));
+  });
+}
+
+formats::FileSum write_weights(const Path& path, Store& store,
+                               const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
+  std::vector<TensorInfo> infos;
+  // A compact store has bf16 alone, so that is exact.
+  const auto rounded = [&](const StoredTensor& t) {
+    return store.form().compact && t.shape.size() >= 2 && !t.parameter.empty();
+  };
+  for (const StoredTensor& t : tensors) {
+    if (!t.foreign) infos.push_back({t.name, rounded(t) ? "BF16" : "F32", t.shape});
+  }
+  Output writer(store.cluster(), path, infos, {{"format", "pt"}});
+  for (const StoredTensor& t : tensors) {
+    if (t.foreign) continue;
+    if (t.parameter.empty()) {
+      writer.write(bytes_of(at::zeros(t.shape, at::kFloat)));
+      continue;
+    }
+    if (t.transposed) {
+      std::vector<float> values = store.read(Kept::kMaster, t.parameter);
+      const at::Tensor turned = wrap(values, store.param(t.parameter).shape).t();
+      writer.write(bytes_of(turned.to(rounded(t) ? at::kBFloat16 : at::kFloat).contiguous()));
+      counter.add(int64_t(values.size()));
+    } else {
+      write_values(writer, store, Kept::kMaster, t.parameter, rounded(t), counter);
+    }
+  }
+  return writer.finish();
+}
+
+// Calls visit(name) for every parameter, in the order in which a store has them side by side.
+template <class Visit>
+void for_each_parameter(Store& store, Visit visit) {
+  for (size_t i = 0; i < store.layer_count(); ++i) {
+    for (const bool matrices : {true, false}) {
+      for (const ParamSpec& param : store.layer(i).params) {
+        if ((param.shape.size() >= 2) == matrices) visit(store.layer(i).prefix + param.name);
+      }
+    }
+  }
+}
+
+// Calls visit(name in the file, parameter, what) for both moments of every parameter.
+template <class Visit>
+void for_each_moment(Store& store, Visit visit) {
+  for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq}) {
+    const std::string prefix = kept == Kept::kExpAvg ? "exp_avg/" : "exp_avg_sq/";
+    for_each_parameter(store, [&](const std::string& name) { visit(prefix + name, name, kept); });
+  }
+}
+
+formats::FileSum write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
+  std::vector<TensorInfo> infos;
+  for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept) {
+    infos.push_back({stored, "F32", store.param(name).shape});
+  });
+  Output writer(store.cluster(), path, infos, {});
+  for_each_moment(store, [&](const std::string&, const std::string& name, Kept kept) {
+    write_values(writer, store, kept, name, /*rounded=*/false, counter);
+  });
+  return writer.finish();
+}
+
+void check_shape(const SafetensorsReader& reader, const std::string& name,
+                 const std::vector<int64_t>& wanted) {
+  const auto& shape = reader.info(name).shape;
+  if (shape == wanted) return;
+  fail("{}: tensor {} is [{}], but this configuration needs [{}]", reader.path().string(), name,
+       fmt::join(shape, ", "), fmt::join(wanted, ", "));
+}
+
+// The leader reads; the others are sent what it reads.
+template <class Read>
+void read_values(Read read, Store& store, Kept kept, const std::string& name,
+                 ValueCounter& counter) {
+  std::vector<float> values;
+  in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
+    values.resize(count);
+    read(first, std::span(values));
+    store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
+    store.write(kept, name, first, values);
+    counter.add(int64_t(count));
+  });
+}
+
+void read_weights(const std::optional<StoredWeights>& weights, Store& store,
+                  const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
+  store.cluster().together([&] {
+    if (weights) weights->check_values();
+  });
+  std::map<std::string, const StoredTensor*> stored;  // by parameter
+  for (const StoredTensor& t : tensors) {
+    if (!t.foreign) stored[t.parameter] = &t;
+  }
+  for_each_parameter(store, [&](const std::string& name) {
+    const StoredTensor& t = *stored.at(name);
+    if (!t.transposed) {
+      const auto read = [&](int64_t first, std::span<float> values) {
+        if (weights) weights->read_floats(t, first, values);
+      };
+      return read_values(read, store, Kept::kMaster, name, counter);
+    }
+    std::vector<float> values(size_t(store.param(name).count()));
+    if (weights) weights->read_floats(t, 0, values);
+    store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
+    const at::Tensor turned = wrap(values, t.shape).t().contiguous();
+    store.write(Kept::kMaster, name, 0, {turned.data_ptr<float>(), values.size()});
+    counter.add(int64_t(values.size()));
+  });
+}
+
+void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store,
+                    ValueCounter& counter) {
+  for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept kept) {
+    if (reader) check_shape(*reader, stored, store.param(name).shape);
+    const auto read = [&](int64_t first, std::span<float> values) {
+      if (reader) reader->read_floats(stored, first, values);
+    };
+    read_values(read, store, kept, name, counter);
+  });
+}
+
+}  // namespace
+
+Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& store,
+                     const std::vector<StoredTensor>& tensors,
+                     const std::function<void(const Path&)>& write_rest, int64_t keep,
+                     const Progress& progress) {
+  const Path target = checkpoint_directory(out_dir, state.step);
+  const bool leads = store.cluster().leads();
+  std::optional<PendingDirectory> pending;
+  if (leads) pending.emplace(target);
+  const Path folder = leads ? pending->path() : target;
+  const std::string file_id = store.storage().file_id();
+  ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
+  state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
+  if (file_id.empty()) {
+    state.files.push_back(write_optimizer(folder / "optimizer.safetensors", store, counter));
+  }
+  if (!leads) return target;
+  state.manifest = manifest();
+  if (!file_id.empty()) state.manifest.emplace_back("store", file_id);
+  state.manifest.emplace_back("precision", precision_name(store.precision()));
+  formats::write_trainer_state(folder, state);
+  write_rest(folder);
+  pending->commit();
+  const auto steps = checkpoint_steps(out_dir);
+  for (size_t i = 0; keep > 0 && i + size_t(keep) < steps.size(); ++i) {
+    remove_directory(checkpoint_directory(out_dir, steps[i]));
+  }
+  return target;
+}
+
+void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
+                     bool optimizer, int64_t step, const Progress& progress) {
+  Cluster& cluster = store.cluster();
+  const auto weights = cluster.together([&] {
+    return cluster.leads() ? std::optional<StoredWeights>(std::in_place, checkpoint, tensors)
+                           : std::nullopt;
+  });
+  const auto moments = cluster.together([&] {
+    const bool there = cluster.leads() && optimizer &&
+                       std::filesystem::exists(checkpoint / "trainer_state.json") &&
+                       store_of(checkpoint).empty();
+    return there ? std::optional<SafetensorsReader>(std::in_place,
+                                                    checkpoint / "optimizer.safetensors")
+                 : std::nullopt;
+  });
+  const bool whole = cluster.any(moments.has_value());
+  ValueCounter counter(store, whole ? 3 : 1, progress);
+  store.storage().begin_writing(step);
+  read_weights(weights, store, tensors, counter);
+  if (whole) read_optimizer(moments, store, counter);
+  store.storage().finish_writing();
+}
+
+namespace {
+
+// What one system kept of a state, to all that keep it now.
+void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
+  std::vector<float> values;
+  for (const Segment& segment : layout.segments()) {
+    if (!layout.is_own(segment)) continue;
+    const auto& params = layout.spec(segment.layer).params;
+    for (size_t p = 0; p < params.size(); ++p) {
+      const int64_t offset = layout.layer(segment.layer).offsets[p];
+      const int64_t begin = std::max(offset, segment.begin);
+      const int64_t end = std::min(offset + params[p].count(), segment.begin + segment.count);
+      if (begin >= end) continue;
+      values.resize(size_t(end - begin));
+      for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+        if (file != nullptr) file->read(kept, segment.layer, begin, values);
+        store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
+        store.storage().write(kept, segment.layer, begin, values);
+        counter.add(end - begin);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void load_files(const ResumePoint& from, Store& store, const Progress& progress) {
+  StateForm form = store.form();
+  form.gradient = from.other_gradient;
+  std::vector<LayerSpec> specs;
+  for (size_t i = 0; i < store.layer_count(); ++i) specs.push_back(store.layer(i));
+  ValueCounter counter(store, 3, progress);
+  store.storage().begin_writing(from.step);
+  for (size_t i = 0; i < from.other_files.size(); ++i) {
+    const Shard shard{int(i), int(from.other_files.size())};
+    std::unique_ptr<FileStorage> file;
+    store.cluster().together([&] {
+      if (!store.cluster().leads()) return;
+      file =
+          std::make_unique<FileStorage>(specs, form, from.other_files[i], shard, StreamOptions());
+      if (file->step() == from.step + 1) file->take_back_step();
+      file->settle();
+    });
+    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
+    load_file(file.get(), layout, store, counter);
+  }
+  store.storage().finish_writing();
+  if (!store.cluster().leads() || store.storage().file_id().empty()) return;
+  // The state is in the new files now.
+  for (const Path& file : from.other_files) std::filesystem::remove(file);
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,287 @@
+#include "engine/run/executor.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/random.h"
+#include "ops/gradient.h"
+
+namespace gigagpt::engine {
+
+using at::Tensor;
+
+// What lives from the forward to the backward pass of one window.
+struct Executor::Window {
+  std::span<const MicroBatch> batches;
+  std::vector<uint64_t> keys;     // per micro-batch
+  std::vector<double> shares;     // of the step's loss, per micro-batch
+  bool last = false;              // of the step
+  std::function<bool(int)> tick;  // after each layer and micro-batch, by its work; false: abandon
+  bool abandoned = false;
+  double* loss = nullptr;  // of the step; micro-batches add their shares in order
+
+  struct LayerRun {
+    Weights weights;              // the leaves that the kept outputs' graphs end in
+    std::vector<Tensor> inputs;   // per micro-batch
+    std::vector<Tensor> outputs;  // with their graphs; empty if they will be computed again
+  };
+  std::vector<LayerRun> runs;     // per layer
+  std::vector<Tensor> gradients;  // of the loss by the current layer's output, per micro-batch
+};
+
+namespace {
+
+// A new leaf with the same memory, which asks for a gradient if it can have one.
+Tensor as_leaf(const Tensor& x) {
+  Tensor leaf = x.detach();
+  if (leaf.is_floating_point()) leaf.requires_grad_(true);
+  return leaf;
+}
+
+// d(loss)/d(input) of one layer and micro-batch. Weights' gradients that come through autograd are
+// added to their accumulators here; the ops' own have added theirs when this returns.
+Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& output,
+                     const Tensor& gradient) {
+  std::vector<Tensor> leaves;
+  if (input.requires_grad()) leaves.push_back(input);
+  for (const auto& [_, weight] : weights.all()) leaves.push_back(weight.value);
+  const auto grads = torch::autograd::grad({output}, leaves, {gradient}, /*retain_graph=*/false,
+                                           /*create_graph=*/false, /*allow_unused=*/true);
+  size_t next = input.requires_grad() ? 1 : 0;
+  for (const auto& [_, weight] : weights.all()) {
+    const Tensor& grad = grads[next++];
+    if (grad.defined()) ops::add_gradient(*weight.grad, grad);
+  }
+  return input.requires_grad() ? grads[0] : Tensor();
+}
+
+}  // namespace
+
+Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
+    : model_(model), store_(store), options_(options) {}
+
+std::optional<double> Executor::train_step(std::span<const MicroBatch> all_batches, uint64_t key,
+                                           const Progress& progress) {
+  store_.forget_gradients();
+  double rows = 0;
+  for (const MicroBatch& batch : all_batches) rows += double(batch.input.size(0));
+  const auto [mine, count] = share_of(all_batches.size());
+  const auto batches = all_batches.subspan(mine, count);
+  const size_t window_size =
+      options_.window > 0 ? std::min(size_t(options_.window), batches.size()) : batches.size();
+  // A backward pass is worth two forward passes; running a layer again is one more.
+  const int all_work = int(model_.size() * batches.size()) * (options_.recompute ? 4 : 3);
+  int work_done = 0;
+  const auto tell = [&] { return !progress || progress(double(work_done) / double(all_work)); };
+  if (!tell() && can_drop()) return std::nullopt;
+  const size_t windows = (batches.size() + window_size - 1) / window_size;
+  store_.expect(visits_of_step(windows));
+  double loss = 0;
+  for (size_t first = 0; first < batches.size(); first += window_size) {
+    Window window;
+    window.last = first + window_size >= batches.size();
+    window.batches = batches.subspan(first, std::min(window_size, batches.size() - first));
+    for (size_t m = 0; m < window.batches.size(); ++m) {
+      window.keys.push_back(mix(key, mine + first + m));
+      window.shares.push_back(double(window.batches[m].input.size(0)) / rows);
+    }
+    window.tick = [&](int work) {
+      work_done += work;
+      return tell();
+    };
+    window.loss = &loss;
+    if (!run_window(window)) {
+      window.runs.clear();  // graphs first, then the memory they look at
+      store_.abandon();
+      if (std::isfinite(loss)) return std::nullopt;
+      fail_nonfinite(batches, mine, key);
+    }
+  }
+  loss = store_.complete_step(loss);
+  if (!std::isfinite(loss)) fail_nonfinite(batches, mine, key);
+  return loss;
+}
+
+void Executor::fail_nonfinite(std::span<const MicroBatch> batches, size_t first, uint64_t key) {
+  std::string name = "none: it did not happen again";
+  for (const auto& layer :
+       store_.cluster().gather_texts(first_nonfinite_layer(batches, first, key))) {
+    if (!layer.empty()) name = layer;
+  }
+  throw NonFinite("the loss is not finite, first in layer " + name);
+}
+
+// The first micro-batch of this system's part of so many, and how many it has.
+std::pair<size_t, size_t> Executor::share_of(size_t batches) const {
+  const auto rank = size_t(store_.cluster().rank()), systems = size_t(store_.cluster().systems());
+  const size_t first = batches * rank / systems;
+  return {first, batches * (rank + 1) / systems - first};
+}
+
+std::vector<Visit> Executor::visits_of_step(size_t windows) const {
+  std::vector<Visit> visits;
+  const size_t last = model_.size() - 1;
+  for (size_t window = 1; window <= windows; ++window) {
+    for (size_t i = 0; i < last; ++i) visits.push_back(forward_visit(i));
+    for (size_t i = last + 1; i-- > 0;) visits.push_back(backward_visit(i, window == windows));
+  }
+  return visits;
+}
+
+bool Executor::run_window(Window& window) {
+  window.runs.resize(model_.size());
+  for (const MicroBatch& batch : window.batches) {
+    window.runs[0].inputs.push_back(as_leaf(batch.input));
+    window.gradients.emplace_back();
+  }
+  const size_t last = model_.size() - 1;
+  for (size_t i = 0; i < last && !window.abandoned; ++i) forward_layer(window, i);
+  for (size_t i = last + 1; i-- > 0 && !window.abandoned;) backward_layer(window, i);
+  return !window.abandoned;
+}
+
+void Executor::forward_layer(Window& window, size_t layer) {
+  auto& run = window.runs[layer];
+  store_.enter(forward_visit(layer));
+  run.weights = store_.weights(layer, /*gradients=*/true);
+  for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
+    const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
+    at::AutoGradMode graph(!options_.recompute);
+    const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], pass);
+    if (!options_.recompute) run.outputs.push_back(output);
+    window.runs[layer + 1].inputs.push_back(as_leaf(output));
+    window.abandoned = !window.tick(1) && store_.cluster().is_alone();
+  }
+  if (options_.recompute) run.weights = {};
+  store_.leave(forward_visit(layer));
+}
+
+// The last layer has no forward pass of its own: its output is needed here alone.
+void Executor::backward_layer(Window& window, size_t layer) {
+  auto& run = window.runs[layer];
+  const bool last = layer + 1 == model_.size();
+  const Visit visit = backward_visit(layer, window.last);
+  store_.enter(visit);
+  if (run.outputs.empty()) run.weights = store_.weights(layer, /*gradients=*/true);
+  for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
+    Tensor output;
+    if (run.outputs.empty()) {
+      const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
+      output = model_[layer]->forward(run.weights, run.inputs[m], pass);
+    } else {
+      output = std::exchange(run.outputs[m], Tensor());
+    }
+    if (last) {
+      *window.loss += window.shares[m] * output.item<double>();
+      window.gradients[m] = at::scalar_tensor(window.shares[m], output.options());
+    }
+    window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);
+    run.inputs[m] = Tensor();
+    // Where layers are updated by now a step cannot be dropped.
+    const bool go_on = window.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
+    window.abandoned = !go_on && can_drop();
+  }
+  // With others the step goes on: they do not know yet.
+  if (last && !std::isfinite(*window.loss)) window.abandoned = store_.cluster().is_alone();
+  run = {};
+  if (window.abandoned) return;
+  store_.leave(visit);
+}
+
+// Calls visit(layer, its weights) for each layer, without gradients; false ends it.
+template <class F>
+bool Executor::walk(const F& visit) {
+  at::NoGradGuard no_grad;
+  std::vector<Visit> visits;
+  for (size_t i = 0; i < model_.size(); ++i) visits.push_back({i});
+  store_.expect(visits);
+  for (size_t i = 0; i < model_.size(); ++i) {
+    store_.enter(visits[i]);
+    const bool go_on = visit(i, store_.weights(i, /*gradients=*/false));
+    if (!go_on) {
+      store_.abandon();
+      return false;
+    }
+    store_.leave(visits[i]);
+  }
+  return true;
+}
+
+std::vector<double> Executor::evaluate(std::span<const MicroBatch> all_batches,
+                                       const Progress& progress) {
+  const auto [mine, count] = share_of(all_batches.size());
+  const auto losses = evaluate_alone(all_batches.subspan(mine, count), progress);
+  if (store_.cluster().is_alone()) return losses.value_or(std::vector<double>());
+  if (store_.cluster().any(!losses)) return {};
+  std::vector<double> all(all_batches.size());
+  if (losses) std::copy(losses->begin(), losses->end(), all.begin() + int64_t(mine));
+  return store_.cluster().sums(all);
+}
+
+// Nothing if `progress` said so; with other systems all the same in the end.
+std::optional<std::vector<double>> Executor::evaluate_alone(std::span<const MicroBatch> batches,
+                                                            const Progress& progress) {
+  std::vector<double> losses;
+  bool wanted = true;
+  const size_t size = options_.window > 0 ? size_t(options_.window) : batches.size();
+  // Weights that are still to come are for all systems at once, those without a batch too.
+  const bool alone = store_.cluster().is_alone();
+  for (size_t first = 0; first < batches.size() || (first == 0 && !alone); first += size) {
+    const auto window = batches.subspan(first, std::min(size, batches.size() - first));
+    std::vector<Tensor> x;
+    for (const MicroBatch& batch : window) x.push_back(batch.input);
+    const bool complete = walk([&](size_t i, const Weights& weights) {
+      for (size_t m = 0; m < window.size(); ++m) {
+        if (!wanted) continue;
+        x[m] = model_[i]->forward(weights, x[m], Pass{window[m]});
+        const double visited = double(first * model_.size() + i * window.size() + m + 1);
+        const double all = double(model_.size() * batches.size());
+        wanted = !progress || progress(visited / all);
+      }
+      return wanted || !alone;
+    });
+    if (!complete || !wanted) return std::nullopt;
+    for (const Tensor& loss : x) losses.push_back(loss.item<double>());
+    if (batches.empty()) break;
+  }
+  return losses;
+}
+
+Tensor Executor::infer(const MicroBatch& batch, std::span<ops::KVCache> caches) {
+  Tensor x = batch.input;
+  int64_t position = 0;
+  for (const ops::KVCache& cache : caches) position = std::max(position, cache.length());
+  walk([&](size_t i, const Weights& weights) {
+    Pass pass{batch};
+    pass.cache = caches.empty() ? nullptr : &caches[i];
+    pass.position = position;
+    x = model_[i]->forward(weights, x, pass);
+    return true;
+  });
+  return x;
+}
+
+// Repeats the step's forward pass, looking at every output.
+std::string Executor::first_nonfinite_layer(std::span<const MicroBatch> batches, size_t first,
+                                            uint64_t key) {
+  std::vector<Tensor> x;
+  for (const MicroBatch& batch : batches) x.push_back(batch.input);
+  std::string name;
+  walk([&](size_t i, const Weights& weights) {
+    for (size_t m = 0; m < batches.size(); ++m) {
+      x[m] = model_[i]->forward(weights, x[m],
+                                Pass{batches[m], /*training=*/true, mix(key, first + m)});
+      if (at::isfinite(x[m]).all().item<bool>()) continue;
+      name = model_[i]->spec().name;
+      return false;
+    }
+    return true;
+  });
+  return name;
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,274 @@
+#include "engine/run/resume.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <set>
+
+#include "base/error.h"
+#include "engine/plan/plan.h"
+#include "engine/run/run_directory.h"
+#include "formats/json.h"
+#include "formats/run_files.h"
+
+namespace gigagpt::engine {
+namespace {
+
+namespace fs = std::filesystem;
+using Summary = StateFile::Summary;
+
+// The state that lies in files of so many systems.
+struct StoreSet {
+  Summary summary;  // at the step that all have
+  std::vector<Path> files;
+};
+
+// What is common to the files of a run; nothing if there is no run in them. Throws Error if some
+// are missing, or of another run.
+std::optional<Summary> common_summary(const std::vector<std::optional<Summary>>& all,
+                                      const Path& file) {
+  std::optional<Summary> common;
+  int64_t most = 0;
+  bool whole = true;
+  for (const auto& one : all) {
+    if (!one) {
+      whole = false;
+      continue;
+    }
+    if (!common) common = one;
+    whole = whole && one->run_id == common->run_id;
+    most = std::max(most, one->step);
+    common->step = std::min(common->step, one->step);
+  }
+  if (!common) return std::nullopt;
+  if (whole && most <= common->step + 1) return common;
+  // Interrupted while being filled, or updated without gradients, they hold nothing.
+  if (most == 0 || common->gradient == GradientForm::kNone) return std::nullopt;
+  std::vector<std::string> there;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all[i]) there.push_back(fmt::format("{} (step {})", i, all[i]->step));
+  }
+  fail(
+      "store: the state of this run was in {} files like {}, and what is there does not belong "
+      "together: those of systems {}. Bring the others back, or delete them all to go on from a "
+      "checkpoint, whose optimizer then starts from zero",
+      all.size(), file.string(), fmt::join(there, ", "));
+}
+
+// Every system looks at its own file.
+std::optional<Summary> summary_of_all(const ResumeRequest& request, Cluster& cluster) {
+  struct Seen {
+    bool there;
+    uint64_t run_id;
+    int64_t step, step_tokens;
+    GradientForm gradient;
+  };
+  const Shard shard{cluster.rank(), cluster.systems()};
+  const Path file = store_file(request.store, request.out_dir, shard);
+  const auto mine = cluster.together([&] { return StateFile::peek(file); });
+  Seen seen = {};
+  if (mine) seen = {true, mine->run_id, mine->step, mine->step_tokens, mine->gradient};
+  std::vector<std::optional<Summary>> all;
+  for (const Seen& one : cluster.gather(seen)) {
+    all.emplace_back();
+    if (one.there) all.back() = Summary{one.run_id, one.step, one.step_tokens, one.gradient};
+  }
+  return common_summary(all, store_file(request.store, request.out_dir, {0, shard.systems}));
+}
+
+// Of how many systems, and of which of them, files are there.
+std::set<std::pair<int, int>> find_shards(const std::string& store, const Path& out_dir) {
+  const Path plain = store_file(store, out_dir);
+  std::set<std::pair<int, int>> shards;
+  std::error_code missing;
+  if (fs::is_regular_file(plain, missing)) shards.emplace(1, 0);
+  const Path folder = plain.has_parent_path() ? plain.parent_path() : Path(".");
+  const std::string stem = plain.stem().string() + ".";
+  for (const auto& entry : fs::directory_iterator(folder, missing)) {
+    int rank = 0, of = 0;
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(stem)) continue;
+    if (std::sscanf(name.c_str() + stem.size(), "%d-of-%d", &rank, &of) != 2) continue;
+    const bool ours = rank >= 0 && rank < of && of > 1 &&
+                      store_file(store, out_dir, {rank, of}).filename() == name;
+    if (ours) shards.emplace(of, rank);
+  }
+  return shards;
+}
+
+// Files of another number of systems beside where this run's would be: those of the latest step.
+std::optional<StoreSet> find_other_files(const ResumeRequest& request, int systems) {
+  std::optional<StoreSet> best;
+  std::set<int> numbers;
+  for (const auto& [of, _] : find_shards(request.store, request.out_dir)) {
+    if (of != systems) numbers.insert(of);
+  }
+  for (const int of : numbers) {
+    StoreSet set;
+    std::vector<std::optional<Summary>> all;
+    for (int rank = 0; rank < of; ++rank) {
+      set.files.push_back(store_file(request.store, request.out_dir, {rank, of}));
+      all.push_back(StateFile::peek(set.files.back()));
+    }
+    const auto summary = common_summary(all, set.files.front());
+    if (!summary || (best && best->summary.step >= summary->step)) continue;
+    set.summary = *summary;
+    best = std::move(set);
+  }
+  return best;
+}
+
+std::string files_name(const Path& first, size_t count) {
+  return count == 1 ? first.string() : fmt::format("{} and {} more", first.string(), count - 1);
+}
+
+// Going on from files; nothing if they hold no run, or newer checkpoints are of another one.
+std::optional<ResumePoint> find_store(const ResumeRequest& request, StoreSet set, bool other) {
+  const Summary& found = set.summary;
+  const std::string name = files_name(set.files.front(), set.files.size());
+  if (!request.wanted || *request.wanted != "latest") {
+    fail(
+        "store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
+        "delete it",
+        name, found.step);
+  }
+  const auto steps = checkpoint_steps(request.out_dir);
+  const std::string of_newest =
+      steps.empty() ? "" : store_of(checkpoint_directory(request.out_dir, steps.back()));
+  if (!steps.empty() && of_newest != found.id()) return std::nullopt;
+  if (found.step_tokens != request.step_tokens) {
+    fail("batch_size: {} is of a run with {} tokens a step, not {}", name, found.step_tokens,
+         request.step_tokens);
+  }
+  ResumePoint point{.checkpoint = set.files.front(), .step = found.step, .in_store = !other};
+  point.run_id = found.run_id;
+  point.other_gradient = found.gradient;
+  if (other) point.other_files = std::move(set.files);
+  return point;
+}
+
+std::optional<ResumePoint> find_checkpoint_point(const ResumeRequest& request) {
+  const auto& [out_dir, store, wanted, step_tokens] = request;
+  const auto steps = checkpoint_steps(out_dir);
+  const auto refuse = [&] {
+    fail(
+        "out_dir: {} already holds a run up to step {}; continue it with --checkpoint_path latest, "
+        "or choose another out_dir",
+        out_dir.string(), steps.back());
+  };
+  if (!wanted && !steps.empty()) refuse();
+  if (!wanted || (*wanted == "latest" && steps.empty())) return std::nullopt;
+  ResumePoint point;
+  point.checkpoint = find_checkpoint(*wanted == "latest" ? out_dir : Path(*wanted));
+  if (!steps.empty()) {
+    std::error_code missing;
+    const Path newest = checkpoint_directory(out_dir, steps.back());
+    point.in_out_dir = fs::equivalent(point.checkpoint, newest, missing);
+    if (!point.in_out_dir) refuse();
+  }
+  if (!fs::exists(point.checkpoint / "trainer_state.json")) return point;
+  const formats::TrainerState state = formats::read_trainer_state(point.checkpoint);
+  point.moments_lost = !store_of(point.checkpoint).empty();
+  point.step = state.tokens / step_tokens;
+  if (state.tokens % step_tokens != 0) {
+    fail("batch_size: the {} tokens that {} has seen are no whole number of steps of {} tokens",
+         state.tokens, point.checkpoint.string(), step_tokens);
+  }
+  if (point.in_out_dir && point.step != state.step) {
+    fail("batch_size: going on from step {} as step {} needs another out_dir than {}", state.step,
+         point.step, out_dir.string());
+  }
+  return point;
+}
+
+// What the leader finds, with what all have of the state in files.
+std::optional<ResumePoint> find_on_leader(const ResumeRequest& request,
+                                          const std::optional<Summary>& ours, int systems) {
+  const auto others = find_other_files(request, systems);
+  const bool use_others =
+      others &&
+      (!ours || (others->summary.run_id == ours->run_id && others->summary.step > ours->step));
+  std::optional<ResumePoint> point;
+  if (use_others) {
+    point = find_store(request, *others, /*other=*/true);
+  } else if (ours) {
+    StoreSet set{*ours, {}};
+    for (int rank = 0; rank < systems; ++rank) {
+      set.files.push_back(store_file(request.store, request.out_dir, {rank, systems}));
+    }
+    point = find_store(request, std::move(set), /*other=*/false);
+  }
+  return point ? point : find_checkpoint_point(request);
+}
+
+// For the other systems.
+std::string to_text(const std::optional<ResumePoint>& point) {
+  if (!point) return "null";
+  nlohmann::json json = {{"checkpoint", point->checkpoint.string()},
+                         {"step", point->step},
+                         {"in_out_dir", point->in_out_dir},
+                         {"in_store", point->in_store},
+                         {"moments_lost", point->moments_lost},
+                         {"other_gradient", int(point->other_gradient)},
+                         {"run_id", point->run_id},
+                         {"other_files", nlohmann::json::array()}};
+  for (const Path& file : point->other_files) json["other_files"].push_back(file.string());
+  return formats::to_text(json);
+}
+
+std::optional<ResumePoint> from_text(const std::string& text) {
+  const auto json = nlohmann::json::parse(text);
+  if (json.is_null()) return std::nullopt;
+  ResumePoint point{json["checkpoint"].get<std::string>(),
+                    json["step"],
+                    json["in_out_dir"],
+                    json["in_store"],
+                    json["moments_lost"],
+                    {},
+                    GradientForm(json["other_gradient"].get<int>()),
+                    json["run_id"]};
+  for (const auto& file : json["other_files"]) {
+    point.other_files.emplace_back(file.get<std::string>());
+  }
+  return point;
+}
+
+}  // namespace
+
+std::vector<Path> find_store_files(const std::string& store, const Path& out_dir) {
+  std::vector<Path> files;
+  for (const auto& [of, rank] : find_shards(store, out_dir)) {
+    files.push_back(store_file(store, out_dir, {rank, of}));
+  }
+  return files;
+}
+
+std::string store_of(const Path& checkpoint) {
+  if (!fs::exists(checkpoint / "trainer_state.json")) return "";
+  for (const auto& [key, value] : formats::read_trainer_state(checkpoint).manifest) {
+    if (key == "store") return value;
+  }
+  return "";
+}
+
+Path find_checkpoint(const Path& given) {
+  if (fs::exists(given / "config.json")) return given;
+  const auto steps = checkpoint_steps(given);
+  if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", given.string());
+  return checkpoint_directory(given, steps.back());
+}
+
+std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Cluster& cluster) {
+  const auto ours = summary_of_all(request, cluster);
+  std::optional<ResumePoint> point;
+  std::string failure;
+  try {
+    if (cluster.leads()) point = find_on_leader(request, ours, cluster.systems());
+  } catch (const Error& error) {
+    failure = error.what();
+  }
+  failure = cluster.gather_texts(failure)[0];
+  if (!failure.empty()) throw CommonError(failure);
+  return cluster.is_alone() ? point : from_text(cluster.gather_texts(to_text(point))[0]);
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,54 @@
+// Where a run goes on from: a checkpoint, or the files that its state is in, of as many systems as
+// now or of another number. No weights are read here.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "engine/state/state_file.h"
+#include "engine/systems/cluster.h"
+
+namespace gigagpt::engine {
+
+struct ResumePoint {
+  Path checkpoint;
+  int64_t step = 0;  // steps completed
+  bool in_out_dir = false;
+  bool in_store = false;      // `checkpoint` is the file that the state lives in
+  bool moments_lost = false;  // they were in a file that is not there any more
+  // Of a run on another number of systems: the files that its state is in, in the order of those.
+  std::vector<Path> other_files = {};
+  GradientForm other_gradient = GradientForm::kFp32;  // in those
+  uint64_t run_id = 0;                                // of the files
+};
+
+struct ResumeRequest {
+  Path out_dir;
+  std::string store;                  // as in StoreRules
+  std::optional<std::string> wanted;  // nothing, "latest", or a path
+  int64_t step_tokens = 1;
+};
+
+// `wanted` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
+// nothing if there is none, or nothing is wanted. Steps are counted by tokens, so a run may go on
+// elsewhere with another batch size, as long as the tokens seen are whole steps; a checkpoint with
+// weights only is at step 0. If files hold the state of a run, "latest" is that, unless the newest
+// checkpoint belongs to others. Throws CommonError if out_dir already holds a run that would be
+// overwritten or branched off, or files of some systems are missing. All systems ask at once; what
+// the one that leads sees in out_dir counts for all.
+std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Cluster& cluster);
+
+// The files of a run's state that are there, of one system or of any number.
+std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);
+
+// The checkpoint that a path given by a user means: itself, or the newest in a run's out_dir.
+Path find_checkpoint(const Path& given);
+
+// The file that a checkpoint's moments are in, as its id; "" if they are beside it, or there are
+// none.
+std::string store_of(const Path& checkpoint);
+
+}  // namespace gigagpt::engine

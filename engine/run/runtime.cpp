@@ -1,0 +1,114 @@
+#include "engine/run/runtime.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/system.h"
+#include "engine/storage/file_storage.h"
+#include "engine/storage/memory_storage.h"
+#include "ops/page_allocator.h"
+
+namespace gigagpt::engine {
+namespace {
+
+// What the least of all systems has is what each counts with, so that they plan alike.
+StoreRules common_rules(StoreRules rules, Cluster& cluster) {
+  if (cluster.is_alone()) return rules;
+  const double mine =
+      rules.memory_gb.value_or(0.9 * available_memory_gb() / cluster.systems_here());
+  const auto all = cluster.gather(mine);
+  rules.memory_gb = *std::min_element(all.begin(), all.end());
+  return rules;
+}
+
+// The file of a model that is not trained is scratch: its name is gone once it is open.
+std::unique_ptr<Storage> open_storage(const std::vector<LayerSpec>& specs, const RunSize& size,
+                                      const Plan& plan, const StoreOrigin& origin,
+                                      Cluster& cluster) {
+  if (!plan.refusal.empty()) fail("{}", plan.refusal);
+  const auto& [file, form, window, recompute] = plan.way;
+  if (file.empty()) return std::make_unique<MemoryStorage>(specs, form, cluster);
+  const auto mode = origin.reopen ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
+  if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
+  StreamOptions options;
+  options.memory_bytes = plan.layer_bytes;
+  options.cache_bytes = plan.cache_bytes;
+  options.step_tokens = size.step_tokens();
+  options.run_id = origin.run_id;
+  auto storage = std::make_unique<FileStorage>(specs, form, file, mode, options, cluster);
+  if (!size.training) std::filesystem::remove(file);
+  return storage;
+}
+
+Plan plan_together(const std::vector<LayerSpec>& specs, const std::string& wanted,
+                   const RunSize& size, const StoreRules& rules, const Path& out_dir,
+                   const System& system) {
+  const StoreRules common = common_rules(rules, system.cluster);
+  const bool compact = size.training && rules.state == "compact";
+  return system.cluster.together([&] {
+    return make_plan(specs, choose_precision(wanted, compact), size, common, out_dir,
+                     system.machine, system.cluster.rank());
+  });
+}
+
+std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, const RunSize& size,
+                                       const Plan& plan, StoreOrigin origin, Cluster& cluster) {
+  if (origin.run_id == 0) origin.run_id = cluster.gather(draw_run_id())[0];
+  auto storage = cluster.together([&] { return open_storage(specs, size, plan, origin, cluster); });
+  if (origin.reopen) dynamic_cast<FileStorage&>(*storage).meet_at_one_step();
+  return storage;
+}
+
+}  // namespace
+
+Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
+                 const std::string& wanted, const RunSize& size_, const StoreRules& rules,
+                 const Path& out_dir, const System& system, const StoreOrigin& origin)
+    : size(size_),
+      model(std::move(model_)),
+      layout(std::move(layout_)),
+      plan(plan_together(specs_of(model), wanted, size, rules, out_dir, system)),
+      store(open_together(specs_of(model), size, plan, origin, system.cluster)),
+      executor(model, store, {plan.way.window, plan.way.recompute}),
+      cluster(system.cluster),
+      peak_flops(cluster.sum(system.machine.flops(store.precision()))) {
+  ops::limit_pages(plan.activation_bytes);
+}
+
+std::optional<formats::StepMetrics> Runtime::run_step(std::span<const MicroBatch> batches,
+                                                      uint64_t key, const OptimizerStep& step,
+                                                      const Progress& progress) {
+  const Stopwatch watch;
+  const auto result = engine::run_step(executor, store, batches, key, step, progress);
+  if (!result) return std::nullopt;
+  const double seconds = watch.seconds();
+  const double tokens_per_s = double(size.step_tokens()) / seconds;
+  const double flops_per_s = tokens_per_s * size.flops_per_token;
+  formats::StepMetrics metrics{.step = step.step,
+                               .tokens = step.step * size.step_tokens(),
+                               .loss = result->loss,
+                               .grad_norm = result->grad_norm,
+                               .lr = step.lr,
+                               .tokens_per_s = tokens_per_s,
+                               .mfu = peak_flops > 0 ? flops_per_s / peak_flops : 0,
+                               .step_ms = seconds * 1e3,
+                               .rss_gb = peak_rss_gb(),
+                               .io = store.io_since_last_asked()};
+  if (cluster.is_alone()) return metrics;
+  struct Own {
+    IoCounts io;
+    double rss_gb;
+  };
+  const auto all = cluster.gather(Own{metrics.io, metrics.rss_gb});
+  metrics.io = {};
+  for (const auto& [io, rss_gb] : all) {
+    metrics.io.read_bytes += io.read_bytes;
+    metrics.io.write_bytes += io.write_bytes;
+    metrics.io.sent_bytes += io.sent_bytes;
+    metrics.io.stall_ms = std::max(metrics.io.stall_ms, io.stall_ms);
+    metrics.rss_gb = std::max(metrics.rss_gb, rss_gb);
+  }
+  return metrics;
+}
+
+}  // namespace gigagpt::engine

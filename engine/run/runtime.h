@@ -1,0 +1,51 @@
+// A model together with its state and what runs it.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/plan/plan.h"
+#include "engine/run/executor.h"
+#include "engine/run/store.h"
+#include "engine/run/update.h"
+#include "engine/systems/system.h"
+#include "formats/run_files.h"
+#include "formats/stored_weights.h"
+
+namespace gigagpt::engine {
+
+// What there is of a state's file: one to go on with, or the id of the run that a new one is for
+// (0: a new run).
+struct StoreOrigin {
+  bool reopen = false;
+  uint64_t run_id = 0;
+};
+
+struct Runtime {
+  // Plans, then makes the storage, or goes on with the file that holds it. Throws
+  // Error, before anything is written, if it does not fit; the state starts as zeros. Of several
+  // systems all fail alike, and files that are a step apart go on from the earlier one.
+  Runtime(Model model, std::vector<formats::StoredTensor> layout, const std::string& precision,
+          const RunSize& size, const StoreRules& rules, const Path& out_dir, const System& system,
+          const StoreOrigin& origin);
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  // As engine::run_step, with what there is to say of the step when its gradients are complete, of
+  // all systems together.
+  std::optional<formats::StepMetrics> run_step(std::span<const MicroBatch> batches, uint64_t key,
+                                               const OptimizerStep& step, const Progress& progress);
+
+  RunSize size;
+  Model model;
+  std::vector<formats::StoredTensor> layout;  // how it lies in a checkpoint
+  Plan plan;
+  Store store;
+  Executor executor;
+  Cluster& cluster;
+  double peak_flops;  // of products in the run's precision; 0: not known
+};
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,355 @@
+#include "engine/run/store.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "base/trace.h"
+#include "engine/plan/plan.h"
+#include "engine/storage/memory_storage.h"
+#include "engine/storage/row_slices.h"
+#include "ops/gemm.h"
+#include "ops/gradient.h"
+#include "ops/pointers.h"
+
+namespace gigagpt::engine {
+namespace {
+
+constexpr int64_t kPiece = 1 << 20;  // elements that are drawn at once
+
+void add_once(std::vector<size_t>& to, size_t layer) {
+  if (std::find(to.begin(), to.end(), layer) == to.end()) to.push_back(layer);
+}
+
+}  // namespace
+
+Precision choose_precision(const std::string& wanted, bool compact) {
+  return precision_for(wanted, compact, ops::has_native_bf16());
+}
+
+const char* precision_name(Precision precision) {
+  return precision == Precision::kBf16 ? "bf16" : "fp32";
+}
+
+double measure_peak_flops(Precision precision) {
+  return ops::measure_gemm_flops(precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat);
+}
+
+Store::Store(std::vector<LayerSpec> layers, const StateForm& form)
+    : Store(std::make_unique<MemoryStorage>(std::move(layers), form)) {}
+
+Store::Store(std::unique_ptr<Storage> storage)
+    : storage_(std::move(storage)), states_(layout().layer_count()) {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    states_[i].values.resize(layer(i).params.size());
+    for (const std::string& name : layer(i).shared) add_once(states_[i].owners, place(name).layer);
+  }
+  if (layout().training()) make_gradients();
+}
+
+void Store::make_gradients() {
+  std::map<std::string, int> uses;  // of shared parameters
+  for (size_t i = 0; i < states_.size(); ++i) {
+    LayerState& state = states_[i];
+    for (const ParamSpec& spec : layer(i).params) {
+      state.grads.emplace_back();
+      state.lookups.emplace_back();
+      if (!spec.looked_up) continue;
+      state.lookups.back().rows = std::make_unique<ops::RowSums>(spec.shape.front());
+      state.looks_up = true;
+    }
+    for (const std::string& name : layer(i).shared) ++uses[name];
+  }
+  std::set<std::string> taken;  // looked up ones whose dense gradient another layer's use fills
+  for (size_t i = 0; i < states_.size(); ++i) {
+    LayerState& state = states_[i];
+    state.shared_grads.resize(layer(i).shared.size());
+    for (size_t s = 0; s < layer(i).shared.size(); ++s) {
+      const std::string& name = layer(i).shared[s];
+      const auto owner = place(name);
+      if (param(name).looked_up && taken.insert(name).second) {
+        state.shared_uses.push_back(&states_[owner.layer].grads[owner.param]);
+        add_once(state.gradient_owners, owner.layer);
+        if (uses[name] == 1) state.completes.push_back(owner);
+        continue;
+      }
+      state.shared_grads[s].sum = at::zeros(param(name).shape, at::kFloat);
+      state.shared_uses.push_back(&state.shared_grads[s]);
+    }
+  }
+}
+
+void Store::initialise(uint64_t seed, const Progress& progress) {
+  if (progress) progress(0);
+  storage_->begin_writing(0);
+  std::vector<float> values;
+  for (size_t i = 0; i < layer_count(); ++i) {
+    for (const ParamSpec& spec : layer(i).params) {
+      const std::string name = layer(i).prefix + spec.name;
+      const uint64_t key = mix(seed, hash_name(name));
+      for (int64_t first = 0; first < spec.count(); first += kPiece) {
+        values.resize(size_t(std::min(kPiece, spec.count() - first)));
+        const auto count = int64_t(values.size());
+        at::parallel_for(0, (count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
+          const auto part = std::span(values).subspan(size_t(4 * begin),
+                                                      size_t(std::min(4 * end, count) - 4 * begin));
+          fill_normal(part, uint64_t(first + 4 * begin), key, float(spec.init_mean),
+                      float(spec.init_std));
+        });
+        write(Kept::kMaster, name, first, values);
+      }
+    }
+    if (progress) progress(double(i + 1) / double(layer_count()));
+  }
+  storage_->finish_writing();
+}
+
+std::vector<Need> Store::needs_of(const Visit& visit) const {
+  const LayerState& state = states_[visit.layer];
+  std::vector<Need> needs = {{visit.layer, false, visit.keep && !visit.backward}};
+  for (const size_t owner : state.owners) needs.push_back({owner, false, visit.keep});
+  if (!visit.backward) return needs;
+  needs.push_back({visit.layer, true});
+  // Without fp32 in between it must not be rounded before the owner has added its part.
+  const bool keep = layout().form().gradient != GradientForm::kFp32;
+  for (const size_t owner : state.gradient_owners) needs.push_back({owner, true, keep});
+  return needs;
+}
+
+void Store::expect(std::span<const Visit> visits) {
+  std::vector<Need> all;
+  for (const Visit& visit : visits) {
+    const auto needs = needs_of(visit);
+    all.insert(all.end(), needs.begin(), needs.end());
+  }
+  storage_->expect(all);
+}
+
+void Store::enter(const Visit& visit) {
+  for (const Need& need : needs_of(visit)) bind(need, storage_->acquire(need));
+}
+
+void Store::leave(const Visit& visit) {
+  if (visit.backward && visit.last) finish_gradient(visit.layer);
+  for (const Need& need : needs_of(visit)) {
+    const bool complete = visit.last && need.gradient && need.layer == visit.layer;
+    complete ? complete_gradient(need) : storage_->release(need);
+  }
+  if (visit.last && !cluster().is_alone()) reduce_early(visit.layer);
+}
+
+// The tied embedding's gradient is the largest, and all but its rows' part is complete first.
+void Store::reduce_early(size_t layer_index) {
+  for (const auto& place : states_[layer_index].completes) {
+    ops::fill_gradient(states_[place.layer].grads[place.param]);
+    const int64_t begin = layout().offset(place);
+    storage_->reduce_early(place.layer, begin, begin + layout().param(place).count());
+  }
+}
+
+void Store::complete_gradient(const Need& need) {
+  if (cluster().is_alone()) {
+    updates_in_visits() ? update_in_visit(need.layer) : storage_->release(need);
+    return;
+  }
+  storage_->reduce(need.layer, /*hold=*/states_[need.layer].looks_up);
+  if (!updates_in_visits()) return;
+  // The layer before has had this one's time to be added up.
+  if (reducing_) update_in_visit(*reducing_);
+  reducing_ = need.layer;
+}
+
+void Store::update_in_visit(size_t layer_index) {
+  double& square_sum = states_[layer_index].square_sum;
+  if (!cluster().is_alone()) square_sum = cluster().sum(reduced_square_sum(layer_index));
+  const double norm = std::sqrt(square_sum);
+  const OptimizerStep& c = coming_;
+  if (!std::isfinite(norm)) {
+    throw NonFinite("the gradient is not finite, first in layer " + layer(layer_index).name);
+  }
+  const double scale = norm > c.max_norm ? c.max_norm / norm : 1.0;
+  storage_->update_layer(layer_index, {c.rule, c.lr, scale, c.step});
+}
+
+// Of this system's shard, rows that were looked up added.
+double Store::reduced_square_sum(size_t layer_index) {
+  const double dense = storage_->reduced_square_sum(layer_index);
+  LayerState& state = states_[layer_index];
+  if (!state.looks_up) return dense;
+  for (size_t p = 0; p < state.lookups.size(); ++p) {
+    if (state.lookups[p].rows != nullptr) add_rows(layer_index, p);
+  }
+  const Segment shard = layout().shard_of(layer_index);
+  const std::span sums(reinterpret_cast<float*>(state.gradient) + shard.begin, size_t(shard.count));
+  if (layout().form().compact) ops::round_to_bf16(sums);
+  const double all = ops::sum_of_squares(sums);
+  storage_->release_reduced(layer_index);
+  return all;
+}
+
+// Few rows are touched, so each goes by itself to where its state is kept, and is added there in
+// the order of systems.
+void Store::add_rows(size_t layer_index, size_t p) {
+  const LayerState& state = states_[layer_index];
+  const ParamSpec& spec = layer(layer_index).params[p];
+  const RowSlices rows(layout(), {layer_index, p}, spec.count() / spec.shape.front());
+  const auto mine = rows.pack(*state.lookups[p].rows);
+  auto* gradient = reinterpret_cast<float*>(state.gradient);
+  for (const auto& part : cluster().swap(mine)) rows.add(part, gradient);
+}
+
+double Store::complete_step(double loss) {
+  if (cluster().is_alone()) return loss;
+  if (updates_in_visits()) {
+    update_in_visit(*std::exchange(reducing_, std::nullopt));
+    return cluster().sum(loss);
+  }
+  std::vector<double> mine = {loss};
+  for (size_t i = 0; i < layer_count(); ++i) mine.push_back(reduced_square_sum(i));
+  const auto all = cluster().sums(mine);
+  for (size_t i = 0; i < layer_count(); ++i) states_[i].square_sum = all[i + 1];
+  return all[0];
+}
+
+void Store::expect_update(const OptimizerStep& step) {
+  coming_ = step;
+  if (updates_in_visits()) storage_->begin_updates();
+}
+
+void Store::abandon() {
+  storage_->abandon();
+  forget_gradients();
+}
+
+// Makes views of memory that is elsewhere than before.
+void Store::bind(const Need& need, std::byte* memory) {
+  LayerState& state = states_[need.layer];
+  std::byte*& bound = need.gradient ? state.gradient : state.weights;
+  if (bound == memory) return;
+  bound = memory;
+  const auto& params = layer(need.layer).params;
+  for (size_t p = 0; p < params.size(); ++p) {
+    const int64_t offset = layout().layer(need.layer).offsets[p];
+    if (need.gradient) {
+      state.grads[p].sum = at::from_blob(memory + 4 * offset, params[p].shape, at::kFloat);
+      continue;
+    }
+    const bool rounded = precision() == Precision::kBf16 && params[p].shape.size() >= 2;
+    state.values[p] = at::from_blob(memory + layout().working_at(need.layer, offset),
+                                    params[p].shape, rounded ? at::kBFloat16 : at::kFloat);
+  }
+}
+
+Weights Store::weights(size_t layer_index, bool gradients) {
+  LayerState& state = states_[layer_index];
+  Weights weights;
+  const auto add = [&](const std::string& name, StateLayout::Place place, ops::GradientSum* grad) {
+    // detach: a leaf of its own for every visit, as two visits may be alive at once.
+    at::Tensor value = states_[place.layer].values[place.param].detach();
+    if (gradients) value.requires_grad_(true);
+    weights.add(name, {value, grad});
+  };
+  const LayerSpec& spec = layer(layer_index);
+  for (size_t p = 0; p < spec.params.size(); ++p) {
+    auto& grads = spec.params[p].looked_up ? state.lookups : state.grads;
+    add(spec.params[p].name, {layer_index, p}, gradients ? &grads[p] : nullptr);
+  }
+  for (size_t s = 0; s < spec.shared.size(); ++s) {
+    add(spec.shared[s], place(spec.shared[s]), gradients ? state.shared_uses[s] : nullptr);
+  }
+  return weights;
+}
+
+void Store::forget_gradients() {
+  for (LayerState& state : states_) {
+    for (auto* sums : {&state.grads, &state.shared_grads}) {
+      for (ops::GradientSum& grad : *sums) grad.state = ops::GradientSum::kEmpty;
+    }
+    for (ops::GradientSum& grad : state.lookups) {
+      if (grad.rows != nullptr) grad.rows->forget();
+    }
+  }
+}
+
+// Layers that share a parameter come after its owner, so the backward pass has been through them.
+void Store::finish_gradient(size_t layer_index) {
+  LayerState& state = states_[layer_index];
+  for (size_t i = 0; i < states_.size(); ++i) {
+    for (size_t s = 0; s < states_[i].shared_grads.size(); ++s) {
+      const auto owner = place(layer(i).shared[s]);
+      const ops::GradientSum& shared = states_[i].shared_grads[s];
+      if (owner.layer != layer_index || shared.state == ops::GradientSum::kEmpty) continue;
+      ops::add_gradient(state.grads[owner.param], shared.sum);
+    }
+  }
+  for (size_t p = 0; p < state.grads.size(); ++p) {
+    ops::fill_gradient(state.grads[p]);
+    const auto& rows = state.lookups[p].rows;
+    if (rows != nullptr && cluster().is_alone()) rows->add_to(state.grads[p].sum);
+  }
+  const LayerLayout& whole = layout().layer(layer_index);
+  const std::span all(reinterpret_cast<float*>(state.gradient), size_t(whole.size));
+  for (const auto& [begin, end] : whole.padding) {
+    std::fill(all.begin() + begin, all.begin() + end, 0.0F);
+  }
+  if (!cluster().is_alone()) return;  // the sum over all systems is what counts
+  if (layout().form().compact) ops::round_to_bf16(all);
+  state.square_sum = ops::sum_of_squares(all);
+}
+
+void Store::update(const ops::UpdateRule& rule, double lr, double grad_scale, int64_t step) {
+  storage_->defer({rule, lr, grad_scale, step});
+}
+
+void Store::read(Kept kept, const std::string& name, int64_t first, std::span<float> values) {
+  const auto where = place(name);
+  storage_->settle();
+  int64_t element = layout().offset(where) + first;
+  while (!values.empty()) {
+    // All that one system keeps.
+    size_t segment = layout().segment_of(where.layer, element);
+    const int owner = layout().segments()[segment].owner;
+    const size_t end = layout().first_segment(where.layer) + layout().segment_count(where.layer);
+    while (segment + 1 < end && layout().segments()[segment + 1].owner == owner) ++segment;
+    const Segment& last = layout().segments()[segment];
+    const auto piece =
+        values.first(std::min(values.size(), size_t(last.begin + last.count - element)));
+    if (layout().is_own(last)) storage_->read(kept, where.layer, element, piece);
+    cluster().bring(owner, std::as_writable_bytes(piece));
+    values = values.subspan(piece.size());
+    element += int64_t(piece.size());
+  }
+}
+
+std::vector<float> Store::read(Kept kept, const std::string& name) {
+  std::vector<float> values(size_t(param(name).count()));
+  read(kept, name, 0, values);
+  return values;
+}
+
+void Store::write(Kept kept, const std::string& name, int64_t first,
+                  std::span<const float> values) {
+  const auto where = place(name);
+  storage_->write(kept, where.layer, layout().offset(where) + first, values);
+}
+
+IoCounts Store::io_since_last_asked() {
+  const IoCounts now = storage_->counts(), before = std::exchange(told_, now);
+  return {now.read_bytes - before.read_bytes, now.write_bytes - before.write_bytes,
+          now.sent_bytes - before.sent_bytes, now.stall_ms - before.stall_ms};
+}
+
+void Store::set(Kept kept, const std::string& name, std::span<const float> values) {
+  storage_->settle();
+  storage_->begin_writing(storage_->step());
+  write(kept, name, 0, values);
+  storage_->finish_writing();
+}
+
+}  // namespace gigagpt::engine

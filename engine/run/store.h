@@ -1,0 +1,147 @@
+// A model's parameters as layers work with them: weights and gradients as tensors over the memory
+// of a Storage, for one visit at a time.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "engine/model/layer.h"
+#include "engine/storage/storage.h"
+#include "ops/optimizer.h"
+
+namespace gigagpt::engine {
+
+// precision_for() this CPU.
+Precision choose_precision(const std::string& wanted, bool compact);
+const char* precision_name(Precision precision);
+// The rate of large products in that precision on this machine (ops/gemm.h), in FLOP/s.
+double measure_peak_flops(Precision precision);
+
+// One stay in a layer.
+struct Visit {
+  size_t layer = 0;
+  bool backward = false;  // gradients are added up
+  bool keep = false;      // weights stay from the forward to the backward pass, as graphs hold them
+  bool last = false;      // the step's last backward visit to the layer: its gradient is complete
+};
+
+// A loss or gradient that is infinite or not a number.
+class NonFinite : public Error {
+ public:
+  using Error::Error;
+};
+
+// What a step does with its gradients; `step` counts from 1.
+struct OptimizerStep {
+  ops::UpdateRule rule;
+  double lr = 0;
+  double max_norm = 1;  // gradients of a larger one are scaled down to it
+  int64_t step = 1;
+};
+
+// Use from one thread.
+class Store {
+ public:
+  explicit Store(std::unique_ptr<Storage> storage);
+  // A store in RAM.
+  Store(std::vector<LayerSpec> layers, const StateForm& form);
+
+  size_t layer_count() const { return layout().layer_count(); }
+  const LayerSpec& layer(size_t i) const { return layout().spec(i); }
+  const StateForm& form() const { return layout().form(); }
+  Precision precision() const { return form().precision; }
+
+  // Draws every parameter from its initial distribution: a function of (seed, full name) alone.
+  void initialise(uint64_t seed, const Progress& progress);
+
+  // What the gradients of the coming step are for, before it is announced. With
+  // GradientForm::kNone each layer is updated at the end of its last visit, its gradient clipped by
+  // itself; leave() throws NonFinite for one that is not.
+  void expect_update(const OptimizerStep& step);
+  bool updates_in_visits() const { return layout().form().gradient == GradientForm::kNone; }
+
+  // Visits are announced, so that a file can be read ahead, and then made in that order.
+  void expect(std::span<const Visit> visits);
+  void enter(const Visit& visit);
+  void leave(const Visit& visit);
+  void abandon();  // forgets what was announced and, of this step, gradients
+  // The parameters of an entered layer. With `gradients`, values ask autograd for gradients and the
+  // ops' are added to the layer's accumulators in a backward visit; a shared parameter has one of
+  // its own per use.
+  Weights weights(size_t layer, bool gradients);
+
+  // Before a step's first visit: what follows overwrites the gradients.
+  void forget_gradients();
+  // After a step's last visit: gradients are those of all systems from here on. Returns the sum of
+  // what each passes.
+  double complete_step(double loss);
+  // Of a layer's gradient, after that: those of shared uses are added by then.
+  double gradient_square_sum(size_t layer) const { return states_[layer].square_sum; }
+
+  // One optimizer step of all layers with gradients scaled by `grad_scale`; `step` counts from 1.
+  // Parameters with fewer than two dimensions do not decay. It is made as the weights are next
+  // asked for, or now by settle().
+  void update(const ops::UpdateRule& rule, double lr, double grad_scale, int64_t step);
+  void settle() { storage_->settle(); }
+  int64_t step() const { return storage_->step(); }
+
+  bool contains(const std::string& name) const { return layout().contains(name); }
+  const ParamSpec& param(const std::string& name) const { return layout().param(place(name)); }
+  // Values of a parameter from its element `first`, after all updates; gradients until an update.
+  // All systems ask for the same, and the one that leads gets them.
+  void read(Kept kept, const std::string& name, int64_t first, std::span<float> values);
+  std::vector<float> read(Kept kept, const std::string& name);
+  // Between storage().begin_writing() and finish_writing().
+  void write(Kept kept, const std::string& name, int64_t first, std::span<const float> values);
+  // The same for a few values, in between.
+  void set(Kept kept, const std::string& name, std::span<const float> values);
+
+  Storage& storage() { return *storage_; }
+  Cluster& cluster() const { return storage_->cluster(); }
+  IoCounts io_since_last_asked();
+
+ private:
+  struct LayerState {
+    std::byte* weights = nullptr;   // what `values` are views of
+    std::byte* gradient = nullptr;  // what `grads` are views of
+    std::vector<at::Tensor> values;
+    std::vector<ops::GradientSum> grads;    // per parameter
+    std::vector<ops::GradientSum> lookups;  // per parameter: rows of one that is looked up
+    // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
+    std::vector<ops::GradientSum> shared_grads;
+    std::vector<ops::GradientSum*> shared_uses;
+    std::vector<size_t> owners;           // other layers whose weights a visit needs,
+    std::vector<size_t> gradient_owners;  // and whose gradients
+    // Parameters of others whose dense gradient is complete after this layer's last visit.
+    std::vector<StateLayout::Place> completes;
+    bool looks_up = false;
+    double square_sum = 0;
+  };
+
+  const StateLayout& layout() const { return storage_->layout(); }
+  StateLayout::Place place(const std::string& name) const { return layout().place(name); }
+  std::vector<Need> needs_of(const Visit& visit) const;
+  void make_gradients();
+  void bind(const Need& need, std::byte* memory);
+  void finish_gradient(size_t layer);
+  void complete_gradient(const Need& need);
+  void reduce_early(size_t layer);
+  double reduced_square_sum(size_t layer);
+  void add_rows(size_t layer, size_t param);
+  void update_in_visit(size_t layer);
+
+  std::unique_ptr<Storage> storage_;
+  std::vector<LayerState> states_;
+  OptimizerStep coming_;
+  std::optional<size_t> reducing_;  // layer to be updated when its gradient is added up
+  IoCounts told_;                   // by io_since_last_asked
+};
+
+}  // namespace gigagpt::engine

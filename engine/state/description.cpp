@@ -1,0 +1,104 @@
+#include "engine/state/description.h"
+
+#include <set>
+
+#include "formats/json.h"
+
+namespace gigagpt::engine {
+namespace {
+
+using nlohmann::json;
+
+// Far above what this program makes, far below what would fill a memory.
+constexpr int64_t kMostSegmentElements = 1 << 24;
+constexpr int64_t kMostSegments = 1 << 22;
+constexpr int64_t kMostSystems = 1 << 16;
+
+const json& list(const json& object, const char* key, const std::string& where) {
+  const json& value = object.at(key);
+  if (!value.is_array()) fail("{}: {} is not a list", where, key);
+  return value;
+}
+
+// Adds the parameter's elements to `elements`, which stay at most `most`.
+ParamSpec read_parameter(const json& from, int64_t most, int64_t& elements,
+                         const std::string& where) {
+  ParamSpec param{from.at("name").get<std::string>(), {}};
+  int64_t count = 1;
+  for (const json& extent : list(from, "shape", where)) {
+    const bool fits = extent.is_number_unsigned() && extent.get<uint64_t>() >= 1 &&
+                      extent.get<uint64_t>() <= uint64_t(most / count);
+    if (!fits) fail("{}: the shape of {} is none that the file has room for", where, param.name);
+    param.shape.push_back(extent.get<int64_t>());
+    count *= param.shape.back();
+  }
+  if (count > most - elements) fail("{}: its layers have no room in the file", where);
+  elements += count;
+  return param;
+}
+
+std::vector<LayerSpec> read_layers(const json& root, int64_t most, int64_t segment_elements,
+                                   const std::string& where) {
+  std::vector<LayerSpec> layers;
+  std::set<std::string> names;  // of parameters, in full
+  int64_t segments = 0;
+  for (const json& from : list(root, "layers", where)) {
+    LayerSpec layer{from.at("name").get<std::string>(), from.at("prefix").get<std::string>(), {}};
+    int64_t elements = 0;
+    for (const json& name : list(from, "shared", where)) {
+      layer.shared.push_back(name.get<std::string>());
+      if (!names.contains(layer.shared.back())) {
+        fail("{}: {} shares a parameter that no layer before it has", where, layer.name);
+      }
+    }
+    for (const json& param : list(from, "parameters", where)) {
+      layer.params.push_back(read_parameter(param, most, elements, where));
+      if (!names.insert(layer.prefix + layer.params.back().name).second) {
+        fail("{}: parameter {} comes twice", where, layer.prefix + layer.params.back().name);
+      }
+    }
+    most -= elements;
+    segments += elements / segment_elements + 1;
+    layers.push_back(std::move(layer));
+  }
+  if (names.empty()) fail("{}: it has no parameters", where);
+  if (segments > kMostSegments) fail("{}: {} segments are too many", where, segments);
+  return layers;
+}
+
+}  // namespace
+
+StateLayout read_description(std::string_view text, uint64_t file_bytes, const std::string& where) {
+  try {
+    const json root = json::parse(text);
+    const auto precision = root.at("precision").get<std::string>();
+    if (precision != "bf16" && precision != "fp32") fail("{}: unknown precision", where);
+    const int64_t segment_elements =
+        formats::whole_number(root, "segment_elements", 2048, kMostSegmentElements, where);
+    if (segment_elements % 2048 != 0) {
+      fail("{}: segment_elements {} is no multiple of 2048", where, segment_elements);
+    }
+    const auto most = int64_t(file_bytes / 2);  // two bytes for each element, at the least
+    auto layers = read_layers(root, most, segment_elements, where);
+    StateForm form{precision == "bf16" ? Precision::kBf16 : Precision::kFp32,
+                   root.at("training").get<bool>(), root.at("compact").get<bool>()};
+    const auto gradient = root.at("gradient").get<std::string>();
+    if (gradient == "none")
+      form.gradient = GradientForm::kNone;
+    else if (gradient == "bf16")
+      form.gradient = GradientForm::kBf16;
+    else if (gradient != "fp32")
+      fail("{}: unknown form of gradients", where);
+    if (form.compact && precision != "bf16") fail("{}: compact, but not in bf16", where);
+    Shard shard;
+    if (root.contains("systems")) {
+      shard.systems = int(formats::whole_number(root, "systems", 2, kMostSystems, where));
+      shard.rank = int(formats::whole_number(root, "system", 0, shard.systems - 1, where));
+    }
+    return StateLayout(std::move(layers), form, segment_elements, shard);
+  } catch (const json::exception& error) {
+    fail("{}: {}", where, error.what());
+  }
+}
+
+}  // namespace gigagpt::engine

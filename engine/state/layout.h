@@ -1,0 +1,168 @@
+// Where everything about a model's parameters lies: the order of a layer's elements, the segments
+// that it is cut into, and what a segment looks like in a file (docs/FILE_FORMAT.md). Plain
+// numbers, no LibTorch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/state/layer_spec.h"
+
+namespace gigagpt::engine {
+
+enum class Precision { kFp32, kBf16 };
+
+// What is kept of each element.
+enum class Kept { kMaster, kExpAvg, kExpAvgSq, kGradient };
+
+// How a file keeps gradients between the backward pass and the update: what was added up in fp32,
+// that rounded to bf16, or not at all, as layers are updated in the backward pass. Without fp32
+// there is one window a step, and a gradient that several layers add to waits in memory.
+enum class GradientForm { kFp32, kBf16, kNone };
+
+// In what form the state of a model is kept.
+struct StateForm {
+  Precision precision = Precision::kFp32;
+  bool training = false;  // else there are working weights alone
+  // bf16 weights without masters, moments in 8 bits (ops/compact.h). Needs bf16.
+  bool compact = false;
+  GradientForm gradient = GradientForm::kFp32;
+
+  // Whether there are master weights beside the working ones.
+  bool has_masters() const { return training && precision == Precision::kBf16 && !compact; }
+  bool operator==(const StateForm&) const = default;
+};
+
+// The elements of one layer: matrices in the order of its spec, then vectors. What is multiplied,
+// the working weights, are in bf16 the matrices rounded to bf16 and the vectors in fp32; in fp32
+// they are the master weights themselves. In compact form large matrices come first.
+struct LayerLayout {
+  std::vector<int64_t> offsets;                      // of each parameter, in elements
+  int64_t coded = 0;                                 // elements with moments in 8 bits, padded
+  int64_t matrices = 0;                              // elements up to the first vector, padded
+  int64_t size = 0;                                  // elements in all, padded
+  std::vector<std::pair<int64_t, int64_t>> padding;  // begin and end of what is in no parameter
+};
+
+// Which of the systems that train together this is. Each has all working weights, and of a layer's
+// elements one stretch whose state it keeps: its shard.
+struct Shard {
+  int rank = 0;
+  int systems = 1;
+  bool operator==(const Shard&) const = default;
+};
+
+// A range of a layer's elements that is read and written as a whole, or sent.
+struct Segment {
+  size_t layer = 0;
+  int64_t begin = 0, count = 0;  // elements, of which there are whole blocks
+  int owner = 0;                 // the system that keeps its state
+};
+
+// One array of a segment: where in its slot it begins, and how much of it is used.
+struct SlotPart {
+  uint64_t at = 0, size_bytes = 0;
+};
+
+// A segment's place in a file: offsets in bytes from the start of its slot. The parts lie in this
+// order; those before `info` end where it begins, whatever the segment's size, so that `info` is at
+// the same place in every slot. Without masters of their own the working weights are those. Of a
+// segment of another system there are working weights and, in fp32, the gradient.
+struct SlotParts {
+  uint64_t gradient_info = 0;  // a block that describes the gradient
+  SlotPart gradient, exp_avg, exp_avg_sq, master;
+  uint64_t info = 0;  // a block that describes the other parts
+  SlotPart working;
+  uint64_t end = 0;
+  uint64_t state = 0;  // where all but the gradient begins; it reaches to `end`
+  const SlotPart& of(Kept kept) const;
+  std::span<std::byte> state_in(std::byte* slot) const { return {slot + state, end - state}; }
+};
+
+class StateLayout {
+ public:
+  static constexpr int64_t kSegmentElements = 1 << 20;  // 18 MiB in bf16
+  struct Place {
+    size_t layer;
+    size_t param;
+  };
+
+  // Segments have at most `segment_elements`, a multiple of 2048; 0: a layer is one segment. None
+  // has elements of two shards.
+  StateLayout(std::vector<LayerSpec> specs, const StateForm& form, int64_t segment_elements,
+              const Shard& shard = {});
+
+  const StateForm& form() const { return form_; }
+  Precision precision() const { return form_.precision; }
+  bool training() const { return form_.training; }
+  int64_t segment_elements() const { return segment_elements_; }
+  const Shard& shard() const { return shard_; }
+  size_t layer_count() const { return specs_.size(); }
+  const LayerSpec& spec(size_t layer) const { return specs_[layer]; }
+  const std::vector<LayerSpec>& specs() const { return specs_; }
+  const LayerLayout& layer(size_t layer) const { return layers_[layer]; }
+
+  // A parameter by its full name; asserts that it exists.
+  Place place(const std::string& name) const;
+  bool contains(const std::string& name) const { return places_.contains(name); }
+  const ParamSpec& param(Place place) const { return specs_[place.layer].params[place.param]; }
+  int64_t offset(Place place) const { return layers_[place.layer].offsets[place.param]; }
+
+  // Where an element of a layer lies in its working weights, in bytes.
+  uint64_t working_at(size_t layer, int64_t element) const;
+  uint64_t working_bytes(size_t layer) const { return working_at(layer, layers_[layer].size); }
+  // Of a gradient while it is added up, in fp32.
+  uint64_t gradient_bytes(size_t layer) const { return 4 * uint64_t(layers_[layer].size); }
+  // Of either moment of a segment.
+  uint64_t moment_bytes(const Segment& segment) const;
+  // Of the segment's elements those whose moments are in 8 bits, and those in matrices.
+  int64_t coded_in(const Segment& segment) const;
+  int64_t matrices_in(const Segment& segment) const;
+
+  // All segments, those of a layer side by side.
+  std::span<const Segment> segments() const { return segments_; }
+  size_t first_segment(size_t layer) const { return first_segments_[layer]; }
+  size_t segment_count(size_t layer) const {
+    return first_segments_[layer + 1] - first_segments_[layer];
+  }
+  size_t segment_of(size_t layer, int64_t element) const;
+  bool is_own(const Segment& segment) const { return segment.owner == shard_.rank; }
+  // The segments of this system, and how many of them, or of the others, come before one.
+  size_t own_segments() const { return own_segments_; }
+  size_t place_among_own(size_t segment) const { return places_of_segments_[segment]; }
+  size_t place_among_others(size_t segment) const { return places_of_segments_[segment]; }
+  // A system's part of a layer in one piece; this system's.
+  Segment shard_of(size_t layer, int rank) const;
+  Segment shard_of(size_t layer) const { return shard_of(layer, shard_.rank); }
+
+  SlotParts slot_parts(const Segment& segment) const;
+  uint64_t slot_bytes() const { return slot_bytes_; }    // the largest end
+  uint64_t info_offset() const { return info_offset_; }  // SlotParts::info, in every slot
+  // The same for segments of other systems.
+  uint64_t others_slot_bytes() const { return others_slot_bytes_; }
+
+ private:
+  int64_t shard_begin(size_t layer, int rank) const;
+  void cut();
+  void measure_slots();
+
+  std::vector<LayerSpec> specs_;
+  StateForm form_;
+  int64_t segment_elements_;
+  std::vector<LayerLayout> layers_;
+  std::map<std::string, Place> places_;
+  std::vector<Segment> segments_;
+  std::vector<size_t> first_segments_;  // per layer, and one more
+  Shard shard_;
+  std::vector<size_t> places_of_segments_;  // among those of this system, or among the others
+  size_t own_segments_ = 0;
+  uint64_t info_offset_ = 0, slot_bytes_ = 0;
+  uint64_t others_info_offset_ = 0, others_slot_bytes_ = 0;
+};
+
+}  // namespace gigagpt::engine

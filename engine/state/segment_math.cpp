@@ -1,0 +1,230 @@
+#include "engine/state/segment_math.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace gigagpt::engine {
+namespace {
+
+using ops::CompactMoment;
+using ops::CompactPiece;
+using ops::kernels::Bf16;
+constexpr auto kCodeBlock = int64_t(ops::kernels::kCodeBlock);
+
+template <class T>
+T* at(std::byte* array, int64_t element) {
+  return reinterpret_cast<T*>(array) + element;
+}
+
+bool is_rounded(const StateLayout& layout, size_t layer, int64_t element) {
+  return layout.precision() == Precision::kBf16 && element < layout.layer(layer).matrices;
+}
+
+// Where an element of the layer lies in a moment: the scales of the blocks come first, then what is
+// in fp32, then the codes.
+CompactMoment moment_at(const StateLayout& layout, const Segment& segment, std::byte* array,
+                        int64_t element) {
+  const int64_t coded = layout.coded_in(segment), place = element - segment.begin;
+  auto* floats = reinterpret_cast<float*>(array);
+  const int64_t scales = coded / kCodeBlock, plain = segment.count - coded;
+  if (place >= coded) return {.values = floats + scales + (place - coded)};
+  auto* codes = reinterpret_cast<uint8_t*>(floats + scales + plain);
+  return {.codes = codes + place, .scale = floats + place / kCodeBlock};
+}
+
+std::byte* working_at(const StateLayout& layout, const Segment& segment,
+                      const SegmentArrays& arrays, int64_t element) {
+  return arrays.working + (layout.working_at(segment.layer, element) -
+                           layout.working_at(segment.layer, segment.begin));
+}
+
+void to_working(bool rounded, std::span<const float> values, std::byte* working) {
+  if (!rounded) {
+    std::memcpy(working, values.data(), values.size_bytes());
+    return;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    *at<Bf16>(working, int64_t(i)) = ops::kernels::to_bf16(values[i]);
+  }
+}
+
+void from_bf16(const Bf16* from, std::span<float> values) {
+  for (size_t i = 0; i < values.size(); ++i) values[i] = ops::kernels::to_float(from[i]);
+}
+
+// Calls visit(first value, how many, where they are kept) for what lies in each block of a moment.
+template <class Visit>
+void in_blocks(const StateLayout& layout, const Segment& segment, std::byte* array, int64_t first,
+               size_t count, const Visit& visit) {
+  for (size_t done = 0; done < count;) {
+    const CompactMoment moment = moment_at(layout, segment, array, first + int64_t(done));
+    const bool coded = moment.codes != nullptr;
+    const size_t size = coded ? std::min(count - done, size_t(kCodeBlock)) : count - done;
+    GIGAGPT_ASSERT(!coded || (first + int64_t(done)) % kCodeBlock == 0);
+    visit(done, size, moment);
+    done += size;
+  }
+}
+
+}  // namespace
+
+SegmentArrays arrays_in_slot(const StateLayout& layout, const Segment& segment, std::byte* slot) {
+  const SlotParts parts = layout.slot_parts(segment);
+  return {slot + parts.master.at,  slot + parts.gradient.at,
+          slot + parts.exp_avg.at, slot + parts.exp_avg_sq.at,
+          slot + parts.working.at, layout.form().gradient == GradientForm::kBf16};
+}
+
+std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segment& segment,
+                                          const SegmentArrays& arrays) {
+  std::vector<ops::ParamState> states;
+  const LayerSpec& spec = layout.spec(segment.layer);
+  for (size_t p = 0; p < spec.params.size(); ++p) {
+    const int64_t first = layout.layer(segment.layer).offsets[p];
+    const int64_t begin = std::max(first, segment.begin) - segment.begin;
+    const int64_t end =
+        std::min(first + spec.params[p].count(), segment.begin + segment.count) - segment.begin;
+    if (begin >= end) continue;
+    const size_t count = size_t(end - begin);
+    const bool matrix = spec.params[p].shape.size() >= 2;
+    const bool copy = matrix && layout.form().has_masters();
+    states.push_back({{at<float>(arrays.master, begin), count},
+                      {at<float>(arrays.gradient, begin), count},
+                      {at<float>(arrays.exp_avg, begin), count},
+                      {at<float>(arrays.exp_avg_sq, begin), count},
+                      copy ? at<Bf16>(arrays.working, begin) : nullptr,
+                      /*decays=*/matrix});
+  }
+  return states;
+}
+
+void copy_vectors(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays) {
+  if (!layout.form().has_masters()) return;
+  const int64_t matrices = layout.matrices_in(segment);
+  std::memcpy(arrays.working + 2 * matrices, at<float>(arrays.master, matrices),
+              4 * size_t(segment.count - matrices));
+}
+
+std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segment& segment,
+                                         const SegmentArrays& arrays) {
+  std::vector<CompactPiece> pieces;
+  const auto add = [&](int64_t first, int64_t count, bool matrix) {
+    CompactPiece piece{.first = first, .count = size_t(count), .decays = matrix};
+    std::byte* weights = working_at(layout, segment, arrays, first);
+    if (matrix)
+      piece.rounded = at<Bf16>(weights, 0);
+    else
+      piece.plain = at<float>(weights, 0);
+    const int64_t place = first - segment.begin;
+    if (arrays.narrow_gradient)
+      piece.narrow_grad = at<Bf16>(arrays.gradient, place);
+    else
+      piece.grad = at<float>(arrays.gradient, place);
+    piece.exp_avg = moment_at(layout, segment, arrays.exp_avg, first);
+    piece.exp_avg_sq = moment_at(layout, segment, arrays.exp_avg_sq, first);
+    pieces.push_back(piece);
+  };
+  const LayerLayout& layer = layout.layer(segment.layer);
+  const int64_t end = segment.begin + segment.count;
+  // Padding has codes as well: whole blocks are simplest, and zeros stay zeros.
+  const int64_t coded_end = segment.begin + layout.coded_in(segment);
+  for (int64_t i = segment.begin; i < coded_end; i += kCodeBlock) add(i, kCodeBlock, true);
+  const auto& params = layout.spec(segment.layer).params;
+  for (size_t p = 0; p < params.size(); ++p) {
+    const int64_t first = layer.offsets[p];
+    if (first < layer.coded) continue;
+    const int64_t last = std::min(first + params[p].count(), end);
+    for (int64_t i = std::max(first, segment.begin); i < last;) {
+      const int64_t next = std::min((i / kCodeBlock + 1) * kCodeBlock, last);
+      add(i, next - i, params[p].shape.size() >= 2);
+      i = next;
+    }
+  }
+  return pieces;
+}
+
+void update_segment_alone(const StateLayout& layout, const Segment& segment,
+                          const SegmentArrays& arrays, const PendingUpdate& update) {
+  if (!layout.form().compact) {
+    ops::update_alone(param_states(layout, segment, arrays), update.rule, update.lr,
+                      update.grad_scale, update.step);
+    copy_vectors(layout, segment, arrays);
+    return;
+  }
+  const ops::CompactUpdater updater(update.rule, update.lr, update.grad_scale, update.step,
+                                    segment.layer);
+  for (const CompactPiece& piece : compact_pieces(layout, segment, arrays)) updater(piece);
+}
+
+void read_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
+                 Kept kept, int64_t first, std::span<float> values) {
+  const int64_t place = first - segment.begin;
+  if (kept == Kept::kGradient) {
+    if (arrays.narrow_gradient) return from_bf16(at<Bf16>(arrays.gradient, place), values);
+    std::copy_n(at<float>(arrays.gradient, place), values.size(), values.begin());
+  } else if (kept == Kept::kMaster) {
+    if (layout.form().has_masters()) {
+      std::copy_n(at<float>(arrays.master, place), values.size(), values.begin());
+      return;
+    }
+    std::byte* working = working_at(layout, segment, arrays, first);
+    if (is_rounded(layout, segment.layer, first)) return from_bf16(at<Bf16>(working, 0), values);
+    std::memcpy(values.data(), working, values.size_bytes());
+  } else {
+    const bool positive = kept == Kept::kExpAvgSq;
+    std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
+    in_blocks(layout, segment, array, first, values.size(),
+              [&](size_t begin, size_t count, const CompactMoment& moment) {
+                float block[kCodeBlock];
+                const bool direct = moment.codes == nullptr;
+                ops::read_moment(moment, positive, count, direct ? &values[begin] : block);
+                if (!direct) std::copy_n(block, count, &values[begin]);
+              });
+  }
+}
+
+void write_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
+                  Kept kept, int64_t first, std::span<const float> values) {
+  const int64_t place = first - segment.begin;
+  if (kept == Kept::kMaster) {
+    if (layout.form().has_masters()) {
+      std::copy(values.begin(), values.end(), at<float>(arrays.master, place));
+    }
+    to_working(is_rounded(layout, segment.layer, first), values,
+               working_at(layout, segment, arrays, first));
+    return;
+  }
+  GIGAGPT_ASSERT(kept != Kept::kGradient);
+  const bool positive = kept == Kept::kExpAvgSq;
+  std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
+  in_blocks(layout, segment, array, first, values.size(),
+            [&](size_t begin, size_t count, const CompactMoment& moment) {
+              float block[kCodeBlock] = {};
+              const bool direct = moment.codes == nullptr;
+              if (!direct) std::copy_n(&values[begin], count, block);
+              ops::write_moment(direct ? &values[begin] : block, positive, count, moment);
+            });
+}
+
+void write_working(const StateLayout& layout, size_t layer, int64_t first,
+                   std::span<const float> values, std::byte* working) {
+  to_working(is_rounded(layout, layer, first), values, working + layout.working_at(layer, first));
+}
+
+std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
+                                const SegmentArrays& arrays, Kept kept) {
+  std::vector<float> values(static_cast<size_t>(segment.count));
+  int64_t begin = 0;  // what is kept in other ways begins at these
+  for (const int64_t end : {layout.coded_in(segment), layout.matrices_in(segment), segment.count}) {
+    const auto piece = std::span(values).subspan(size_t(begin), size_t(end - begin));
+    if (!piece.empty()) {
+      read_values(layout, segment, arrays, kept, segment.begin + begin, piece);
+    }
+    begin = end;
+  }
+  return values;
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,138 @@
+// The file that a streamed model's state lives in: header, description, slots
+// (docs/FILE_FORMAT.md). Knows what is where and what belongs to which step; moving segments is
+// FileStorage's part.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/async_file.h"
+#include "engine/state/layout.h"
+#include "engine/state/update.h"
+
+namespace gigagpt::engine {
+
+// What the state in a file is: that after `step` steps, of which the last one's update may be still
+// to be made in some segments.
+struct StateHeader {
+  int64_t step = -1;  // -1: being written for the first time
+  bool pending = false;
+  PendingUpdate update = {};
+};
+
+// Tells a run's files from those of other runs; never 0.
+uint64_t draw_run_id();
+
+class StateFile {
+ public:
+  // Reserves the disk space. `spare_slots` is how many segments can be on their way to a new place;
+  // `run_id` is one for all files of a run, 0 to draw one.
+  static std::unique_ptr<StateFile> create(const Path& path, const StateLayout& layout,
+                                           size_t spare_slots, int64_t step_tokens, uint64_t run_id,
+                                           const EngineMaker& engine);
+  // Throws Error if it is no store, damaged, of another version or of another model.
+  static std::unique_ptr<StateFile> open(const Path& path, const StateLayout& layout,
+                                         const EngineMaker& engine);
+
+  // Opens a store of whatever model to look at: it is only read, and segments may be missing. The
+  // content may be anything; throws Error for what is no store, in use, or never completed.
+  static std::unique_ptr<StateFile> open_to_look(const Path& path);
+
+  // What a file says of itself; nothing if it is no store, or was never completed.
+  struct Summary {
+    uint64_t run_id = 0;
+    int64_t step = 0;         // steps completed
+    int64_t step_tokens = 0;  // as given to create()
+    GradientForm gradient = GradientForm::kFp32;
+    std::string id() const;  // as Storage::file_id
+  };
+  static std::optional<Summary> peek(const Path& path);
+
+  // Whether the file is there, and is something else that create() must not replace.
+  static bool is_foreign(const Path& path);
+  // How large create() makes it.
+  static uint64_t planned_bytes(const StateLayout& layout, size_t spare_slots);
+
+  const StateLayout& layout() const { return layout_; }
+  AsyncFile& file() { return file_; }
+  std::string id() const;
+  const StateHeader& header() const { return header_; }
+  // Makes everything written so far durable, then the header. Nothing may be under way.
+  void write_header(const StateHeader& header);
+
+  // Slots. A segment's new content goes to a spare one, so that the old one stays whole until it is
+  // on the disk; only after a sync may that be given back. Segments of other systems have places of
+  // their own, which hold nothing after a crash.
+  bool has_slot(size_t segment) const { return slots_[segment] != kNone; }
+  uint64_t slot_offset(size_t segment) const;
+  uint64_t offset_of(uint32_t slot) const { return slots_begin_ + slot * layout_.slot_bytes(); }
+  bool has_spare() const { return !spares_.empty(); }
+  uint32_t take_spare();
+  void give_back(uint32_t slot) { spares_.push_back(slot); }
+  uint32_t move(size_t segment, uint32_t slot);  // returns the old one, or kNone
+  static constexpr uint32_t kNone = ~0U;
+
+  // The steps that a segment's state and gradient are of. Kept for the checks below.
+  int64_t state_step(size_t segment) const { return state_steps_[segment]; }
+
+  // Fills the block before a state or gradient from the parts in `slot`, memory laid out as the
+  // slot is; for a gradient `part` is where it lies.
+  void describe_state(size_t segment, int64_t step, std::byte* slot);
+  // The block before working weights alone, of another system's segment.
+  void describe_weights(size_t segment, int64_t step, const std::byte* working, std::byte* info);
+  void describe_gradient(size_t segment, int64_t step, const std::byte* part, std::byte* info);
+
+  // Checks blocks and parts that were read: throws Error naming the segment and what is wrong.
+  void check_state_info(size_t segment, const std::byte* info) const;
+  void check_gradient_info(size_t segment, int64_t step, const std::byte* info) const;
+  void check_part(size_t segment, Kept part, const std::byte* info, const std::byte* bytes) const;
+  void check_working(size_t segment, const std::byte* info, const std::byte* bytes) const;
+  // All that an update needs of a slot but the gradient.
+  void check_state(size_t segment, const std::byte* slot) const;
+
+  // What a look at a segment finds: all that is wrong with it, and arrays of its elements, empty if
+  // they are not kept or something is wrong.
+  struct Look {
+    std::vector<float> master, exp_avg, exp_avg_sq;
+    std::vector<std::string> problems;
+  };
+  // Reads a segment and checks every part of it, its gradient too where the update is still to be
+  // made.
+  void look_at(size_t segment, Look& look);
+  uint32_t version() const;
+  int64_t step_tokens() const { return step_tokens_; }
+  uint64_t slot_count() const { return slot_count_; }
+
+ private:
+  StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& layout,
+            const EngineMaker& engine);
+  static StateLayout layout_in(const Path& path);
+  void read_header();
+  void find_segments();
+  // Of what the header allows for; what is older in a slot is a left-over, whole or not.
+  int64_t oldest_step() const { return header_.pending ? header_.step - 1 : header_.step; }
+  bool is_found(size_t segment) const;
+  void check_found() const;
+  // Whether all parts of the segment's state in that slot are as their block says.
+  bool is_whole(size_t segment, uint32_t slot);
+  void check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,
+                 const char* what, uint64_t place) const;
+  std::string place_name(size_t segment) const;
+
+  StateLayout layout_;
+  AsyncFile file_;
+  uint64_t run_id_ = 0;
+  uint64_t sequence_ = 0;  // of the newest header
+  int64_t step_tokens_ = 0;
+  uint64_t slots_begin_ = 0, slot_count_ = 0;
+  std::string description_;
+  StateHeader header_;
+  std::vector<uint32_t> slots_;  // per segment
+  std::vector<uint32_t> spares_;
+  std::vector<int64_t> state_steps_;
+};
+
+}  // namespace gigagpt::engine

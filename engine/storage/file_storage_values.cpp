@@ -1,0 +1,117 @@
+// Reading and writing single values of a FileStorage, a segment at a time in the first of its
+// buffers.
+#include <algorithm>
+#include <cstring>
+
+#include "engine/storage/file_storage.h"
+
+namespace gigagpt::engine {
+
+// Calls visit(segment, its element that the piece begins with, piece) for what of `values` lies in
+// each segment.
+template <class Values, class Visit>
+void FileStorage::in_segments(size_t layer, int64_t first, Values values, const Visit& visit) {
+  while (!values.empty()) {
+    const size_t index = layout().segment_of(layer, first);
+    const Segment& s = segment(index);
+    const auto piece = values.first(std::min(values.size(), size_t(s.begin + s.count - first)));
+    visit(index, first, piece);
+    values = values.subspan(piece.size());
+    first += int64_t(piece.size());
+  }
+}
+
+void FileStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
+  errand([&] {
+    in_segments(layer, first, values, [&](size_t index, int64_t begin, std::span<float> piece) {
+      load_part(index, kept);
+      read_values(layout(), segment(index), edited_arrays(index), kept, begin, piece);
+    });
+  });
+}
+
+void FileStorage::load_part(size_t index, Kept kept) {
+  if (part_segment_ == index && part_ == kept) return;
+  part_segment_ = kNone;
+  const SlotParts parts = layout().slot_parts(segment(index));
+  std::byte* slot = buffers_[0].data();
+  AsyncFile& file = file_->file();
+  const bool gradient = kept == Kept::kGradient;
+  const bool working = kept == Kept::kMaster && !layout().form().has_masters();
+  const uint64_t info = gradient ? parts.gradient_info : parts.info;
+  const uint64_t at = working ? parts.working.at : parts.of(kept).at;
+  const uint64_t bytes = working ? parts.working.size_bytes : parts.of(kept).size_bytes;
+  const auto part = [&](uint64_t begin, uint64_t size) {
+    const uint64_t whole_blocks = (size + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+    const std::span memory(slot + begin, whole_blocks);
+    file.run({false, file_->slot_offset(index) + begin, {memory}});
+  };
+  part(info, kBlockBytes);
+  part(at, bytes);
+  if (gradient)
+    file_->check_gradient_info(index, file_->header().step + 1, slot + info);
+  else
+    file_->check_state_info(index, slot + info);
+  if (working)
+    file_->check_working(index, slot + info, slot + at);
+  else
+    file_->check_part(index, kept, slot + info, slot + at);
+  part_segment_ = index;
+  part_ = kept;
+}
+
+void FileStorage::begin_writing(int64_t step) {
+  errand([&] {
+    in_cache_.assign(in_cache_.size(), false);
+    stale_.assign(stale_.size(), !cluster().is_alone());
+  });
+  step_ = step;
+}
+
+void FileStorage::write(Kept kept, size_t layer, int64_t first, std::span<const float> values) {
+  errand([&] {
+    in_segments(layer, first, values,
+                [&](size_t index, int64_t begin, std::span<const float> piece) {
+                  if (!layout().is_own(segment(index))) return;
+                  load_for_edit(index);
+                  write_values(layout(), segment(index), edited_arrays(index), kept, begin, piece);
+                });
+  });
+}
+
+void FileStorage::load_for_edit(size_t index) {
+  if (edited_ == index) return;
+  store_edited();
+  part_segment_ = kNone;
+  const SlotParts parts = layout().slot_parts(segment(index));
+  std::byte* slot = buffers_[0].data();
+  if (!file_->has_slot(index)) {
+    std::memset(slot, 0, layout().slot_bytes());
+  } else {
+    file_->file().run({false, file_->slot_offset(index) + parts.state, {parts.state_in(slot)}});
+    file_->check_state_info(index, slot + parts.info);
+  }
+  edited_ = index;
+}
+
+void FileStorage::store_edited() {
+  if (edited_ == kNone) return;
+  const SlotParts parts = layout().slot_parts(segment(edited_));
+  std::byte* slot = buffers_[0].data();
+  if (!file_->has_slot(edited_)) file_->move(edited_, file_->take_spare());
+  file_->describe_state(edited_, step_, slot);
+  file_->file().run({true, file_->slot_offset(edited_) + parts.state, {parts.state_in(slot)}});
+  edited_ = kNone;
+}
+
+void FileStorage::finish_writing() {
+  errand([&] {
+    for (size_t i = 0; i < layout().segments().size(); ++i) {
+      if (layout().is_own(segment(i)) && !file_->has_slot(i)) load_for_edit(i);
+    }
+    store_edited();
+    file_->write_header({step_, /*pending=*/false, {}});
+  });
+}
+
+}  // namespace gigagpt::engine

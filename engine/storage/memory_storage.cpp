@@ -1,0 +1,184 @@
+#include "engine/storage/memory_storage.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/system.h"
+#include "base/trace.h"
+
+namespace gigagpt::engine {
+
+MemoryStorage::MemoryStorage(std::vector<LayerSpec> specs, const StateForm& form, Cluster& cluster)
+    : Storage(StateLayout(std::move(specs), form,
+                          cluster.is_alone() ? 0 : StateLayout::kSegmentElements,
+                          form.training ? Shard{cluster.rank(), cluster.systems()} : Shard{}),
+              cluster),
+      memory_(layout().layer_count()),
+      exchange_(cluster, layout()) {
+  for (size_t i = 0; i < memory_.size(); ++i) {
+    LayerMemory& memory = memory_[i];
+    if (form.training) {
+      const Segment shard = layout().shard_of(i);
+      memory.exp_avg = PageBuffer(layout().moment_bytes(shard));
+      memory.exp_avg_sq = PageBuffer(layout().moment_bytes(shard));
+      const bool keeps_gradient = form.gradient != GradientForm::kNone;
+      if (keeps_gradient) memory.gradient = PageBuffer(layout().gradient_bytes(i));
+      if (form.has_masters()) memory.master = PageBuffer(4 * size_t(shard.count));
+    }
+    memory.working = PageBuffer(layout().working_bytes(i));
+  }
+}
+
+// Of the shard.
+SegmentArrays MemoryStorage::arrays(size_t layer) const {
+  const LayerMemory& memory = memory_[layer];
+  const int64_t begin = layout().shard_of(layer).begin;
+  std::byte* working = working_at(layer, begin);
+  std::byte* gradient = memory.gradient.data();
+  return {layout().form().has_masters() ? memory.master.data() : working,
+          gradient == nullptr ? nullptr : gradient + 4 * begin, memory.exp_avg.data(),
+          memory.exp_avg_sq.data(), working};
+}
+
+std::byte* MemoryStorage::acquire(const Need& need) {
+  LayerMemory& memory = memory_[need.layer];
+  if (!need.gradient) {
+    if (std::exchange(memory.pending, false)) update(need.layer, update_);
+    wait(memory.arriving);
+    return memory.working.data();
+  }
+  const size_t bytes = layout().gradient_bytes(need.layer);
+  if (memory.gradient.data() == nullptr) {
+    const auto fits = [&](const PageBuffer& unused) { return unused.size_bytes() >= bytes; };
+    const auto found = std::find_if(unused_.begin(), unused_.end(), fits);
+    if (found == unused_.end()) {
+      memory.gradient = PageBuffer(bytes);
+    } else {
+      memory.gradient = std::move(*found);
+      unused_.erase(found);
+    }
+  }
+  return memory.gradient.data();
+}
+
+void MemoryStorage::update(size_t layer, const PendingUpdate& update) {
+  const Segment segment = layout().shard_of(layer);
+  if (!layout().form().compact) {
+    ops::update(param_states(layout(), segment, arrays(layer)), update.rule, update.lr,
+                update.grad_scale, update.step);
+    copy_vectors(layout(), segment, arrays(layer));
+    return;
+  }
+  ops::update(compact_pieces(layout(), segment, arrays(layer)), update.rule, update.lr,
+              update.grad_scale, update.step, segment.layer);
+}
+
+void MemoryStorage::update_layer(size_t layer, const PendingUpdate& now) {
+  update(layer, now);
+  update_ = now;
+  unused_.push_back(std::move(memory_[layer].gradient));
+  if (!cluster().is_alone()) share(layer);
+}
+
+// A shard is soon updated, and the sooner the others have it the better.
+void MemoryStorage::defer(const PendingUpdate& update) {
+  update_ = update;
+  for (size_t i = 0; i < memory_.size(); ++i) {
+    GIGAGPT_ASSERT(!memory_[i].pending);
+    if (cluster().is_alone()) {
+      memory_[i].pending = true;
+    } else {
+      this->update(i, update);
+      share(i);
+    }
+  }
+}
+
+void MemoryStorage::settle() {
+  for (size_t i = 0; i < memory_.size(); ++i) {
+    if (std::exchange(memory_[i].pending, false)) update(i, update_);
+    wait(memory_[i].arriving);
+  }
+}
+
+void MemoryStorage::reduce(size_t layer, bool) {
+  const auto early = std::exchange(memory_[layer].early, {});
+  for (const size_t segment : Exchange::order(layout(), layer)) {
+    const bool done = std::find(early.begin(), early.end(), segment) != early.end();
+    if (!done) reduce_segment(segment);
+  }
+}
+
+void MemoryStorage::reduce_early(size_t layer, int64_t begin, int64_t end) {
+  for (const size_t segment : Exchange::order(layout(), layer)) {
+    const Segment& s = layout().segments()[segment];
+    if (s.begin < begin || s.begin + s.count > end) continue;
+    memory_[layer].early.push_back(segment);
+    reduce_segment(segment);
+  }
+}
+
+void MemoryStorage::reduce_segment(size_t segment) {
+  const Segment& s = layout().segments()[segment];
+  LayerMemory& memory = memory_[s.layer];
+  {
+    const std::lock_guard lock(mutex_);
+    ++memory.reducing;
+  }
+  auto* gradient = reinterpret_cast<float*>(memory.gradient.data()) + s.begin;
+  exchange_.reduce(segment, gradient, [this, &memory] {
+    const std::lock_guard lock(mutex_);
+    if (--memory.reducing == 0) changed_.notify_all();
+  });
+}
+
+double MemoryStorage::reduced_square_sum(size_t layer) {
+  wait(memory_[layer].reducing);
+  return exchange_.square_sum_of_layer(layer);
+}
+
+void MemoryStorage::share(size_t layer) {
+  LayerMemory& memory = memory_[layer];
+  {
+    const std::lock_guard lock(mutex_);
+    memory.arriving = layout().segment_count(layer);
+  }
+  for (const size_t segment : Exchange::order(layout(), layer)) {
+    const int64_t begin = layout().segments()[segment].begin;
+    exchange_.share(segment, working_at(layer, begin), [this, &memory] {
+      const std::lock_guard lock(mutex_);
+      if (--memory.arriving == 0) changed_.notify_all();
+    });
+  }
+}
+
+void MemoryStorage::wait(const size_t& missing) {
+  if (cluster().is_alone()) return;
+  std::unique_lock lock(mutex_);
+  if (missing == 0) return;
+  const Zone zone("waiting for the network");
+  const Stopwatch watch;
+  changed_.wait(lock, [&] { return missing == 0; });
+  stall_ms_ += watch.seconds() * 1e3;
+}
+
+void MemoryStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
+  read_values(layout(), layout().shard_of(layer), arrays(layer), kept, first, values);
+}
+
+void MemoryStorage::write(Kept kept, size_t layer, int64_t first, std::span<const float> values) {
+  const Segment shard = layout().shard_of(layer);
+  if (kept == Kept::kMaster) write_working(layout(), layer, first, values, working_at(layer, 0));
+  const int64_t begin = std::max(first, shard.begin);
+  const int64_t end = std::min(first + int64_t(values.size()), shard.begin + shard.count);
+  if (begin >= end) return;
+  write_values(layout(), shard, arrays(layer), kept, begin,
+               values.subspan(size_t(begin - first), size_t(end - begin)));
+}
+
+IoCounts MemoryStorage::counts() const {
+  return {.sent_bytes = cluster().sent_bytes(), .stall_ms = stall_ms_};
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,367 @@
+#include "engine/systems/cluster.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+#include "base/system.h"
+
+namespace gigagpt::engine {
+namespace {
+
+constexpr int kTogetherTag = Cluster::kTags;           // what all do at once
+constexpr int kEndTag = Cluster::kTags + 1;            // why a system ends
+constexpr size_t kNoteBytes = 2048;                    // of that
+constexpr size_t kLaneWidth = 32;                      // messages to or from one system at once
+constexpr auto kLastWords = std::chrono::seconds(10);  // for the others to end this one
+
+}  // namespace
+
+Cluster::Cluster(const WireMaker& make, double timeout_s, Ender ender)
+    : timeout_s_(timeout_s), ender_(std::move(ender)) {
+  thread_ = std::thread([this, make] { run(make); });
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return joined_ || error_; });
+  }
+  if (error_) {
+    thread_.join();
+    std::rethrow_exception(error_);
+  }
+  if (is_alone()) return;
+  // Two machines may have one name, and two containers of a machine two.
+  const auto names = gather_texts(host_name());
+  const auto machines = gather_texts(host_name() + "/" + boot_id());
+  hosts_ = names;
+  systems_here_ = int(std::count(machines.begin(), machines.end(), machines[size_t(rank_)]));
+}
+
+Cluster::~Cluster() {
+  if (!thread_.joinable()) return;
+  if (!is_alone()) gather(char{0});
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+Cluster& Cluster::alone() {
+  static Cluster alone;
+  return alone;
+}
+
+std::string Cluster::name_of(int rank) const {
+  return fmt::format("system {} of {} on host {}", rank, systems_, hosts_[size_t(rank)]);
+}
+
+void Cluster::begin(Request request) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (request.out) sent_bytes_ += request.bytes.size();
+    requests_.push_back(std::move(request));
+  }
+  changed_.notify_all();
+}
+
+void Cluster::send(int to, int tag, std::span<const std::byte> bytes, Done done) {
+  auto* data = const_cast<std::byte*>(bytes.data());  // only read
+  begin({true, to, tag, {data, bytes.size()}, std::move(done)});
+}
+
+void Cluster::receive(int from, int tag, std::span<std::byte> bytes, Done done) {
+  begin({false, from, tag, bytes, std::move(done)});
+}
+
+void Cluster::post(Done work) {
+  {
+    const std::lock_guard lock(mutex_);
+    work_.push_back(std::move(work));
+  }
+  changed_.notify_all();
+}
+
+uint64_t Cluster::sent_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return sent_bytes_;
+}
+
+void Cluster::exchange(std::span<const std::pair<int, std::span<const std::byte>>> out,
+                       std::span<const std::pair<int, std::span<std::byte>>> in) {
+  size_t missing = out.size() + in.size();
+  std::mutex mutex;
+  std::condition_variable arrived;
+  const auto done = [&] {
+    const std::lock_guard lock(mutex);
+    if (--missing == 0) arrived.notify_one();
+  };
+  for (const auto& [peer, bytes] : in) receive(peer, kTogetherTag, bytes, done);
+  for (const auto& [peer, bytes] : out) send(peer, kTogetherTag, bytes, done);
+  std::unique_lock lock(mutex);
+  arrived.wait(lock, [&] { return missing == 0; });
+}
+
+std::vector<std::string> Cluster::gather_texts(std::string_view mine) {
+  const std::vector<uint64_t> sizes = gather(uint64_t(mine.size()));
+  std::vector<std::string> all;
+  for (const uint64_t size : sizes) all.emplace_back(size, '\0');
+  all[size_t(rank_)] = mine;
+  std::vector<std::pair<int, std::span<const std::byte>>> out;
+  std::vector<std::pair<int, std::span<std::byte>>> in;
+  for (int peer = 0; peer < systems_; ++peer) {
+    if (peer == rank_) continue;
+    out.emplace_back(peer, std::as_bytes(std::span(mine)));
+    in.emplace_back(peer, std::as_writable_bytes(std::span(all[size_t(peer)])));
+  }
+  exchange(out, in);
+  return all;
+}
+
+std::vector<std::vector<std::byte>> Cluster::swap(const std::vector<std::vector<std::byte>>& mine) {
+  std::vector<uint64_t> sizes;
+  for (const auto& part : mine) sizes.push_back(part.size());
+  const std::string_view bytes(reinterpret_cast<const char*>(sizes.data()),
+                               sizes.size() * sizeof(uint64_t));
+  const auto all_sizes = gather_texts(bytes);
+  std::vector<std::vector<std::byte>> theirs(mine.size());
+  std::vector<std::pair<int, std::span<const std::byte>>> out;
+  std::vector<std::pair<int, std::span<std::byte>>> in;
+  for (int peer = 0; peer < systems_; ++peer) {
+    uint64_t size = 0;
+    std::memcpy(&size, &all_sizes[size_t(peer)][size_t(rank_) * sizeof size], sizeof size);
+    theirs[size_t(peer)].resize(size);
+    if (peer == rank_) continue;
+    out.emplace_back(peer, mine[size_t(peer)]);
+    in.emplace_back(peer, theirs[size_t(peer)]);
+  }
+  theirs[size_t(rank_)] = mine[size_t(rank_)];
+  exchange(out, in);
+  return theirs;
+}
+
+double Cluster::sum(double mine) {
+  return sums(std::span(&mine, 1))[0];
+}
+
+std::vector<double> Cluster::sums(std::span<const double> mine) {
+  const std::string_view bytes(reinterpret_cast<const char*>(mine.data()), mine.size_bytes());
+  std::vector<double> totals(mine.size());
+  for (const std::string& part : gather_texts(bytes)) {
+    for (size_t i = 0; i < totals.size(); ++i) {
+      double value = 0;
+      std::memcpy(&value, part.data() + i * sizeof value, sizeof value);
+      totals[i] += value;
+    }
+  }
+  return totals;
+}
+
+bool Cluster::any(bool mine) {
+  const auto all = gather(char(mine));
+  return std::find(all.begin(), all.end(), 1) != all.end();
+}
+
+// Down a binomial tree: who has it by round k sends it 2^k further.
+void Cluster::broadcast(std::span<std::byte> bytes) {
+  for (int have = 1; have < systems_; have *= 2) {
+    std::vector<std::pair<int, std::span<const std::byte>>> out;
+    std::vector<std::pair<int, std::span<std::byte>>> in;
+    if (rank_ < have && rank_ + have < systems_) out.emplace_back(rank_ + have, bytes);
+    if (rank_ >= have && rank_ < 2 * have) in.emplace_back(rank_ - have, bytes);
+    exchange(out, in);
+  }
+}
+
+void Cluster::bring(int from, std::span<std::byte> bytes) {
+  if (from == 0) return;
+  const std::pair<int, std::span<const std::byte>> out = {0, bytes};
+  const std::pair<int, std::span<std::byte>> in = {from, bytes};
+  if (rank_ == from) exchange(std::span(&out, 1), {});
+  if (rank_ == 0) exchange({}, std::span(&in, 1));
+}
+
+// What all met alike needs no name.
+void Cluster::agree_on_failure(const std::string& mine) {
+  const auto all = gather_texts(mine);
+  const auto first = std::find_if(all.begin(), all.end(), [](const auto& s) { return !s.empty(); });
+  if (first == all.end()) return;
+  const bool alike =
+      std::all_of(all.begin(), all.end(), [&](const auto& s) { return s == *first; });
+  if (alike) throw CommonError(*first);
+  throw CommonError(fmt::format("{}: {}", name_of(int(first - all.begin())), *first));
+}
+
+void Cluster::end(const std::exception& error) {
+  const bool common = dynamic_cast<const CommonError*>(&error) != nullptr;
+  end(rank_, common ? error.what() : fmt::format("{}: {}", name_of(rank_), error.what()), common);
+}
+
+// One system says it: the leader, unless it is the leader that is silent. The others wait to be
+// ended with it, and speak only if nobody does that.
+void Cluster::end(int subject, const std::string& message, bool common) {
+  const int speaker = subject == 0 && rank_ != 0 ? 1 : 0;
+  if (rank_ == speaker) ender_(message);
+  if (!common) {
+    std::vector<std::byte> note(kNoteBytes);
+    const std::string text = message.substr(0, kNoteBytes - 1);
+    std::memcpy(note.data(), text.data(), text.size());
+    if (std::this_thread::get_id() == thread_.get_id())
+      wire_->send(next_id_++, speaker, kEndTag, note);
+    else
+      send(speaker, kEndTag, note, [] {});
+    const Stopwatch watch;
+    while (watch.seconds() < std::chrono::duration<double>(kLastWords).count()) {
+      if (std::this_thread::get_id() == thread_.get_id()) wire_->poll(complete_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  } else {
+    std::this_thread::sleep_for(kLastWords);
+  }
+  ender_(common ? "" : message);
+  std::abort();
+}
+
+void Cluster::heard_end(const std::byte* note) {
+  ender_(reinterpret_cast<const char*>(note));
+}
+
+void Cluster::run(const WireMaker& make) {
+  try {
+    wire_ = make();
+    const std::lock_guard lock(mutex_);
+    rank_ = wire_->rank();
+    systems_ = wire_->systems();
+    hosts_.assign(size_t(systems_), "");
+    lanes_.resize(size_t(2 * systems_));
+    joined_ = true;
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    error_ = std::current_exception();
+  }
+  changed_.notify_all();
+  if (error_) return;
+  listen_for_ends();
+  Stopwatch since_watched;
+  for (int idle_rounds = 0;;) {
+    const bool started = do_work() | start_requests();
+    const bool moved = poll();
+    const double elapsed_s = since_watched.seconds();
+    if (elapsed_s > 0.1) {
+      since_watched = {};
+      watch(elapsed_s);
+    }
+    std::unique_lock lock(mutex_);
+    const bool busy = under_way_.size() > notes_.size();
+    if (stopping_ && !busy && requests_.empty() && work_.empty()) break;
+    lock.unlock();
+    if (started || moved)
+      idle_rounds = 0;
+    else
+      pause(busy, idle_rounds);
+  }
+  wire_.reset();
+}
+
+void Cluster::listen_for_ends() {
+  notes_.resize(size_t(systems_ - 1));
+  for (int peer = 0, next = 0; peer < systems_; ++peer) {
+    if (peer == rank_) continue;
+    auto& note = notes_[size_t(next++)];
+    note.resize(kNoteBytes);
+    receive(peer, kEndTag, note, [this, &note] { heard_end(note.data()); });
+  }
+}
+
+bool Cluster::do_work() {
+  std::unique_lock lock(mutex_);
+  const bool any = !work_.empty();
+  while (!work_.empty()) {
+    const Done work = std::move(work_.front());
+    work_.pop_front();
+    lock.unlock();
+    work();
+    lock.lock();
+  }
+  return any;
+}
+
+// Starts what was asked for, as far as it is its turn; true if there was something. What all do at
+// once passes by the others.
+bool Cluster::start_requests() {
+  {
+    const std::lock_guard lock(mutex_);
+    for (Request& request : requests_) {
+      Lane& lane = lane_of(request);
+      auto place = request.tag < kTags ? lane.waiting.end() : lane.waiting.begin();
+      while (place != lane.waiting.end() && place->tag >= kTags) ++place;
+      lane.waiting.insert(place, std::move(request));
+    }
+    requests_.clear();
+  }
+  bool any = false;
+  for (Lane& lane : lanes_) {
+    while (!lane.waiting.empty() &&
+           (lane.under_way < kLaneWidth || lane.waiting.front().tag >= kTags)) {
+      const uint64_t id = next_id_++;
+      const Request& request =
+          under_way_.emplace(id, std::move(lane.waiting.front())).first->second;
+      lane.waiting.pop_front();
+      ++lane.under_way;
+      if (request.out)
+        wire_->send(id, request.peer, request.tag, request.bytes);
+      else
+        wire_->receive(id, request.peer, request.tag, request.bytes);
+      any = true;
+    }
+  }
+  return any;
+}
+
+bool Cluster::poll() {
+  complete_.clear();
+  wire_->poll(complete_);
+  for (const uint64_t id : complete_) {
+    const auto place = under_way_.find(id);
+    const Request request = std::move(place->second);
+    under_way_.erase(place);
+    --lane_of(request).under_way;
+    for (auto& [_, other] : under_way_) {
+      if (other.peer == request.peer) other.silent_s = 0;
+    }
+    request.done();
+  }
+  return !complete_.empty();
+}
+
+// Who is owed an answer for too long ends all. Time in which this process did not run counts
+// nothing.
+void Cluster::watch(double elapsed_s) {
+  for (auto& [_, request] : under_way_) {
+    if (request.tag == kEndTag) continue;
+    request.silent_s += std::min(elapsed_s, 1.0);
+    if (request.silent_s < timeout_s_) continue;
+    end(request.peer,
+        fmt::format("{} has been silent for {:.3g} minutes, so all systems end. The same command "
+                    "with --checkpoint_path latest goes on; system_timeout_minutes sets the time",
+                    name_of(request.peer), timeout_s_ / 60),
+        /*common=*/false);
+  }
+}
+
+// Waiting must not take a core from whoever computes.
+void Cluster::pause(bool busy, int& idle_rounds) {
+  constexpr int kSpins = 8;
+  if (++idle_rounds <= kSpins) {
+    std::this_thread::yield();
+    return;
+  }
+  const int us = busy ? std::min(20 * (idle_rounds - kSpins), 300) : 50'000;
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::microseconds(us),
+                    [&] { return stopping_ || !requests_.empty() || !work_.empty(); });
+}
+
+}  // namespace gigagpt::engine

@@ -1,0 +1,192 @@
+#include "engine/systems/exchange.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "ops/kernels/optimizer.h"
+
+namespace gigagpt::engine {
+namespace {
+
+using ops::kernels::Bf16;
+
+constexpr size_t kMostStaged = size_t{64} << 20;
+constexpr size_t kPiece = 4096;  // elements that are added up at once, in cache
+
+}  // namespace
+
+Exchange::Exchange(Cluster& cluster, const StateLayout& layout)
+    : cluster_(cluster),
+      layout_(layout),
+      narrow_(layout.precision() == Precision::kBf16),
+      square_sums_(layout.segments().size()) {
+  GIGAGPT_ASSERT(2 * layout.segments().size() < size_t(Cluster::kTags));
+}
+
+Exchange::~Exchange() {
+  while (under_way_ > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
+
+std::vector<size_t> Exchange::order(const StateLayout& layout, size_t layer) {
+  const size_t first = layout.first_segment(layer), count = layout.segment_count(layer);
+  std::vector<std::pair<size_t, size_t>> ranked;  // by place among the owner's
+  size_t place = 0;
+  for (size_t i = first; i < first + count; ++i) {
+    const bool next_owner =
+        i > first && layout.segments()[i].owner != layout.segments()[i - 1].owner;
+    place = next_owner ? 0 : place;
+    ranked.emplace_back(place++, i);
+  }
+  std::sort(ranked.begin(), ranked.end());
+  std::vector<size_t> order;
+  for (const auto& [_, segment] : ranked) order.push_back(segment);
+  return order;
+}
+
+size_t Exchange::wire_bytes(const Segment& segment) const {
+  return size_t(segment.count) * (narrow_ ? 2 : 4);
+}
+
+size_t Exchange::staging_bytes(const Segment& segment) const {
+  if (layout_.is_own(segment)) return size_t(cluster_.systems() - 1) * wire_bytes(segment);
+  return narrow_ ? wire_bytes(segment) : 0;
+}
+
+void Exchange::reduce(size_t segment, float* gradient, Cluster::Done done) {
+  ++under_way_;
+  cluster_.post([this, reduction = std::make_shared<Reduction>(
+                           Reduction{segment, gradient, std::move(done)})] {
+    waiting_.push_back(reduction);
+    start_reductions();
+  });
+}
+
+// In order, as far as memory goes: the oldest that any system has not completed is under way on
+// all of them, so that they never wait for each other in a circle.
+void Exchange::start_reductions() {
+  while (!waiting_.empty()) {
+    const size_t bytes = staging_bytes(segment(waiting_.front()->segment));
+    if (staged_bytes_ > 0 && staged_bytes_ + bytes > kMostStaged) return;
+    staged_bytes_ += bytes;
+    const auto reduction = std::move(waiting_.front());
+    waiting_.pop_front();
+    start(reduction);
+  }
+}
+
+void Exchange::start(const std::shared_ptr<Reduction>& r) {
+  const Segment& s = segment(r->segment);
+  const size_t bytes = wire_bytes(s);
+  if (staging_bytes(s) > 0) r->staging = PageBuffer(staging_bytes(s));
+  const auto done = [this, r] { arrived(r); };
+  if (layout_.is_own(s)) {
+    r->missing = size_t(cluster_.systems() - 1);
+    std::byte* to = r->staging.data();
+    for (int peer = 0; peer < cluster_.systems(); ++peer) {
+      if (peer == cluster_.rank()) continue;
+      cluster_.receive(peer, tag(r->segment, false), {to, bytes}, done);
+      to += bytes;
+    }
+    return;
+  }
+  r->missing = 1;
+  auto* out = reinterpret_cast<std::byte*>(r->gradient);
+  if (narrow_) {
+    out = r->staging.data();
+    ops::kernels::optimizer_kernels().round(r->gradient, size_t(s.count),
+                                            reinterpret_cast<Bf16*>(out));
+  }
+  cluster_.send(s.owner, tag(r->segment, false), {out, bytes}, done);
+}
+
+void Exchange::arrived(const std::shared_ptr<Reduction>& r) {
+  if (--r->missing > 0) return;
+  const Segment& s = segment(r->segment);
+  if (layout_.is_own(s)) add_up(*r);
+  r->staging = {};
+  staged_bytes_ -= staging_bytes(s);
+  r->done();
+  --under_way_;
+  start_reductions();
+}
+
+void Exchange::add_up(Reduction& r) {
+  const auto& kernels = ops::kernels::optimizer_kernels();
+  const size_t count = size_t(segment(r.segment).count), bytes = wire_bytes(segment(r.segment));
+  const auto systems = size_t(cluster_.systems()), own = size_t(cluster_.rank());
+  std::vector<float> rows(systems * kPiece);  // each system's part
+  std::vector<Bf16> rounded(kPiece);
+  double square_sum = 0;
+  for (size_t begin = 0; begin < count; begin += kPiece) {
+    const size_t n = std::min(kPiece, count - begin);
+    for (size_t rank = 0; rank < systems; ++rank) {
+      float* row = &rows[rank * kPiece];
+      const std::byte* part = r.staging.data() + (rank < own ? rank : rank - 1) * bytes;
+      if (!narrow_) {
+        const auto* from = rank == own ? r.gradient : reinterpret_cast<const float*>(part);
+        std::copy_n(from + begin, n, row);
+        continue;
+      }
+      if (rank == own) kernels.round(r.gradient + begin, n, rounded.data());
+      const auto* from = rank == own ? rounded.data() : reinterpret_cast<const Bf16*>(part) + begin;
+      kernels.widen(from, n, row);
+    }
+    for (size_t stride = 1; stride < systems; stride *= 2) {
+      for (size_t i = 0; i + stride < systems; i += 2 * stride) {
+        kernels.add(&rows[(i + stride) * kPiece], 1.0F, n, &rows[i * kPiece]);
+      }
+    }
+    if (layout_.form().compact) {
+      kernels.round(rows.data(), n, rounded.data());
+      kernels.widen(rounded.data(), n, rows.data());
+    }
+    std::copy_n(rows.begin(), n, r.gradient + begin);
+    square_sum += kernels.sum_of_squares(rows.data(), n);
+  }
+  square_sums_[r.segment] = square_sum;
+}
+
+double Exchange::square_sum_of_layer(size_t layer) const {
+  double sum = 0;
+  const size_t first = layout_.first_segment(layer);
+  for (size_t i = first; i < first + layout_.segment_count(layer); ++i) sum += square_sums_[i];
+  return sum;
+}
+
+void Exchange::share(size_t segment_index, std::byte* working, Cluster::Done done) {
+  const Segment& s = segment(segment_index);
+  const uint64_t begin = layout_.working_at(s.layer, s.begin);
+  const std::span bytes(working, layout_.working_at(s.layer, s.begin + s.count) - begin);
+  ++under_way_;
+  const bool own = layout_.is_own(s);
+  const auto missing = std::make_shared<size_t>(own ? cluster_.systems() - 1 : 1);
+  const auto arrived = [this, missing, done = std::move(done)] {
+    if (--*missing > 0) return;
+    done();
+    --under_way_;
+  };
+  if (!own) return cluster_.receive(s.owner, tag(segment_index, true), bytes, arrived);
+  for (int peer = 0; peer < cluster_.systems(); ++peer) {
+    if (peer != cluster_.rank()) cluster_.send(peer, tag(segment_index, true), bytes, arrived);
+  }
+}
+
+void Exchange::meet(Cluster::Done done) {
+  static std::byte nothing[1];
+  ++under_way_;
+  const auto received = std::make_shared<std::byte>();
+  const auto missing = std::make_shared<int>(2 * (cluster_.systems() - 1));
+  const auto arrived = [this, received, missing, done = std::move(done)] {
+    if (--*missing > 0) return;
+    done();
+    --under_way_;
+  };
+  const int tag = this->tag(layout_.segments().size(), false);
+  for (int peer = 0; peer < cluster_.systems(); ++peer) {
+    if (peer == cluster_.rank()) continue;
+    cluster_.send(peer, tag, nothing, arrived);
+    cluster_.receive(peer, tag, {received.get(), 1}, arrived);
+  }
+}
+
+}  // namespace gigagpt::engine

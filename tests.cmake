@@ -1,0 +1,168 @@
+# The tests. They stand beside the code, in one program a room, as loading LibTorch takes a while.
+# Labels: `ctest -L quick` is for every change, within a minute; `slow` is the rest of what ./test
+# runs; `nightly` runs by name only. Two run at a time, but for those that compute with all cores.
+find_package(GTest REQUIRED)
+
+# room_test(NAME [ALL_CORES] [LABEL label] SOURCES ... LIBRARIES ...): a test program and its test.
+function(room_test name)
+  cmake_parse_arguments(ROOM "ALL_CORES" "LABEL" "SOURCES;LIBRARIES" ${ARGN})
+  add_executable(${name}_test ${ROOM_SOURCES})
+  target_compile_definitions(${name}_test PRIVATE
+    GIGAGPT_SOURCE_DIR="${CMAKE_SOURCE_DIR}" GIGAGPT_BINARY_DIR="${CMAKE_BINARY_DIR}"
+    GIGAGPT_VERSION="${PROJECT_VERSION}")
+  target_link_libraries(${name}_test PRIVATE ${ROOM_LIBRARIES} GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name}_test)
+  describe_test(${name} "${ROOM_LABEL}" ${ROOM_ALL_CORES})
+endfunction()
+
+function(describe_test name label all_cores)
+  if(NOT label)
+    set(label quick)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS ${label})
+  if(all_cores)
+    cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+    set_tests_properties(${name} PROPERTIES PROCESSORS ${cores})
+  endif()
+endfunction()
+
+room_test(base SOURCES base/async_file_test.cpp base/file_test.cpp base/lock_test.cpp
+          base/option_test.cpp base/random_test.cpp base/trace_test.cpp
+          LIBRARIES base)
+room_test(formats SOURCES formats/dataset_test.cpp formats/gguf_test.cpp formats/hf_gpt2_test.cpp
+          formats/run_files_test.cpp formats/safetensors_test.cpp formats/stored_weights_test.cpp
+          formats/tensorboard_test.cpp formats/tokenizer_test.cpp
+          LIBRARIES formats)
+room_test(tokenizer SOURCES formats/bpe_test.cpp formats/bpe_trainer_test.cpp
+          formats/gpt2_split_test.cpp formats/tokenizer_json_test.cpp cli/tokenizer_test.cpp
+          LIBRARIES prepare)
+room_test(corpus SOURCES formats/corpus_test.cpp LIBRARIES corpus LibArchive::LibArchive)
+room_test(ops ALL_CORES LABEL slow SOURCES ops/attention_test.cpp ops/compact_test.cpp
+          ops/head_test.cpp ops/linear_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp
+          LIBRARIES ops)
+room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp LIBRARIES plan)
+room_test(engine ALL_CORES LABEL slow SOURCES engine/run/executor_test.cpp
+          engine/run/file_storage_fault_test.cpp engine/run/file_storage_test.cpp
+          engine/run/forecast_test.cpp
+          LIBRARIES engine)
+room_test(run_directory SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
+room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
+room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
+room_test(gpt ALL_CORES LABEL slow SOURCES gpt/config_test.cpp gpt/model_test.cpp
+          gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
+          LIBRARIES gpt yaml-cpp)
+room_test(cli ALL_CORES LABEL slow SOURCES cli/arguments_test.cpp cli/display_test.cpp
+          cli/inspect_state_test.cpp cli/inspect_test.cpp cli/plan_text_test.cpp
+          cli/programs_test.cpp cli/run_settings_test.cpp cli/yaml_test.cpp
+          LIBRARIES inspect storage)
+add_dependencies(cli_test gigagpt gigagpt-compute)
+room_test(export SOURCES cli/export_test.cpp LIBRARIES inspect)
+room_test(prepare SOURCES cli/prepare_corpus_test.cpp cli/prepare_test.cpp
+          LIBRARIES prepare LibArchive::LibArchive)
+room_test(launch SOURCES cli/launch_test.cpp LIBRARIES arguments)
+
+# Memory from malloc is filled with ones first: reading it shows.
+set_tests_properties(ops PROPERTIES ENVIRONMENT "MALLOC_PERTURB_=1")
+if(GIGAGPT_SANITIZE)
+  # Whole runs take very long with our own products instrumented; the ops' tests have those.
+  set_tests_properties(cli PROPERTIES ENVIRONMENT "GIGAGPT_MAX_CPU=avx2")
+endif()
+
+if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
+  room_test(kills ALL_CORES LABEL slow SOURCES gpt/kill_test.cpp LIBRARIES gpt)
+  room_test(systems ALL_CORES LABEL slow SOURCES gpt/systems_test.cpp LIBRARIES gpt)
+  room_test(systems_programs ALL_CORES LABEL slow SOURCES cli/systems_test.cpp LIBRARIES arguments)
+  add_dependencies(systems_programs_test gigagpt gigagpt-compute)
+
+  # What runs in threads of its own, with ThreadSanitizer. Without LibTorch, whose OpenMP it does
+  # not understand; all of it is compiled once more.
+  get_target_property(STREAMING_SOURCES storage SOURCES)
+  foreach(library systems state)
+    get_target_property(sources ${library} SOURCES)
+    list(APPEND STREAMING_SOURCES ${sources})
+  endforeach()
+  add_executable(race_test engine/storage/file_storage_race_test.cpp ${STREAMING_SOURCES}
+    base/async_file.cpp base/error.cpp base/file.cpp base/lock.cpp base/system.cpp base/trace.cpp
+    base/transfer_engines.cpp ops/compact.cpp ops/update_alone.cpp ops/kernels/codes.cpp
+    ops/kernels/optimizer.cpp)
+  target_compile_options(race_test PRIVATE -fsanitize=thread -g1)
+  target_compile_definitions(race_test PRIVATE
+                             HWY_DISABLED_TARGETS=\(HWY_SSSE3|HWY_SSE4|HWY_AVX3_DL\))
+  target_link_options(race_test PRIVATE -fsanitize=thread)
+  target_link_libraries(race_test PRIVATE fmt::fmt nlohmann_json::nlohmann_json hwy::hwy
+                        ${ISAL_LIBRARY} ${URING_LIBRARY} GTest::gtest_main)
+  add_test(NAME races COMMAND race_test)
+  describe_test(races slow FALSE)
+endif()
+
+# The same tests as on CPUs without AVX-512, and without AVX2.
+set(ROOMS_BY_CPU ops engine gpt)
+if(GIGAGPT_SANITIZE)
+  set(ROOMS_BY_CPU ops)  # where the code differs
+endif()
+foreach(room ${ROOMS_BY_CPU})
+  foreach(cpu avx2 baseline)
+    # What a disk does is the same on each.
+    add_test(NAME ${room}_${cpu} COMMAND ${room}_test --gtest_filter=-FileStorageFaults.*)
+    describe_test(${room}_${cpu} slow TRUE)
+  endforeach()
+  set_tests_properties(${room}_avx2 PROPERTIES ENVIRONMENT
+                       "GIGAGPT_MAX_CPU=avx2;ONEDNN_MAX_CPU_ISA=AVX2")
+  set_tests_properties(${room}_baseline PROPERTIES ENVIRONMENT
+                       "GIGAGPT_MAX_CPU=baseline;ONEDNN_MAX_CPU_ISA=SSE41")
+endforeach()
+
+# PyTorch, of Debian's own Python.
+find_program(DEBIAN_PYTHON python3 PATHS /usr/bin NO_DEFAULT_PATH)
+execute_process(COMMAND ${DEBIAN_PYTHON} -c "import torch" RESULT_VARIABLE NO_PYTORCH
+                OUTPUT_QUIET ERROR_QUIET)
+if(DEBIAN_PYTHON AND NO_PYTORCH EQUAL 0)
+  # Models as other programs write them, and what PyTorch makes of them.
+  add_test(NAME hf_models COMMAND ${DEBIAN_PYTHON} ${CMAKE_SOURCE_DIR}/tools/hf_models.py
+           ${CMAKE_BINARY_DIR}/hf_models)
+  describe_test(hf_models slow TRUE)
+  room_test(import ALL_CORES LABEL slow SOURCES gpt/import_test.cpp LIBRARIES gpt)
+  set_tests_properties(hf_models PROPERTIES FIXTURES_SETUP hf_models)
+  set_tests_properties(import PROPERTIES FIXTURES_REQUIRED hf_models)
+endif()
+
+# The rest is the same whatever the build, so one is enough.
+if(GIGAGPT_SANITIZE)
+  return()
+endif()
+
+# PyTorch computes the fixtures again; they must not have drifted from the script.
+if(DEBIAN_PYTHON AND NO_PYTORCH EQUAL 0)
+  add_test(NAME pytorch_reference COMMAND ${DEBIAN_PYTHON}
+           ${CMAKE_SOURCE_DIR}/tools/reference.py --check ${CMAKE_SOURCE_DIR}/gpt/testdata)
+  describe_test(pytorch_reference slow TRUE)
+endif()
+
+# Hostile input to every reader, in a build of its own as libFuzzer is clang's.
+find_program(CLANG clang++)
+if(CLANG)
+  add_custom_target(fuzz_targets ALL COMMAND ${CMAKE_SOURCE_DIR}/fuzz/run --only-build
+                    --build ${CMAKE_BINARY_DIR}/fuzz USES_TERMINAL VERBATIM)
+  add_test(NAME fuzz COMMAND ${CMAKE_SOURCE_DIR}/fuzz/run --build ${CMAKE_BINARY_DIR}/fuzz)
+  describe_test(fuzz slow FALSE)
+endif()
+
+# Programs from npm that read what is written here, and cut text alike.
+find_program(NODE node)
+find_program(NPM npm)
+set(NO_NODE 1)
+if(NODE AND NPM)
+  execute_process(COMMAND ${NODE} -e "process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)"
+                  RESULT_VARIABLE NO_NODE)
+endif()
+if(NO_NODE EQUAL 0)
+  add_test(NAME tokenizer_interop
+           COMMAND ${CMAKE_SOURCE_DIR}/tools/interop/tokenizer/check.sh ${CMAKE_BINARY_DIR})
+  describe_test(tokenizer_interop slow FALSE)
+endif()
+# llama.cpp, prebuilt for x86-64 in an npm package, runs what `export` writes.
+if(NO_NODE EQUAL 0 AND NO_PYTORCH EQUAL 0 AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+  add_test(NAME llama_interop
+           COMMAND ${CMAKE_SOURCE_DIR}/tools/interop/llama/test.sh ${CMAKE_BINARY_DIR})
+  describe_test(llama_interop slow TRUE)
+endif()
