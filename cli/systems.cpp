@@ -11,7 +11,7 @@
 #include "cli/arguments.h"
 #include "cli/display.h"
 #include "cli/run_settings.h"
-#include "engine/run/store.h"
+#include "engine/run/measure.h"
 #include "formats/dataset.h"
 
 namespace gigagpt::cli {

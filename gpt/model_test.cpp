@@ -7,7 +7,6 @@
 
 #include "base/random.h"
 #include "engine/model/oracle.h"
-#include "engine/run/update.h"
 #include "formats/safetensors.h"
 #include "gpt/testing.h"
 #include "ops/testing.h"
@@ -127,8 +126,9 @@ TEST_P(Reference, Logits) {
 }
 
 TEST_P(Reference, LossAndGradients) {
-  const auto loss = gpt_->executor.train_step(read_batch(fixture_, config_, 0), 0, {});
-  EXPECT_NEAR(*loss, read(fixture_, "loss")[0].item<double>(), tolerance(config_));
+  const auto gradients =
+      gpt_->executor.compute_gradients(read_batch(fixture_, config_, 0), 0, {}, {});
+  EXPECT_NEAR(gradients->loss, read(fixture_, "loss")[0].item<double>(), tolerance(config_));
   for_each_parameter(gpt_->store, [&](const std::string& name) {
     SCOPED_TRACE(name);
     const Tensor expected = read_parameter(fixture_, "grads", name);
@@ -152,10 +152,12 @@ TEST_P(Reference, TenOptimizerSteps) {
   for (int64_t step = 0; step < config_.num_steps; ++step) {
     const double lr = config_.learning_rate_at(step);
     EXPECT_NEAR(lr, read(fixture_, "step_lrs")[step].item<double>(), 1e-12);
-    const auto loss = gpt_->executor.train_step(read_batch(fixture_, config_, step), 0, {});
-    const double norm =
-        engine::apply_gradients(gpt_->store, {rule, lr, config_.max_gradient_norm, step + 1});
-    EXPECT_NEAR(*loss, losses[step].item<double>(), tolerance(config_));
+    const engine::Update update{
+        .rule = rule, .lr = lr, .max_norm = config_.max_gradient_norm, .step = step + 1};
+    const auto [loss, norm] =
+        *gpt_->executor.compute_gradients(read_batch(fixture_, config_, step), 0, update, {});
+    gpt_->store.commit(update, norm);
+    EXPECT_NEAR(loss, losses[step].item<double>(), tolerance(config_));
     EXPECT_NEAR(norm, norms[step].item<double>(), tolerance(config_) * norm);
     way += lr;
   }
@@ -208,8 +210,9 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
     const auto oracle = run_oracle(model, copy_values(store), batches, 77);
     for (const engine::ExecutorOptions options :
          {engine::ExecutorOptions{0, false}, {0, true}, {1, false}, {3, true}}) {
-      const auto loss = engine::Executor(model, store, options).train_step(batches, 77, {});
-      EXPECT_EQ(*loss, oracle.loss);
+      const auto gradients =
+          engine::Executor(model, store, options).compute_gradients(batches, 77, {}, {});
+      EXPECT_EQ(gradients->loss, oracle.loss);
       for (const auto& [name, grad] : oracle.grads) {
         SCOPED_TRACE(name);
         ops::expect_same_bits(tensor_of(store, engine::Kept::kGradient, name), grad);

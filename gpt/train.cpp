@@ -1,8 +1,8 @@
 #include "gpt/train.h"
 
 #include "base/random.h"
+#include "base/system.h"
 #include "engine/run/checkpoints.h"
-#include "engine/run/update.h"
 #include "formats/tokenizer.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"
@@ -50,18 +50,23 @@ class Training {
  private:
   // One step; nothing if it was dropped half-way.
   std::optional<formats::StepMetrics> step() try {
+    const Stopwatch watch;
     const auto batches = gpt_.cluster.together([&] { return data_.train_batch(step_); });
     const uint64_t key = mix(mix(uint64_t(config_.seed), hash_name("step")), uint64_t(step_));
     const ops::UpdateRule rule{
         config_.optimizer == "sgd", config_.beta1,        config_.beta2,
         config_.adam_epsilon,       config_.weight_decay, uint64_t(config_.seed)};
-    const double lr = config_.learning_rate_at(step_);
-    const engine::OptimizerStep update{rule, lr, config_.max_gradient_norm, step_ + 1};
-    const auto report = gpt_.run_step(batches, key, update, events_.step_progress);
-    if (!report) return std::nullopt;
-    metrics_->begin(*report);  // a file may say that the step is done from the next line on
+    const engine::Update update{.rule = rule,
+                                .lr = config_.learning_rate_at(step_),
+                                .max_norm = config_.max_gradient_norm,
+                                .step = step_ + 1};
+    const auto gradients =
+        gpt_.executor.compute_gradients(batches, key, update, events_.step_progress);
+    if (!gradients) return std::nullopt;
+    const auto report = gpt_.measure(*gradients, update, watch.seconds());
+    metrics_->begin(report);  // a file may say that the step is done from the next line on
     if (!gpt_.plan.way.file.empty()) metrics_->sync();
-    engine::apply_gradients(gpt_.store, update);
+    gpt_.store.commit(update, gradients->norm);
     ++step_;
     return report;
   } catch (const engine::NonFinite& error) {

@@ -19,7 +19,6 @@ struct Executor::Window {
   std::span<const MicroBatch> batches;
   std::vector<uint64_t> keys;     // per micro-batch
   std::vector<double> shares;     // of the step's loss, per micro-batch
-  bool last = false;              // of the step
   std::function<bool(int)> tick;  // after each layer and micro-batch, by its work; false: abandon
   bool abandoned = false;
   double* loss = nullptr;  // of the step; micro-batches add their shares in order
@@ -64,12 +63,13 @@ Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& 
 Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
     : model_(model), store_(store), options_(options) {}
 
-std::optional<double> Executor::train_step(std::span<const MicroBatch> all_batches, uint64_t key,
-                                           const Progress& progress) {
-  store_.forget_gradients();
+std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch> all_batches,
+                                                     uint64_t key, const Update& update,
+                                                     const Progress& progress) {
+  store_.begin_step(update);
   double rows = 0;
   for (const MicroBatch& batch : all_batches) rows += double(batch.input.size(0));
-  const auto [mine, count] = share_of(all_batches.size());
+  const auto [mine, count] = own_part(all_batches.size());
   const auto batches = all_batches.subspan(mine, count);
   const size_t window_size =
       options_.window > 0 ? std::min(size_t(options_.window), batches.size()) : batches.size();
@@ -83,7 +83,6 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> all_batch
   double loss = 0;
   for (size_t first = 0; first < batches.size(); first += window_size) {
     Window window;
-    window.last = first + window_size >= batches.size();
     window.batches = batches.subspan(first, std::min(window_size, batches.size() - first));
     for (size_t m = 0; m < window.batches.size(); ++m) {
       window.keys.push_back(mix(key, mine + first + m));
@@ -101,9 +100,9 @@ std::optional<double> Executor::train_step(std::span<const MicroBatch> all_batch
       fail_nonfinite(batches, mine, key);
     }
   }
-  loss = store_.complete_step(loss);
+  loss = store_.finish_reduction(loss);
   if (!std::isfinite(loss)) fail_nonfinite(batches, mine, key);
-  return loss;
+  return Gradients{loss, store_.gradient_norm()};
 }
 
 void Executor::fail_nonfinite(std::span<const MicroBatch> batches, size_t first, uint64_t key) {
@@ -116,7 +115,7 @@ void Executor::fail_nonfinite(std::span<const MicroBatch> batches, size_t first,
 }
 
 // The first micro-batch of this system's part of so many, and how many it has.
-std::pair<size_t, size_t> Executor::share_of(size_t batches) const {
+std::pair<size_t, size_t> Executor::own_part(size_t batches) const {
   const auto rank = size_t(store_.cluster().rank()), systems = size_t(store_.cluster().systems());
   const size_t first = batches * rank / systems;
   return {first, batches * (rank + 1) / systems - first};
@@ -125,9 +124,12 @@ std::pair<size_t, size_t> Executor::share_of(size_t batches) const {
 std::vector<Visit> Executor::visits_of_step(size_t windows) const {
   std::vector<Visit> visits;
   const size_t last = model_.size() - 1;
+  const bool keep = !options_.recompute;
   for (size_t window = 1; window <= windows; ++window) {
-    for (size_t i = 0; i < last; ++i) visits.push_back(forward_visit(i));
-    for (size_t i = last + 1; i-- > 0;) visits.push_back(backward_visit(i, window == windows));
+    for (size_t i = 0; i < last; ++i) visits.push_back({i, /*backward=*/false, keep});
+    for (size_t i = last + 1; i-- > 0;) {
+      visits.push_back({i, /*backward=*/true, keep, window == windows});
+    }
   }
   return visits;
 }
@@ -146,7 +148,7 @@ bool Executor::run_window(Window& window) {
 
 void Executor::forward_layer(Window& window, size_t layer) {
   auto& run = window.runs[layer];
-  store_.enter(forward_visit(layer));
+  store_.enter(layer);
   run.weights = store_.weights(layer, /*gradients=*/true);
   for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
     const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
@@ -154,18 +156,17 @@ void Executor::forward_layer(Window& window, size_t layer) {
     const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], pass);
     if (!options_.recompute) run.outputs.push_back(output);
     window.runs[layer + 1].inputs.push_back(as_leaf(output));
-    window.abandoned = !window.tick(1) && store_.cluster().is_alone();
+    window.abandoned = !window.tick(1) && can_stop();
   }
   if (options_.recompute) run.weights = {};
-  store_.leave(forward_visit(layer));
+  store_.leave(layer);
 }
 
 // The last layer has no forward pass of its own: its output is needed here alone.
 void Executor::backward_layer(Window& window, size_t layer) {
   auto& run = window.runs[layer];
   const bool last = layer + 1 == model_.size();
-  const Visit visit = backward_visit(layer, window.last);
-  store_.enter(visit);
+  store_.enter(layer);
   if (run.outputs.empty()) run.weights = store_.weights(layer, /*gradients=*/true);
   for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
     Tensor output;
@@ -186,10 +187,10 @@ void Executor::backward_layer(Window& window, size_t layer) {
     window.abandoned = !go_on && can_drop();
   }
   // With others the step goes on: they do not know yet.
-  if (last && !std::isfinite(*window.loss)) window.abandoned = store_.cluster().is_alone();
+  if (last && !std::isfinite(*window.loss)) window.abandoned = can_stop();
   run = {};
   if (window.abandoned) return;
-  store_.leave(visit);
+  store_.leave(layer);
 }
 
 // Calls visit(layer, its weights) for each layer, without gradients; false ends it.
@@ -200,22 +201,21 @@ bool Executor::walk(const F& visit) {
   for (size_t i = 0; i < model_.size(); ++i) visits.push_back({i});
   store_.expect(visits);
   for (size_t i = 0; i < model_.size(); ++i) {
-    store_.enter(visits[i]);
+    store_.enter(i);
     const bool go_on = visit(i, store_.weights(i, /*gradients=*/false));
     if (!go_on) {
       store_.abandon();
       return false;
     }
-    store_.leave(visits[i]);
+    store_.leave(i);
   }
   return true;
 }
 
 std::vector<double> Executor::evaluate(std::span<const MicroBatch> all_batches,
                                        const Progress& progress) {
-  const auto [mine, count] = share_of(all_batches.size());
-  const auto losses = evaluate_alone(all_batches.subspan(mine, count), progress);
-  if (store_.cluster().is_alone()) return losses.value_or(std::vector<double>());
+  const auto [mine, count] = own_part(all_batches.size());
+  const auto losses = evaluate_own(all_batches.subspan(mine, count), progress);
   if (store_.cluster().any(!losses)) return {};
   std::vector<double> all(all_batches.size());
   if (losses) std::copy(losses->begin(), losses->end(), all.begin() + int64_t(mine));
@@ -223,14 +223,13 @@ std::vector<double> Executor::evaluate(std::span<const MicroBatch> all_batches,
 }
 
 // Nothing if `progress` said so; with other systems all the same in the end.
-std::optional<std::vector<double>> Executor::evaluate_alone(std::span<const MicroBatch> batches,
-                                                            const Progress& progress) {
+std::optional<std::vector<double>> Executor::evaluate_own(std::span<const MicroBatch> batches,
+                                                          const Progress& progress) {
   std::vector<double> losses;
   bool wanted = true;
   const size_t size = options_.window > 0 ? size_t(options_.window) : batches.size();
   // Weights that are still to come are for all systems at once, those without a batch too.
-  const bool alone = store_.cluster().is_alone();
-  for (size_t first = 0; first < batches.size() || (first == 0 && !alone); first += size) {
+  for (size_t first = 0; first < batches.size() || (first == 0 && !can_stop()); first += size) {
     const auto window = batches.subspan(first, std::min(size, batches.size() - first));
     std::vector<Tensor> x;
     for (const MicroBatch& batch : window) x.push_back(batch.input);
@@ -242,7 +241,7 @@ std::optional<std::vector<double>> Executor::evaluate_alone(std::span<const Micr
         const double all = double(model_.size() * batches.size());
         wanted = !progress || progress(visited / all);
       }
-      return wanted || !alone;
+      return wanted || !can_stop();
     });
     if (!complete || !wanted) return std::nullopt;
     for (const Tensor& loss : x) losses.push_back(loss.item<double>());

@@ -23,18 +23,25 @@ struct ExecutorOptions {
   bool recompute = false;  // keep only each layer's input and run it again in the backward pass
 };
 
+// What a step's backward pass leaves, of all systems together.
+struct Gradients {
+  double loss = 0;  // mean over all input rows
+  double norm = 0;  // L2, of all gradients, before clipping
+};
+
 class Executor {
  public:
   // Both must outlive the executor.
   Executor(const Model& model, Store& store, ExecutorOptions options);
 
-  // Forward and backward over all micro-batches: returns the mean loss over all input rows and
-  // leaves its gradient in the store, or nothing if `progress` said so. Gradients are added in
-  // micro-batch order, so the bits do not depend on the options. Of several systems each is given
-  // all micro-batches and takes its part of them; then `progress` cannot end the step. Throws
-  // NonFinite for a loss that is not, naming the first layer whose output is not.
-  std::optional<double> train_step(std::span<const MicroBatch> batches, uint64_t key,
-                                   const Progress& progress);
+  // Forward and backward over all micro-batches: leaves the gradients of the mean loss in the
+  // store, for `update`, which Store::commit() completes; returns nothing if `progress` ended the
+  // step. Gradients are added in micro-batch order, so the bits do not depend on the options. With
+  // several systems each is given all micro-batches and takes its part of them; then `progress`
+  // cannot end the step. Throws NonFinite for a loss or gradient that is not finite, naming the
+  // first layer.
+  std::optional<Gradients> compute_gradients(std::span<const MicroBatch> batches, uint64_t key,
+                                             const Update& update, const Progress& progress);
 
   // The loss of each micro-batch, without gradients or dropout; empty if `progress` said so, on any
   // system.
@@ -46,18 +53,16 @@ class Executor {
 
  private:
   struct Window;
-  Visit forward_visit(size_t layer) const { return {layer, false, !options_.recompute}; }
-  Visit backward_visit(size_t layer, bool last) const {
-    return {layer, true, !options_.recompute, last};
-  }
   std::vector<Visit> visits_of_step(size_t windows) const;
   template <class F>
   bool walk(const F& visit);
-  std::optional<std::vector<double>> evaluate_alone(std::span<const MicroBatch> batches,
-                                                    const Progress& progress);
-  std::pair<size_t, size_t> share_of(size_t batches) const;
-  // Where others take part, or layers are updated by then, a step that has begun must end.
-  bool can_drop() const { return store_.cluster().is_alone() && !store_.updates_in_visits(); }
+  std::optional<std::vector<double>> evaluate_own(std::span<const MicroBatch> batches,
+                                                  const Progress& progress);
+  std::pair<size_t, size_t> own_part(size_t batches) const;
+  // Other systems wait for this one's messages: what they have begun together must end.
+  bool can_stop() const { return store_.cluster().is_alone(); }
+  // Once layers have been updated a step must end as well.
+  bool can_drop() const { return can_stop() && !store_.updates_in_visits(); }
   [[noreturn]] void fail_nonfinite(std::span<const MicroBatch> batches, size_t first, uint64_t key);
   std::string first_nonfinite_layer(std::span<const MicroBatch> batches, size_t first,
                                     uint64_t key);

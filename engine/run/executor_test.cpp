@@ -7,7 +7,7 @@
 #include "base/random.h"
 #include "engine/model/autoencoder.h"
 #include "engine/model/oracle.h"
-#include "engine/run/train_step_testing.h"
+#include "engine/run/step_testing.h"
 #include "ops/testing.h"
 
 namespace gigagpt::engine {
@@ -42,14 +42,15 @@ TEST_P(ExecutorModes, EqualsTheOracleForSeveralSteps) {
     const uint64_t key = mix(9, uint64_t(step));
     auto values = copy_values(store);
     const auto oracle = run_oracle(model, values, batches, key);
-    const auto loss = executor.train_step(batches, key, {});
-    ASSERT_TRUE(loss.has_value());
-    EXPECT_EQ(*loss, oracle.loss);
+    const Update update{.lr = 0.01, .max_norm = 0.5, .step = step + 1};
+    const auto gradients = executor.compute_gradients(batches, key, update, {});
+    ASSERT_TRUE(gradients.has_value());
+    EXPECT_EQ(gradients->loss, oracle.loss);
     for (const auto& [name, grad] : oracle.grads) {
       SCOPED_TRACE(name);
       expect_same_bits(tensor_of(store, Kept::kGradient, name), grad);
     }
-    apply_gradients(store, {{}, 0.01, 0.5, step + 1});
+    store.commit(update, gradients->norm);
   }
 }
 
@@ -65,7 +66,8 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   store.initialise(3, {});
   Executor executor(model, store, {});
   auto values = copy_values(store);
-  executor.train_step(make_batches(0), 1, {});
+  Update update{.rule = {true, 0.0, 0, 0, 0.5}, .lr = 0.1, .step = 1};
+  const double norm = executor.compute_gradients(make_batches(0), 1, update, {})->norm;
   double squares = 0;
   std::map<std::string, at::Tensor> grads;
   for (const auto& [name, value] : values) {
@@ -73,7 +75,8 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
     squares += ops::f64(grads[name]).square().sum().item<double>();
   }
   const double max_norm = 0.25 * std::sqrt(squares);
-  const double norm = apply_gradients(store, {{true, 0.0, 0, 0, 0.5}, 0.1, max_norm, 1});
+  update.max_norm = max_norm;
+  store.commit(update, norm);
   EXPECT_NEAR(norm, std::sqrt(squares), 1e-12 * norm);
   for (const auto& [name, value] : values) {
     const double decay = value.dim() >= 2 ? 0.5 : 0.0;
@@ -90,8 +93,8 @@ TEST(Executor, BitsDoNotDependOnTheMode) {
     store.initialise(7, {});
     Executor executor(model, store, options);
     for (int64_t step = 0; step < 3; ++step) {
-      executor.train_step(make_batches(step), uint64_t(step), {});
-      apply_gradients(store, {{}, 0.01, 0.5, step + 1});
+      train_step(executor, store, make_batches(step), uint64_t(step),
+                 {.lr = 0.01, .max_norm = 0.5, .step = step + 1}, {});
     }
     return copy_values(store);
   };
@@ -124,10 +127,10 @@ TEST(Executor, RunsEachLayerAsOftenAsItShould) {
   }
   Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   const auto batches = make_batches(0);  // five
-  Executor(model, store, {0, false}).train_step(batches, 1, {});
+  Executor(model, store, {0, false}).compute_gradients(batches, 1, {}, {});
   EXPECT_EQ(calls, (std::vector<int>{5, 5, 5, 5}));
   calls.assign(4, 0);
-  Executor(model, store, {2, true}).train_step(batches, 1, {});
+  Executor(model, store, {2, true}).compute_gradients(batches, 1, {}, {});
   EXPECT_EQ(calls, (std::vector<int>{10, 10, 10, 5})) << "the last layer needs no second run";
   calls.assign(4, 0);
   Executor(model, store, {}).evaluate(batches, {});
@@ -139,7 +142,7 @@ TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
   Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   std::vector<double> shares;
   Executor executor(model, store, {2, true});
-  executor.train_step(make_batches(0), 1, [&](double share) {
+  executor.compute_gradients(make_batches(0), 1, {}, [&](double share) {
     shares.push_back(share);
     return true;
   });
@@ -147,7 +150,8 @@ TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
   EXPECT_EQ(shares.front(), 0.0);
   EXPECT_DOUBLE_EQ(shares.back(), 1.0);
   int told = 0;
-  EXPECT_FALSE(executor.train_step(make_batches(0), 1, [&](double) { return ++told < 3; }));
+  EXPECT_FALSE(
+      executor.compute_gradients(make_batches(0), 1, {}, [&](double) { return ++told < 3; }));
   EXPECT_EQ(told, 3);
 }
 
@@ -172,7 +176,7 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   scale[2] = std::numeric_limits<float>::infinity();
   store.set(Kept::kMaster, "gates.1.scale", scale);
   try {
-    Executor(model, store, {}).train_step(make_batches(0), 1, {});
+    Executor(model, store, {}).compute_gradients(make_batches(0), 1, {}, {});
     FAIL() << "no error";
   } catch (const NonFinite& error) {
     EXPECT_STREQ(error.what(), "the loss is not finite, first in layer gate");
@@ -196,7 +200,7 @@ TEST(Update, RefusesGradientsThatAreNotFiniteBeforeChangingAnything) {
     store.initialise(1, {});
     const auto before = copy_values(store);
     Executor executor(model, store, {.window = 0});
-    const OptimizerStep step{{}, 0.1, 1.0, 1};
+    const Update step{.lr = 0.1, .step = 1};
     try {
       train_step(executor, store, make_batches(0), 1, step, {});
       FAIL() << "no error";
@@ -221,8 +225,9 @@ TEST(Update, ByLayersEqualsThePlainFormulas) {
   const double max_norm = 0.5, lr = 0.1;
   const auto before = copy_values(store);
   const auto oracle = run_oracle(model, before, make_batches(0), 1);
-  const auto result = train_step(executor, store, make_batches(0), 1,
-                                 {{true, 0.0, 0, 0, 0.0}, lr, max_norm, 1}, {});
+  const auto result =
+      train_step(executor, store, make_batches(0), 1,
+                 {.rule = {true, 0.0, 0, 0, 0.0}, .lr = lr, .max_norm = max_norm, .step = 1}, {});
   EXPECT_EQ(result->loss, oracle.loss);
   double all = 0;
   for (const auto& layer : specs_of(model)) {
@@ -241,7 +246,7 @@ TEST(Update, ByLayersEqualsThePlainFormulas) {
       ops::expect_close(tensor_of(store, Kept::kMaster, name), expected, 4 * 4 * ops::kUnit32);
     }
   }
-  EXPECT_NEAR(result->grad_norm, std::sqrt(all), 1e-5 * std::sqrt(all));
+  EXPECT_NEAR(result->norm, std::sqrt(all), 1e-5 * std::sqrt(all));
   EXPECT_EQ(store.step(), 1);
 }
 

@@ -43,13 +43,15 @@ TEST_F(FileStorageTest, EveryWayOfStreamingEqualsTheOracle) {
       const uint64_t key = mix(9, uint64_t(step));
       const auto oracle =
           run_oracle(trainer.model(), copy_values(trainer.store()), make_batches(step), key);
-      const auto loss = trainer.executor().train_step(make_batches(step), key, {});
-      EXPECT_EQ(*loss, oracle.loss);
+      const Update update{.lr = 0.01, .max_norm = 0.5, .step = step + 1};
+      const auto gradients =
+          trainer.executor().compute_gradients(make_batches(step), key, update, {});
+      EXPECT_EQ(gradients->loss, oracle.loss);
       for (const auto& [name, grad] : oracle.grads) {
         SCOPED_TRACE(name);
         expect_same_bits(tensor_of(trainer.store(), Kept::kGradient, name), grad);
       }
-      apply_gradients(trainer.store(), {{}, 0.01, 0.5, step + 1});
+      trainer.store().commit(update, gradients->norm);
     }
     ASSERT_NO_FATAL_FAILURE(expect_same(all_state(trainer.store()), resident_after(3, kFull)));
     if (HasFailure()) return;
@@ -78,8 +80,8 @@ TEST_F(FileStorageTest, EvaluationAndDroppedStepsInBetweenChangeNothing) {
     for (int64_t step = 0; step < 4; ++step) {
       for (const int ticks : {1, 4, 9, 17}) {
         int told = 0;
-        const auto dropped = trainer.executor().train_step(make_batches(5), 1,
-                                                           [&](double) { return ++told < ticks; });
+        const auto dropped = trainer.executor().compute_gradients(
+            make_batches(5), 1, {}, [&](double) { return ++told < ticks; });
         EXPECT_FALSE(dropped);
         if (ticks != 9) continue;
         EXPECT_EQ(trainer.executor().evaluate(make_batches(6), {}),
@@ -178,13 +180,12 @@ TEST_F(FileStorageTest, UpdatesInVisitsAreAllOrNothing) {
     Trainer trainer(way, path_, FileStorage::Mode::kOpen);
     // Asking a step to end, once layers have been updated, comes too late.
     int told = 0;
-    const OptimizerStep how{{.seed = 3}, 0.01, 0.5, 2};
     const auto stop_at = [&](int last) { return [&, last](double) { return ++told < last; }; };
-    EXPECT_FALSE(train_step(trainer.executor(), trainer.store(), make_batches(1), mix(9, 1), how,
-                            stop_at(5)));
+    EXPECT_FALSE(train_step(trainer.executor(), trainer.store(), make_batches(1), mix(9, 1),
+                            update_to(2), stop_at(5)));
     told = 0;
-    EXPECT_TRUE(train_step(trainer.executor(), trainer.store(), make_batches(1), mix(9, 1), how,
-                           stop_at(20)));
+    EXPECT_TRUE(train_step(trainer.executor(), trainer.store(), make_batches(1), mix(9, 1),
+                           update_to(2), stop_at(20)));
     EXPECT_FALSE(StateFile::peek(path_));
     expect_same(all_state(trainer.store()), resident_after(2, way.form));
     EXPECT_EQ(StateFile::peek(path_)->step, 2);

@@ -12,7 +12,7 @@
 #include "base/testing.h"
 #include "engine/model/autoencoder.h"
 #include "engine/model/oracle.h"
-#include "engine/run/train_step_testing.h"
+#include "engine/run/step_testing.h"
 #include "engine/storage/file_storage.h"
 #include "engine/storage/memory_storage.h"
 #include "ops/testing.h"
@@ -34,6 +34,10 @@ inline std::vector<MicroBatch> make_batches(int64_t step) {
     batches.push_back({x, x + 1});
   }
   return batches;
+}
+
+inline Update update_to(int64_t step) {
+  return {.rule = {.seed = 3}, .lr = 0.01, .max_norm = 0.5, .step = step};
 }
 
 struct Way {
@@ -63,8 +67,9 @@ class Trainer {
 
   double step() {
     const int64_t step = store_.step();
-    const OptimizerStep how{{.seed = 3}, 0.01, 0.5, step + 1};
-    return train_step(executor_, store_, make_batches(step), mix(9, uint64_t(step)), how, {})->loss;
+    return train_step(executor_, store_, make_batches(step), mix(9, uint64_t(step)),
+                      update_to(step + 1), {})
+        ->loss;
   }
   Store& store() { return store_; }
   Executor& executor() { return executor_; }

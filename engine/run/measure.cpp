@@ -6,7 +6,8 @@
 #include "base/async_file.h"
 #include "base/error.h"
 #include "base/system.h"
-#include "engine/run/store.h"
+#include "engine/plan/plan.h"
+#include "ops/gemm.h"
 #include "ops/parallel.h"
 
 namespace gigagpt::engine {
@@ -36,11 +37,20 @@ void measure_disk_of(const Path& folder, Machine& machine) try {
   // No room, or no right to write: what has to fail will do so where it matters.
 }
 
+// The rate of large products in that precision, in FLOP/s.
+double measure_peak_flops(Precision precision) {
+  return ops::measure_gemm_flops(precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat);
+}
+
 double measured_twice(Precision precision) {
   return std::max(measure_peak_flops(precision), measure_peak_flops(precision));
 }
 
 }  // namespace
+
+Precision choose_precision(const std::string& wanted, bool compact) {
+  return precision_for(wanted, compact, ops::has_native_bf16());
+}
 
 Machine measure_machine(const Path& folder) {
   Machine machine = read_machine().value_or(Machine());

@@ -5,6 +5,9 @@
 
 namespace gigagpt::engine {
 
+// The precision that a config asks for, on this CPU; see precision_for().
+Precision choose_precision(const std::string& wanted, bool compact);
+
 // This machine's products and memory, and the disk that `folder` is, or would be, on: some five
 // seconds, and 1 GB of room. A disk that has no room for that stays unknown.
 Machine measure_machine(const Path& folder);

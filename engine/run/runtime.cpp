@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/system.h"
+#include "engine/run/measure.h"
 #include "engine/storage/file_storage.h"
 #include "engine/storage/memory_storage.h"
 #include "ops/page_allocator.h"
@@ -75,26 +76,20 @@ Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
   ops::limit_pages(plan.activation_bytes);
 }
 
-std::optional<formats::StepMetrics> Runtime::run_step(std::span<const MicroBatch> batches,
-                                                      uint64_t key, const OptimizerStep& step,
-                                                      const Progress& progress) {
-  const Stopwatch watch;
-  const auto result = engine::run_step(executor, store, batches, key, step, progress);
-  if (!result) return std::nullopt;
-  const double seconds = watch.seconds();
+formats::StepMetrics Runtime::measure(const Gradients& gradients, const Update& update,
+                                      double seconds) {
   const double tokens_per_s = double(size.step_tokens()) / seconds;
   const double flops_per_s = tokens_per_s * size.flops_per_token;
-  formats::StepMetrics metrics{.step = step.step,
-                               .tokens = step.step * size.step_tokens(),
-                               .loss = result->loss,
-                               .grad_norm = result->grad_norm,
-                               .lr = step.lr,
+  formats::StepMetrics metrics{.step = update.step,
+                               .tokens = update.step * size.step_tokens(),
+                               .loss = gradients.loss,
+                               .grad_norm = gradients.norm,
+                               .lr = update.lr,
                                .tokens_per_s = tokens_per_s,
                                .mfu = peak_flops > 0 ? flops_per_s / peak_flops : 0,
                                .step_ms = seconds * 1e3,
                                .rss_gb = peak_rss_gb(),
                                .io = store.io_since_last_asked()};
-  if (cluster.is_alone()) return metrics;
   struct Own {
     IoCounts io;
     double rss_gb;

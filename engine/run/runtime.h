@@ -9,7 +9,6 @@
 #include "engine/plan/plan.h"
 #include "engine/run/executor.h"
 #include "engine/run/store.h"
-#include "engine/run/update.h"
 #include "engine/systems/system.h"
 #include "formats/run_files.h"
 #include "formats/stored_weights.h"
@@ -33,10 +32,8 @@ struct Runtime {
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  // As engine::run_step, with what there is to say of the step when its gradients are complete, of
-  // all systems together.
-  std::optional<formats::StepMetrics> run_step(std::span<const MicroBatch> batches, uint64_t key,
-                                               const OptimizerStep& step, const Progress& progress);
+  // The metrics of a step whose gradients took so long to compute, of all systems together.
+  formats::StepMetrics measure(const Gradients& gradients, const Update& update, double seconds);
 
   RunSize size;
   Model model;

@@ -11,10 +11,8 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "base/trace.h"
-#include "engine/plan/plan.h"
 #include "engine/storage/memory_storage.h"
 #include "engine/storage/row_slices.h"
-#include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/pointers.h"
 
@@ -29,23 +27,11 @@ void add_once(std::vector<size_t>& to, size_t layer) {
 
 }  // namespace
 
-Precision choose_precision(const std::string& wanted, bool compact) {
-  return precision_for(wanted, compact, ops::has_native_bf16());
-}
-
-const char* precision_name(Precision precision) {
-  return precision == Precision::kBf16 ? "bf16" : "fp32";
-}
-
-double measure_peak_flops(Precision precision) {
-  return ops::measure_gemm_flops(precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat);
-}
-
 Store::Store(std::vector<LayerSpec> layers, const StateForm& form)
     : Store(std::make_unique<MemoryStorage>(std::move(layers), form)) {}
 
 Store::Store(std::unique_ptr<Storage> storage)
-    : storage_(std::move(storage)), states_(layout().layer_count()) {
+    : storage_(std::move(storage)), alone_(cluster().is_alone()), states_(layout().layer_count()) {
   for (size_t i = 0; i < states_.size(); ++i) {
     states_[i].values.resize(layer(i).params.size());
     for (const std::string& name : layer(i).shared) add_once(states_[i].owners, place(name).layer);
@@ -122,26 +108,37 @@ std::vector<Need> Store::needs_of(const Visit& visit) const {
   return needs;
 }
 
+void Store::begin_step(const Update& update) {
+  update_ = update;
+  forget_gradients();
+  if (updates_in_visits()) storage_->begin_updates();
+}
+
 void Store::expect(std::span<const Visit> visits) {
   std::vector<Need> all;
   for (const Visit& visit : visits) {
-    const auto needs = needs_of(visit);
+    announced_.emplace_back(visit, needs_of(visit));
+    const auto& needs = announced_.back().second;
     all.insert(all.end(), needs.begin(), needs.end());
   }
   storage_->expect(all);
 }
 
-void Store::enter(const Visit& visit) {
-  for (const Need& need : needs_of(visit)) bind(need, storage_->acquire(need));
+void Store::enter(size_t layer) {
+  GIGAGPT_ASSERT(!announced_.empty() && announced_.front().first.layer == layer);
+  for (const Need& need : announced_.front().second) bind(need, storage_->acquire(need));
 }
 
-void Store::leave(const Visit& visit) {
-  if (visit.backward && visit.last) finish_gradient(visit.layer);
-  for (const Need& need : needs_of(visit)) {
-    const bool complete = visit.last && need.gradient && need.layer == visit.layer;
-    complete ? complete_gradient(need) : storage_->release(need);
+void Store::leave(size_t layer) {
+  const auto [visit, needs] = std::move(announced_.front());
+  announced_.pop_front();
+  GIGAGPT_ASSERT(visit.layer == layer);
+  if (visit.last) assemble_gradient(layer);
+  for (const Need& need : needs) {
+    const bool complete = visit.last && need.gradient && need.layer == layer;
+    complete ? hand_over_gradient(need) : storage_->release(need);
   }
-  if (visit.last && !cluster().is_alone()) reduce_early(visit.layer);
+  if (visit.last && !alone_) reduce_early(layer);
 }
 
 // The tied embedding's gradient is the largest, and all but its rows' part is complete first.
@@ -153,8 +150,8 @@ void Store::reduce_early(size_t layer_index) {
   }
 }
 
-void Store::complete_gradient(const Need& need) {
-  if (cluster().is_alone()) {
+void Store::hand_over_gradient(const Need& need) {
+  if (alone_) {
     updates_in_visits() ? update_in_visit(need.layer) : storage_->release(need);
     return;
   }
@@ -167,14 +164,12 @@ void Store::complete_gradient(const Need& need) {
 
 void Store::update_in_visit(size_t layer_index) {
   double& square_sum = states_[layer_index].square_sum;
-  if (!cluster().is_alone()) square_sum = cluster().sum(reduced_square_sum(layer_index));
+  if (!alone_) square_sum = cluster().sum(reduced_square_sum(layer_index));
   const double norm = std::sqrt(square_sum);
-  const OptimizerStep& c = coming_;
   if (!std::isfinite(norm)) {
     throw NonFinite("the gradient is not finite, first in layer " + layer(layer_index).name);
   }
-  const double scale = norm > c.max_norm ? c.max_norm / norm : 1.0;
-  storage_->update_layer(layer_index, {c.rule, c.lr, scale, c.step});
+  storage_->update_layer(layer_index, update_.scaled_for(norm));
 }
 
 // Of this system's shard, rows that were looked up added.
@@ -204,8 +199,8 @@ void Store::add_rows(size_t layer_index, size_t p) {
   for (const auto& part : cluster().swap(mine)) rows.add(part, gradient);
 }
 
-double Store::complete_step(double loss) {
-  if (cluster().is_alone()) return loss;
+double Store::finish_reduction(double loss) {
+  if (alone_) return loss;
   if (updates_in_visits()) {
     update_in_visit(*std::exchange(reducing_, std::nullopt));
     return cluster().sum(loss);
@@ -217,13 +212,24 @@ double Store::complete_step(double loss) {
   return all[0];
 }
 
-void Store::expect_update(const OptimizerStep& step) {
-  coming_ = step;
-  if (updates_in_visits()) storage_->begin_updates();
+double Store::gradient_norm() const {
+  double square_sum = 0;
+  for (size_t i = layer_count(); i-- > 0;) {  // the order in which the backward pass ends
+    square_sum += states_[i].square_sum;
+    if (!std::isfinite(square_sum)) {
+      throw NonFinite("the gradient is not finite, first in layer " + layer(i).name);
+    }
+  }
+  return std::sqrt(square_sum);
+}
+
+void Store::commit(const Update& update, double norm) {
+  if (!updates_in_visits()) storage_->defer(update.scaled_for(norm));
 }
 
 void Store::abandon() {
   storage_->abandon();
+  announced_.clear();
   forget_gradients();
 }
 
@@ -278,7 +284,7 @@ void Store::forget_gradients() {
 }
 
 // Layers that share a parameter come after its owner, so the backward pass has been through them.
-void Store::finish_gradient(size_t layer_index) {
+void Store::assemble_gradient(size_t layer_index) {
   LayerState& state = states_[layer_index];
   for (size_t i = 0; i < states_.size(); ++i) {
     for (size_t s = 0; s < states_[i].shared_grads.size(); ++s) {
@@ -291,20 +297,16 @@ void Store::finish_gradient(size_t layer_index) {
   for (size_t p = 0; p < state.grads.size(); ++p) {
     ops::fill_gradient(state.grads[p]);
     const auto& rows = state.lookups[p].rows;
-    if (rows != nullptr && cluster().is_alone()) rows->add_to(state.grads[p].sum);
+    if (rows != nullptr && alone_) rows->add_to(state.grads[p].sum);
   }
   const LayerLayout& whole = layout().layer(layer_index);
   const std::span all(reinterpret_cast<float*>(state.gradient), size_t(whole.size));
   for (const auto& [begin, end] : whole.padding) {
     std::fill(all.begin() + begin, all.begin() + end, 0.0F);
   }
-  if (!cluster().is_alone()) return;  // the sum over all systems is what counts
+  if (!alone_) return;  // the sum over all systems is what counts
   if (layout().form().compact) ops::round_to_bf16(all);
   state.square_sum = ops::sum_of_squares(all);
-}
-
-void Store::update(const ops::UpdateRule& rule, double lr, double grad_scale, int64_t step) {
-  storage_->defer({rule, lr, grad_scale, step});
 }
 
 void Store::read(Kept kept, const std::string& name, int64_t first, std::span<float> values) {

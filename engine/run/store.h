@@ -5,24 +5,19 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "engine/model/layer.h"
 #include "engine/storage/storage.h"
-#include "ops/optimizer.h"
 
 namespace gigagpt::engine {
-
-// precision_for() this CPU.
-Precision choose_precision(const std::string& wanted, bool compact);
-const char* precision_name(Precision precision);
-// The rate of large products in that precision on this machine (ops/gemm.h), in FLOP/s.
-double measure_peak_flops(Precision precision);
 
 // One stay in a layer.
 struct Visit {
@@ -36,14 +31,6 @@ struct Visit {
 class NonFinite : public Error {
  public:
   using Error::Error;
-};
-
-// What a step does with its gradients; `step` counts from 1.
-struct OptimizerStep {
-  ops::UpdateRule rule;
-  double lr = 0;
-  double max_norm = 1;  // gradients of a larger one are scaled down to it
-  int64_t step = 1;
 };
 
 // Use from one thread.
@@ -61,34 +48,35 @@ class Store {
   // Draws every parameter from its initial distribution: a function of (seed, full name) alone.
   void initialise(uint64_t seed, const Progress& progress);
 
-  // What the gradients of the coming step are for, before it is announced. With
-  // GradientForm::kNone each layer is updated at the end of its last visit, its gradient clipped by
-  // itself; leave() throws NonFinite for one that is not.
-  void expect_update(const OptimizerStep& step);
+  // Begins a training step, before its visits are announced: they overwrite the gradients, which
+  // are for `update`. With GradientForm::kNone each layer is updated at the end of its last visit,
+  // its gradient clipped by itself; leave() throws NonFinite for a gradient that is not finite.
+  void begin_step(const Update& update);
   bool updates_in_visits() const { return layout().form().gradient == GradientForm::kNone; }
 
-  // Visits are announced, so that a file can be read ahead, and then made in that order.
+  // Announces visits, so that a file can be read ahead; enter() and leave() then make them in that
+  // order.
   void expect(std::span<const Visit> visits);
-  void enter(const Visit& visit);
-  void leave(const Visit& visit);
-  void abandon();  // forgets what was announced and, of this step, gradients
+  void enter(size_t layer);
+  void leave(size_t layer);
+  void abandon();  // forgets the visits that are left and this step's gradients
   // The parameters of an entered layer. With `gradients`, values ask autograd for gradients and the
   // ops' are added to the layer's accumulators in a backward visit; a shared parameter has one of
   // its own per use.
   Weights weights(size_t layer, bool gradients);
 
-  // Before a step's first visit: what follows overwrites the gradients.
-  void forget_gradients();
-  // After a step's last visit: gradients are those of all systems from here on. Returns the sum of
-  // what each passes.
-  double complete_step(double loss);
-  // Of a layer's gradient, after that: those of shared uses are added by then.
-  double gradient_square_sum(size_t layer) const { return states_[layer].square_sum; }
+  // Ends a step's backward pass: gradients are those of all systems from here on. Returns the sum
+  // of what each passes.
+  double finish_reduction(double loss);
+  // The L2 norm of all gradients, after finish_reduction(). Throws NonFinite, naming the layer, if
+  // it is not finite.
+  double gradient_norm() const;
 
-  // One optimizer step of all layers with gradients scaled by `grad_scale`; `step` counts from 1.
-  // Parameters with fewer than two dimensions do not decay. It is made as the weights are next
-  // asked for, or now by settle().
-  void update(const ops::UpdateRule& rule, double lr, double grad_scale, int64_t step);
+  // Hands the update over: from here on a file may say that the step is done. Gradients are scaled
+  // down so that their norm is at most update.max_norm; parameters with fewer than two dimensions
+  // do not decay. A layer is updated as its weights are next asked for, or by settle(). If layers
+  // are updated in their visits there is nothing left to do.
+  void commit(const Update& update, double norm);
   void settle() { storage_->settle(); }
   int64_t step() const { return storage_->step(); }
 
@@ -128,18 +116,21 @@ class Store {
   const StateLayout& layout() const { return storage_->layout(); }
   StateLayout::Place place(const std::string& name) const { return layout().place(name); }
   std::vector<Need> needs_of(const Visit& visit) const;
+  void forget_gradients();
   void make_gradients();
   void bind(const Need& need, std::byte* memory);
-  void finish_gradient(size_t layer);
-  void complete_gradient(const Need& need);
+  void assemble_gradient(size_t layer);
+  void hand_over_gradient(const Need& need);
   void reduce_early(size_t layer);
   double reduced_square_sum(size_t layer);
   void add_rows(size_t layer, size_t param);
   void update_in_visit(size_t layer);
 
   std::unique_ptr<Storage> storage_;
+  const bool alone_;  // else gradients are added up over all systems
   std::vector<LayerState> states_;
-  OptimizerStep coming_;
+  std::deque<std::pair<Visit, std::vector<Need>>> announced_;  // visits, with the memory they need
+  Update update_;                                              // of this step
   std::optional<size_t> reducing_;  // layer to be updated when its gradient is added up
   IoCounts told_;                   // by io_since_last_asked
 };

@@ -17,6 +17,14 @@ namespace gigagpt::engine {
 
 enum class Precision { kFp32, kBf16 };
 
+inline const char* precision_name(Precision precision) {
+  return precision == Precision::kBf16 ? "bf16" : "fp32";
+}
+// The bytes of an element that is multiplied.
+inline int64_t element_bytes(Precision precision) {
+  return precision == Precision::kBf16 ? 2 : 4;
+}
+
 // What is kept of each element.
 enum class Kept { kMaster, kExpAvg, kExpAvgSq, kGradient };
 

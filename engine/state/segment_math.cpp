@@ -146,7 +146,7 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
 }
 
 void update_segment_alone(const StateLayout& layout, const Segment& segment,
-                          const SegmentArrays& arrays, const PendingUpdate& update) {
+                          const SegmentArrays& arrays, const Update& update) {
   if (!layout.form().compact) {
     ops::update_alone(param_states(layout, segment, arrays), update.rule, update.lr,
                       update.grad_scale, update.step);

@@ -35,7 +35,7 @@ std::vector<ops::CompactPiece> compact_pieces(const StateLayout& layout, const S
 
 // One optimizer step of a segment, on the caller's thread alone.
 void update_segment_alone(const StateLayout& layout, const Segment& segment,
-                          const SegmentArrays& arrays, const PendingUpdate& update);
+                          const SegmentArrays& arrays, const Update& update);
 
 // Values from, and to, the arrays: elements from `first` of the layer that lie in the segment and
 // in one parameter. Weights go to the masters and, rounded to nearest, to the working weights.

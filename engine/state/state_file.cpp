@@ -224,7 +224,7 @@ void StateFile::write_header(const StateHeader& header) {
   block.step = header.step;
   block.step_tokens = step_tokens_;
   block.pending = header.pending;
-  const PendingUpdate& u = header.update;
+  const Update& u = header.update;
   block.sgd = u.rule.sgd;
   block.beta1 = u.rule.beta1, block.beta2 = u.rule.beta2, block.epsilon = u.rule.epsilon;
   block.weight_decay = u.rule.weight_decay, block.lr = u.lr, block.grad_scale = u.grad_scale;
@@ -257,11 +257,11 @@ void StateFile::read_header() {
   slot_count_ = newest->slot_count;
   header_.step = newest->step;
   header_.pending = newest->pending != 0;
-  header_.update = {{newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon,
-                     newest->weight_decay, newest->seed},
-                    newest->lr,
-                    newest->grad_scale,
-                    newest->step};
+  header_.update = {.rule = {newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon,
+                             newest->weight_decay, newest->seed},
+                    .lr = newest->lr,
+                    .step = newest->step,
+                    .grad_scale = newest->grad_scale};
   if (header_.step < 0) fail("store: {} was never completed; delete it to start again", name);
   const uint64_t room = (file_.size_bytes() - slots_begin_) / layout_.slot_bytes();
   if (slot_count_ > std::min<uint64_t>(room, kNone)) fail("store: {} is cut off", name);

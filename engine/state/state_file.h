@@ -20,7 +20,7 @@ namespace gigagpt::engine {
 struct StateHeader {
   int64_t step = -1;  // -1: being written for the first time
   bool pending = false;
-  PendingUpdate update = {};
+  Update update = {};
 };
 
 // Tells a run's files from those of other runs; never 0.

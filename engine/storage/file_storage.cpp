@@ -173,7 +173,7 @@ void FileStorage::abandon() {
   wait(lock, [&] { return !abandoning_; });
 }
 
-void FileStorage::defer(const PendingUpdate& update) {
+void FileStorage::defer(const Update& update) {
   const std::lock_guard lock(mutex_);
   GIGAGPT_ASSERT(keeps_gradients() && expected_.empty() && update.step == step_ + 1);
   step_ = update.step;
@@ -188,7 +188,7 @@ void FileStorage::begin_updates() {
   });
 }
 
-void FileStorage::update_layer(size_t layer, const PendingUpdate& update) {
+void FileStorage::update_layer(size_t layer, const Update& update) {
   const std::lock_guard lock(mutex_);
   Held& memory = gradients_[layer];
   GIGAGPT_ASSERT(!keeps_gradients() && memory.busy);

@@ -56,8 +56,8 @@ class FileStorage : public Storage {
   double reduced_square_sum(size_t layer) override;
   void release_reduced(size_t layer) override;
   void begin_updates() override;
-  void update_layer(size_t layer, const PendingUpdate& update) override;
-  void defer(const PendingUpdate& update) override;
+  void update_layer(size_t layer, const Update& update) override;
+  void defer(const Update& update) override;
   void settle() override;
   int64_t step() const override { return step_; }
   void read(Kept kept, size_t layer, int64_t first, std::span<float> values) override;
@@ -199,9 +199,9 @@ class FileStorage : public Storage {
   std::vector<size_t> unreduced_;  // per layer: segments of its gradient
   size_t reducing_ = 0;            // segments of gradients, until they are stored or sent
   size_t sharing_ = 0;             // segments of weights on their way from or to other systems
-  std::optional<PendingUpdate> deferring_;
-  std::vector<PendingUpdate> layer_updates_;  // per layer, the last that was asked for at once
-  bool waiting_ = false;                      // in acquire
+  std::optional<Update> deferring_;
+  std::vector<Update> layer_updates_;  // per layer, the last that was asked for at once
+  bool waiting_ = false;               // in acquire
   bool settling_ = false, abandoning_ = false, stopping_ = false;
   std::function<void()> errand_;
   std::exception_ptr error_;
@@ -213,7 +213,7 @@ class FileStorage : public Storage {
   std::deque<Flight> write_backs_;   // updated segments that wait for a slot, or the header
   std::deque<size_t> ready_gradients_, ready_weights_;  // segments to be written
   std::map<uint64_t, Flight> flights_;
-  PendingUpdate update_;      // the last one that was deferred
+  Update update_;             // the last one that was deferred
   bool header_due_ = false;   // its gradients are not all durable yet
   bool headers_due_ = false;  // nor those of all systems
   size_t cached_ = 0;         // segments, the first ones

@@ -70,7 +70,7 @@ class Model {
       }
     }
     for (size_t i = 0; !alone() && i < kLayers; ++i) storage_.reduced_square_sum(i);
-    storage_.defer({kPlain, kRate, 1.0, step});
+    storage_.defer({.rule = kPlain, .lr = kRate, .step = step});
     for (size_t i = 0; i < kLayers; ++i) {
       for (const int64_t offset : storage_.layout().layer(i).offsets) {
         const int64_t count = offset == 0 ? kRows * kColumns : kRows;

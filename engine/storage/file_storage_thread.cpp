@@ -366,7 +366,7 @@ void FileStorage::update_segment(Flight flight, bool from_disk) {
     file_->check_gradient_info(index, update_.step, info);
     file_->check_part(index, Kept::kGradient, info, buffer + parts.gradient.at);
   }
-  const PendingUpdate& update = now ? layer_updates_[s.layer] : update_;
+  const Update& update = now ? layer_updates_[s.layer] : update_;
   SegmentArrays arrays = arrays_in_slot(layout(), s, buffer);
   if (now) arrays.gradient = gradients_[s.layer].memory.data() + 4 * s.begin;
   update_segment_alone(layout(), s, arrays, update);

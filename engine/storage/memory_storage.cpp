@@ -62,7 +62,7 @@ std::byte* MemoryStorage::acquire(const Need& need) {
   return memory.gradient.data();
 }
 
-void MemoryStorage::update(size_t layer, const PendingUpdate& update) {
+void MemoryStorage::update(size_t layer, const Update& update) {
   const Segment segment = layout().shard_of(layer);
   if (!layout().form().compact) {
     ops::update(param_states(layout(), segment, arrays(layer)), update.rule, update.lr,
@@ -74,7 +74,7 @@ void MemoryStorage::update(size_t layer, const PendingUpdate& update) {
               update.grad_scale, update.step, segment.layer);
 }
 
-void MemoryStorage::update_layer(size_t layer, const PendingUpdate& now) {
+void MemoryStorage::update_layer(size_t layer, const Update& now) {
   update(layer, now);
   update_ = now;
   unused_.push_back(std::move(memory_[layer].gradient));
@@ -82,7 +82,7 @@ void MemoryStorage::update_layer(size_t layer, const PendingUpdate& now) {
 }
 
 // A shard is soon updated, and the sooner the others have it the better.
-void MemoryStorage::defer(const PendingUpdate& update) {
+void MemoryStorage::defer(const Update& update) {
   update_ = update;
   for (size_t i = 0; i < memory_.size(); ++i) {
     GIGAGPT_ASSERT(!memory_[i].pending);

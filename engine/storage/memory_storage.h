@@ -25,8 +25,8 @@ class MemoryStorage : public Storage {
   void reduce(size_t layer, bool hold) override;
   void reduce_early(size_t layer, int64_t begin, int64_t end) override;
   double reduced_square_sum(size_t layer) override;
-  void update_layer(size_t layer, const PendingUpdate& update) override;
-  void defer(const PendingUpdate& update) override;
+  void update_layer(size_t layer, const Update& update) override;
+  void defer(const Update& update) override;
   void settle() override;
   int64_t step() const override { return update_.step; }
   void read(Kept kept, size_t layer, int64_t first, std::span<float> values) override;
@@ -47,14 +47,14 @@ class MemoryStorage : public Storage {
   std::byte* working_at(size_t layer, int64_t element) const {
     return memory_[layer].working.data() + layout().working_at(layer, element);
   }
-  void update(size_t layer, const PendingUpdate& update);
+  void update(size_t layer, const Update& update);
   void reduce_segment(size_t segment);
   void share(size_t layer);
   void wait(const size_t& missing);
 
   std::vector<LayerMemory> memory_;  // per layer
   std::vector<PageBuffer> unused_;   // gradients that are not kept give their memory to others
-  PendingUpdate update_;             // the last one
+  Update update_;                    // the last one
   std::mutex mutex_;
   std::condition_variable changed_;
   double stall_ms_ = 0;

@@ -86,8 +86,8 @@ class Expected {
     return states_.back()[layer].working;
   }
 
-  static PendingUpdate update(uint64_t life, int64_t step) {
-    return {{.beta2 = 0.99}, 0.01 * double(life), 0.5, step};
+  static Update update(uint64_t life, int64_t step) {
+    return {.rule = {.beta2 = 0.99}, .lr = 0.01 * double(life), .step = step, .grad_scale = 0.5};
   }
   static void add_gradient(std::span<float> gradient, uint64_t life, int64_t step, size_t layer,
                            int window) {

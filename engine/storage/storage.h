@@ -64,11 +64,11 @@ class Storage {
   virtual void begin_updates() {}
   // In place of releasing a layer's complete gradient, or after it was reduced; returns before the
   // update is made.
-  virtual void update_layer(size_t layer, const PendingUpdate& update) = 0;
+  virtual void update_layer(size_t layer, const Update& update) = 0;
 
   // With other forms: the gradients are complete. Returns before anything is updated; the last one
   // must be settled or all layers' weights acquired since.
-  virtual void defer(const PendingUpdate& update) = 0;
+  virtual void defer(const Update& update) = 0;
   // Makes what is left of the deferred update; all is on the disk when it returns. Nothing may be
   // expected.
   virtual void settle() = 0;
