@@ -4,6 +4,7 @@
 // https://clang.llvm.org/docs/ThreadSafetyAnalysis.html
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -36,16 +37,22 @@ class CAPABILITY("mutex") Mutex {
   std::mutex mutex_;
 };
 
-// Holds the mutex for a scope.
+// Holds the mutex for a scope, and knows how long it waited for it.
 class SCOPED_CAPABILITY MutexLock {
  public:
-  explicit MutexLock(Mutex& mutex) ACQUIRE(mutex) : mutex_(mutex) { mutex_.lock(); }
+  explicit MutexLock(Mutex& mutex) ACQUIRE(mutex) : mutex_(mutex) {
+    const auto start = std::chrono::steady_clock::now();
+    mutex_.lock();
+    waited_ = std::chrono::steady_clock::now() - start;
+  }
   ~MutexLock() RELEASE() { mutex_.unlock(); }
   MutexLock(const MutexLock&) = delete;
   MutexLock& operator=(const MutexLock&) = delete;
+  double waited_ms() const { return waited_.count(); }
 
  private:
   Mutex& mutex_;
+  std::chrono::duration<double, std::milli> waited_;
 };
 
 // A condition is waited for in a loop, which lets the analysis see that it is read under the mutex:

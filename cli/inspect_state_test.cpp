@@ -57,15 +57,15 @@ class InspectStore : public testing::TestWithParam<StateForm> {
   }
 
   void make_step(FileStorage& storage) {
-    const std::vector<engine::Need> needs = {{0, true}, {1, true}};
+    const std::vector<engine::Request> needs = {{0, true}, {1, true}};
     storage.expect(needs);
-    for (const engine::Need& need : needs) {
+    for (const engine::Request& need : needs) {
       auto* gradient = reinterpret_cast<float*>(storage.acquire(need));
       std::fill_n(gradient, storage.layout().layer(need.layer).size, 0.5F);
       storage.release(need);
     }
     storage.defer({{.sgd = true, .beta1 = 0, .weight_decay = 0}, 1.0, 1.0, 5});
-    const engine::Need head = {1, false};
+    const engine::Request head = {1, false};
     storage.expect({&head, 1});
     storage.acquire(head);
     storage.release(head);

@@ -149,11 +149,11 @@ std::optional<ResumePoint> find_store(const ResumeRequest& request, StoreSet set
 std::optional<ResumePoint> find_checkpoint_point(const ResumeRequest& request) {
   const auto& [out_dir, store, wanted, step_tokens] = request;
   const auto steps = checkpoint_steps(out_dir);
-  const auto refuse = [&] {
+  const auto refuse = [&steps, &directory = request.out_dir] {
     fail(
         "out_dir: {} already holds a run up to step {}; continue it with --checkpoint_path latest, "
         "or choose another out_dir",
-        out_dir.string(), steps.back());
+        directory.string(), steps.back());
   };
   if (!wanted && !steps.empty()) refuse();
   if (!wanted || (*wanted == "latest" && steps.empty())) return std::nullopt;
@@ -268,7 +268,8 @@ std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Clust
   }
   failure = cluster.gather_texts(failure)[0];
   if (!failure.empty()) throw CommonError(failure);
-  return cluster.is_alone() ? point : from_text(cluster.gather_texts(to_text(point))[0]);
+  const std::string leaders = cluster.gather_texts(to_text(point))[0];
+  return cluster.leads() ? point : from_text(leaders);
 }
 
 }  // namespace gigagpt::engine

@@ -14,7 +14,6 @@ namespace {
 
 // What the least of all systems has is what each counts with, so that they plan alike.
 StoreRules common_rules(StoreRules rules, Cluster& cluster) {
-  if (cluster.is_alone()) return rules;
   const double mine =
       rules.memory_gb.value_or(0.9 * available_memory_gb() / cluster.systems_here());
   const auto all = cluster.gather(mine);

@@ -96,16 +96,16 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
   storage_->finish_writing();
 }
 
-std::vector<Need> Store::needs_of(const Visit& visit) const {
+std::vector<Request> Store::requests_of(const Visit& visit) const {
   const LayerState& state = states_[visit.layer];
-  std::vector<Need> needs = {{visit.layer, false, visit.keep && !visit.backward}};
-  for (const size_t owner : state.owners) needs.push_back({owner, false, visit.keep});
-  if (!visit.backward) return needs;
-  needs.push_back({visit.layer, true});
+  std::vector<Request> requests = {{visit.layer, false, visit.keep && !visit.backward}};
+  for (const size_t owner : state.owners) requests.push_back({owner, false, visit.keep});
+  if (!visit.backward) return requests;
+  requests.push_back({visit.layer, true});
   // Without fp32 in between it must not be rounded before the owner has added its part.
   const bool keep = layout().form().gradient != GradientForm::kFp32;
-  for (const size_t owner : state.gradient_owners) needs.push_back({owner, true, keep});
-  return needs;
+  for (const size_t owner : state.gradient_owners) requests.push_back({owner, true, keep});
+  return requests;
 }
 
 void Store::begin_step(const Update& update) {
@@ -115,28 +115,29 @@ void Store::begin_step(const Update& update) {
 }
 
 void Store::expect(std::span<const Visit> visits) {
-  std::vector<Need> all;
+  std::vector<Request> all;
   for (const Visit& visit : visits) {
-    announced_.emplace_back(visit, needs_of(visit));
-    const auto& needs = announced_.back().second;
-    all.insert(all.end(), needs.begin(), needs.end());
+    announced_.emplace_back(visit, requests_of(visit));
+    const auto& requests = announced_.back().second;
+    all.insert(all.end(), requests.begin(), requests.end());
   }
   storage_->expect(all);
 }
 
 void Store::enter(size_t layer) {
   GIGAGPT_ASSERT(!announced_.empty() && announced_.front().first.layer == layer);
-  for (const Need& need : announced_.front().second) bind(need, storage_->acquire(need));
+  for (const Request& request : announced_.front().second)
+    bind(request, storage_->acquire(request));
 }
 
 void Store::leave(size_t layer) {
-  const auto [visit, needs] = std::move(announced_.front());
+  const auto [visit, requests] = std::move(announced_.front());
   announced_.pop_front();
   GIGAGPT_ASSERT(visit.layer == layer);
   if (visit.last) assemble_gradient(layer);
-  for (const Need& need : needs) {
-    const bool complete = visit.last && need.gradient && need.layer == layer;
-    complete ? hand_over_gradient(need) : storage_->release(need);
+  for (const Request& request : requests) {
+    const bool complete = visit.last && request.gradient && request.layer == layer;
+    complete ? hand_over_gradient(request) : storage_->release(request);
   }
   if (visit.last && !alone_) reduce_early(layer);
 }
@@ -150,16 +151,16 @@ void Store::reduce_early(size_t layer_index) {
   }
 }
 
-void Store::hand_over_gradient(const Need& need) {
+void Store::hand_over_gradient(const Request& request) {
   if (alone_) {
-    updates_in_visits() ? update_in_visit(need.layer) : storage_->release(need);
+    updates_in_visits() ? update_in_visit(request.layer) : storage_->release(request);
     return;
   }
-  storage_->reduce(need.layer, /*hold=*/states_[need.layer].looks_up);
+  storage_->reduce(request.layer, /*hold=*/states_[request.layer].looks_up);
   if (!updates_in_visits()) return;
   // The layer before has had this one's time to be added up.
   if (reducing_) update_in_visit(*reducing_);
-  reducing_ = need.layer;
+  reducing_ = request.layer;
 }
 
 void Store::update_in_visit(size_t layer_index) {
@@ -234,20 +235,20 @@ void Store::abandon() {
 }
 
 // Makes views of memory that is elsewhere than before.
-void Store::bind(const Need& need, std::byte* memory) {
-  LayerState& state = states_[need.layer];
-  std::byte*& bound = need.gradient ? state.gradient : state.weights;
+void Store::bind(const Request& request, std::byte* memory) {
+  LayerState& state = states_[request.layer];
+  std::byte*& bound = request.gradient ? state.gradient : state.weights;
   if (bound == memory) return;
   bound = memory;
-  const auto& params = layer(need.layer).params;
+  const auto& params = layer(request.layer).params;
   for (size_t p = 0; p < params.size(); ++p) {
-    const int64_t offset = layout().layer(need.layer).offsets[p];
-    if (need.gradient) {
+    const int64_t offset = layout().layer(request.layer).offsets[p];
+    if (request.gradient) {
       state.grads[p].sum = at::from_blob(memory + 4 * offset, params[p].shape, at::kFloat);
       continue;
     }
     const bool rounded = precision() == Precision::kBf16 && params[p].shape.size() >= 2;
-    state.values[p] = at::from_blob(memory + layout().working_at(need.layer, offset),
+    state.values[p] = at::from_blob(memory + layout().working_at(request.layer, offset),
                                     params[p].shape, rounded ? at::kBFloat16 : at::kFloat);
   }
 }

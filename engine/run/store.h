@@ -105,7 +105,7 @@ class Store {
     // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
     std::vector<ops::GradientSum> shared_grads;
     std::vector<ops::GradientSum*> shared_uses;
-    std::vector<size_t> owners;           // other layers whose weights a visit needs,
+    std::vector<size_t> owners;           // other layers whose weights a visit requests,
     std::vector<size_t> gradient_owners;  // and whose gradients
     // Parameters of others whose dense gradient is complete after this layer's last visit.
     std::vector<StateLayout::Place> completes;
@@ -115,12 +115,12 @@ class Store {
 
   const StateLayout& layout() const { return storage_->layout(); }
   StateLayout::Place place(const std::string& name) const { return layout().place(name); }
-  std::vector<Need> needs_of(const Visit& visit) const;
+  std::vector<Request> requests_of(const Visit& visit) const;
   void forget_gradients();
   void make_gradients();
-  void bind(const Need& need, std::byte* memory);
+  void bind(const Request& request, std::byte* memory);
   void assemble_gradient(size_t layer);
-  void hand_over_gradient(const Need& need);
+  void hand_over_gradient(const Request& request);
   void reduce_early(size_t layer);
   double reduced_square_sum(size_t layer);
   void add_rows(size_t layer, size_t param);
@@ -129,8 +129,9 @@ class Store {
   std::unique_ptr<Storage> storage_;
   const bool alone_;  // else gradients are added up over all systems
   std::vector<LayerState> states_;
-  std::deque<std::pair<Visit, std::vector<Need>>> announced_;  // visits, with the memory they need
-  Update update_;                                              // of this step
+  std::deque<std::pair<Visit, std::vector<Request>>>
+      announced_;                   // visits, with the memory they need
+  Update update_;                   // of this step
   std::optional<size_t> reducing_;  // layer to be updated when its gradient is added up
   IoCounts told_;                   // by io_since_last_asked
 };

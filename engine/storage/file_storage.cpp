@@ -2,6 +2,7 @@
 #include "engine/storage/file_storage.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/error.h"
 #include "base/system.h"
@@ -29,14 +30,15 @@ FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
                          const StreamOptions& options, Cluster& cluster)
     : Storage(std::move(given), cluster),
       options_(options),
+      has_peers_(!cluster.is_alone()),
       weights_(layout().layer_count()),
       gradients_(layout().layer_count()),
       gradient_written_(layout().layer_count()),
-      pending_(layout().layer_count()),
-      stale_(layout().layer_count(), !cluster.is_alone()),
+      stale_(layout().layer_count(), has_peers_),
       unreduced_(layout().layer_count()),
       layer_updates_(layout().layer_count()),
       weight_reads_(layout().layer_count()),
+      pending_(layout().layer_count()),
       in_cache_(layout().segments().size()),
       info_blocks_(kInfoBlocks * kBlockBytes),
       state_writes_(layout().layer_count()),
@@ -70,111 +72,147 @@ FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
 
 FileStorage::~FileStorage() {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
   file_->file().wake();
   thread_.join();
 }
 
-template <class Done>
-void FileStorage::wait(std::unique_lock<std::mutex>& lock, const Done& done) {
-  file_->file().wake();
-  changed_.wait(lock, [&] { return error_ != nullptr || done(); });
+void FileStorage::rethrow_error() {
   if (error_) std::rethrow_exception(error_);
 }
 
-void FileStorage::errand(const std::function<void()>& work) {
-  std::unique_lock lock(mutex_);
-  GIGAGPT_ASSERT(expected_.empty() && started_.empty());
-  errand_ = work;
-  wait(lock, [&] { return !errand_; });
-}
-
-void FileStorage::expect(std::span<const Need> needs) {
-  const std::lock_guard lock(mutex_);
-  expected_.insert(expected_.end(), needs.begin(), needs.end());
+void FileStorage::post(Event event, size_t index) {
+  {
+    const MutexLock lock(mutex_);
+    events_.emplace_back(event, index);
+  }
   file_->file().wake();
 }
 
-std::byte* FileStorage::acquire(const Need& need) {
-  std::unique_lock lock(mutex_);
-  const Held& memory = held(need);
-  const auto ready = [&] { return !started_.empty() && memory.missing == 0; };
-  if (!ready() || error_) {
+void FileStorage::run_on_thread(const std::function<void()>& work) {
+  const MutexLock lock(mutex_);
+  GIGAGPT_ASSERT(expected_.empty() && started_.empty());
+  work_ = &work;
+  file_->file().wake();
+  while (!error_ && work_ != nullptr) changed_.wait(mutex_);
+  rethrow_error();
+}
+
+std::byte* FileStorage::gradient_at(size_t index) {
+  const MutexLock lock(mutex_);
+  const Segment& s = segment(index);
+  return gradients_[s.layer].memory.data() + 4 * s.begin;
+}
+
+std::byte* FileStorage::weights_at(size_t index) {
+  const MutexLock lock(mutex_);
+  const Segment& s = segment(index);
+  return weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
+}
+
+int64_t FileStorage::step() const {
+  const MutexLock lock(mutex_);
+  return step_;
+}
+
+void FileStorage::expect(std::span<const Request> requests) {
+  const MutexLock lock(mutex_);
+  counts_.stall_ms += lock.waited_ms();
+  expected_.insert(expected_.end(), requests.begin(), requests.end());
+  file_->file().wake();
+}
+
+std::byte* FileStorage::acquire(const Request& request) {
+  const MutexLock lock(mutex_);
+  counts_.stall_ms += lock.waited_ms();
+  const LayerBuffer& buffer = buffer_of(request);
+  if (started_.empty() || buffer.missing > 0) {
     const Zone zone("waiting for the disk");
     const Stopwatch watch;
-    waiting_ = true;
-    wait(lock, ready);
+    waiting_ = true;  // the thread gives what is waited for its memory in any case
+    file_->file().wake();
+    while (!error_ && (started_.empty() || buffer.missing > 0)) changed_.wait(mutex_);
     waiting_ = false;
     counts_.stall_ms += watch.seconds() * 1e3;
   }
-  GIGAGPT_ASSERT(started_.front().layer == need.layer &&
-                 started_.front().gradient == need.gradient);
+  rethrow_error();
+  GIGAGPT_ASSERT(started_.front().layer == request.layer &&
+                 started_.front().gradient == request.gradient);
   started_.pop_front();
   file_->file().wake();  // one more can be started
-  return memory.memory.data();
+  return buffer.memory.data();
 }
 
-void FileStorage::release(const Need& need) {
-  const std::lock_guard lock(mutex_);
-  Held& memory = held(need);
-  GIGAGPT_ASSERT(memory.busy);
-  if (need.gradient && need.keep) {
-    memory.busy = false;
-  } else if (need.gradient) {
-    gradient_written_[need.layer] = true;
-    memory.missing = layout().segment_count(need.layer);
-    stores_.push_back({Job::kStoreGradient, need.layer});
-  } else if (!need.keep && memory.leaving > 0) {
-    memory.dropped = true;
+void FileStorage::release(const Request& request) {
+  const MutexLock lock(mutex_);
+  counts_.stall_ms += lock.waited_ms();
+  LayerBuffer& buffer = buffer_of(request);
+  GIGAGPT_ASSERT(buffer.busy);
+  if (request.gradient && !request.keep) {
+    gradient_written_[request.layer] = true;
+    buffer.missing = layout().segment_count(request.layer);
+    events_.emplace_back(Event::kGradientReleased, request.layer);
+  } else if (!request.gradient && !request.keep && buffer.leaving > 0) {
+    buffer.dropped = true;
   } else {
-    memory.busy = false;
-    if (!need.keep) take_memory(memory);
+    buffer.busy = false;
+    if (!request.keep) take_memory(buffer);
   }
   file_->file().wake();
 }
 
 double FileStorage::reduced_square_sum(size_t layer) {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
+  counts_.stall_ms += lock.waited_ms();
   if (unreduced_[layer] > 0) {
     const Zone zone("waiting for the network");
     const Stopwatch watch;
-    wait(lock, [&] { return unreduced_[layer] == 0; });
+    file_->file().wake();
+    while (!error_ && unreduced_[layer] > 0) changed_.wait(mutex_);
     counts_.stall_ms += watch.seconds() * 1e3;
   }
+  rethrow_error();
   return exchange_.square_sum_of_layer(layer);
 }
 
 void FileStorage::meet_at_one_step() {
-  const auto steps = cluster().gather(step_);
+  const int64_t own = step();
+  const auto steps = cluster().gather(own);
   const int64_t least = *std::min_element(steps.begin(), steps.end());
   cluster().together([&] {
-    if (step_ > least + 1) {
+    if (own > least + 1) {
       fail(
           "store: {} is at step {}, the file of another system at step {}: go on from a checkpoint",
-          file_->file().path().string(), step_, least);
+          file_->file().path().string(), own, least);
     }
-    if (step_ > least) take_back_step();
+    if (own > least) take_back_step();
   });
 }
 
 void FileStorage::take_back_step() {
-  errand([&] {
-    file_->write_header({step_ - 1, /*pending=*/false, {}});
+  const int64_t before = step() - 1;
+  run_on_thread([&] {
+    thread_role_.assert_held();
+    file_->write_header({before, /*pending=*/false, {}});
     pending_.assign(pending_.size(), false);
   });
-  --step_;
+  const MutexLock lock(mutex_);
+  step_ = before;
 }
 
 void FileStorage::abandon() {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   abandoning_ = true;
-  wait(lock, [&] { return !abandoning_; });
+  file_->file().wake();
+  while (!error_ && abandoning_) changed_.wait(mutex_);
+  rethrow_error();
 }
 
 void FileStorage::defer(const Update& update) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
+  counts_.stall_ms += lock.waited_ms();
   GIGAGPT_ASSERT(keeps_gradients() && expected_.empty() && update.step == step_ + 1);
   step_ = update.step;
   deferring_ = update;
@@ -183,50 +221,83 @@ void FileStorage::defer(const Update& update) {
 
 void FileStorage::begin_updates() {
   if (keeps_gradients()) return;
-  errand([&] {
+  run_on_thread([&] {
     if (file_->header().step >= 0) file_->write_header({});
   });
 }
 
 void FileStorage::update_layer(size_t layer, const Update& update) {
-  const std::lock_guard lock(mutex_);
-  Held& memory = gradients_[layer];
-  GIGAGPT_ASSERT(!keeps_gradients() && memory.busy);
+  const MutexLock lock(mutex_);
+  counts_.stall_ms += lock.waited_ms();
+  LayerBuffer& buffer = gradients_[layer];
+  GIGAGPT_ASSERT(!keeps_gradients() && buffer.busy);
   step_ = update.step;
   layer_updates_[layer] = update;
-  stale_[layer] = !cluster().is_alone();
-  memory.missing = 0;
+  stale_[layer] = has_peers_;
+  buffer.missing = 0;
   for (size_t i = 0; i < layout().segment_count(layer); ++i) {
-    if (layout().is_own(segment(layout().first_segment(layer) + i))) ++memory.missing;
+    if (layout().is_own(segment(layout().first_segment(layer) + i))) ++buffer.missing;
   }
-  if (memory.missing == 0) {
-    take_memory(memory);
-    memory.busy = false;
+  if (buffer.missing == 0) {
+    take_memory(buffer);
+    buffer.busy = false;
   } else {
-    stores_.push_back({Job::kUpdateNow, layer, 0, /*deliver=*/false});
+    events_.emplace_back(Event::kUpdateAsked, layer);
   }
   file_->file().wake();
 }
 
 void FileStorage::settle() {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
+  counts_.stall_ms += lock.waited_ms();
   GIGAGPT_ASSERT(expected_.empty() && started_.empty());
   const Stopwatch watch;
   settling_ = true;
-  wait(lock, [&] { return !settling_; });
+  file_->file().wake();
+  while (!error_ && settling_) changed_.wait(mutex_);
+  rethrow_error();
   counts_.stall_ms += watch.seconds() * 1e3;
 }
 
 std::vector<int64_t> FileStorage::weight_reads() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return weight_reads_;
 }
 
 IoCounts FileStorage::counts() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   IoCounts counts = counts_;
   counts.sent_bytes = cluster().sent_bytes();
   return counts;
+}
+
+bool FileStorage::give_memory(LayerBuffer& buffer, uint64_t bytes) {
+  const auto same = std::find_if(unused_.begin(), unused_.end(), [&](const PageBuffer& unused) {
+    return unused.size_bytes() - bytes < kBlockBytes;
+  });
+  if (same != unused_.end()) {
+    buffer.memory = std::move(*same);
+    unused_.erase(same);
+  } else {
+    while (held_bytes_ + bytes > options_.memory_bytes && !unused_.empty()) {
+      held_bytes_ -= unused_.back().size_bytes();
+      unused_.pop_back();
+    }
+    // Nobody else can free any, so what is waited for gets it.
+    const bool needed = waiting_ && started_.empty() && idle();
+    if (held_bytes_ + bytes > options_.memory_bytes && !needed) return false;
+    buffer.memory = PageBuffer(bytes);
+    held_bytes_ += buffer.memory.size_bytes();
+  }
+  buffer.present = true;
+  return true;
+}
+
+void FileStorage::take_memory(LayerBuffer& buffer) {
+  if (options_.poison) std::memset(buffer.memory.data(), 0xFF, buffer.memory.size_bytes());
+  unused_.push_back(std::move(buffer.memory));
+  buffer.present = false;
+  buffer.missing = 0;
 }
 
 }  // namespace gigagpt::engine

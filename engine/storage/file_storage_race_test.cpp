@@ -53,15 +53,15 @@ class Model {
   }
 
   void step(int64_t step, bool keep, int windows) {
-    std::vector<Need> needs;
+    std::vector<Request> requests;
     for (int window = 0; window < windows; ++window) {
-      for (size_t i = 0; i < kLayers; ++i) needs.push_back({i, false, keep});
+      for (size_t i = 0; i < kLayers; ++i) requests.push_back({i, false, keep});
       for (size_t i = kLayers; i-- > 0;) {
-        needs.push_back({i, false});
-        needs.push_back({i, true});
+        requests.push_back({i, false});
+        requests.push_back({i, true});
       }
     }
-    storage_.expect(needs);
+    storage_.expect(requests);
     for (int window = 0; window < windows; ++window) {
       for (size_t i = 0; i < kLayers; ++i) visit_weights({i, false, keep});
       for (size_t i = kLayers; i-- > 0;) {
@@ -83,15 +83,15 @@ class Model {
   FileStorage& storage() { return storage_; }
 
  private:
-  void visit_weights(const Need& need) {
-    const auto* weights = reinterpret_cast<const float*>(storage_.acquire(need));
-    for (const int64_t offset : storage_.layout().layer(need.layer).offsets) {
+  void visit_weights(const Request& request) {
+    const auto* weights = reinterpret_cast<const float*>(storage_.acquire(request));
+    for (const int64_t offset : storage_.layout().layer(request.layer).offsets) {
       for (const int64_t e : {offset, offset + kRows - 1}) {
-        EXPECT_NEAR(weights[e], expected_[need.layer][size_t(e)],
-                    1e-5 * std::abs(expected_[need.layer][size_t(e)]));
+        EXPECT_NEAR(weights[e], expected_[request.layer][size_t(e)],
+                    1e-5 * std::abs(expected_[request.layer][size_t(e)]));
       }
     }
-    storage_.release(need);
+    storage_.release(request);
   }
   bool alone() const { return storage_.cluster().is_alone(); }
   // Each of two systems has a half.
@@ -119,9 +119,9 @@ TEST(FileStorageRaces, ThereAreNone) {
       model.step(step, /*keep=*/step % 2 == 0, /*windows=*/step % 3 == 0 ? 2 : 1);
       if (step == 3) model.storage().settle();
       if (step == 4) {  // given up half-way
-        const std::vector<Need> needs = {{0, false}, {1, false}, {2, false}, {3, true}};
-        model.storage().expect(needs);
-        model.storage().acquire(needs[0]);
+        const std::vector<Request> requests = {{0, false}, {1, false}, {2, false}, {3, true}};
+        model.storage().expect(requests);
+        model.storage().acquire(requests[0]);
         model.storage().abandon();
       }
       model.storage().counts();

@@ -1,41 +1,32 @@
-// What of a FileStorage is between systems: gradients that are added up, weights that come and go.
-// The cluster's thread only leaves news for the storage's own.
-#include "engine/storage/file_storage.h"
-
+// The part of a FileStorage that lies between systems: gradients that are added up, weights that
+// come and go. The cluster's thread only posts events for the storage's own.
 #include "base/error.h"
+#include "engine/storage/file_storage.h"
 
 namespace gigagpt::engine {
 
 void FileStorage::reduce(size_t layer, bool hold) {
-  auto* gradient = reinterpret_cast<float*>(gradients_[layer].memory.data());
   {
-    const std::lock_guard lock(mutex_);
-    GIGAGPT_ASSERT(gradients_[layer].busy);
-    gradients_[layer].missing = unreduced_[layer] = layout().segment_count(layer);
-    gradients_[layer].reducing = keeps_gradients();
-    gradients_[layer].held = hold;
+    const MutexLock lock(mutex_);
+    counts_.stall_ms += lock.waited_ms();
+    LayerBuffer& buffer = gradients_[layer];
+    GIGAGPT_ASSERT(buffer.busy);
+    buffer.missing = unreduced_[layer] = layout().segment_count(layer);
+    buffer.reducing = keeps_gradients();
+    buffer.held = hold;
     reducing_ += unreduced_[layer];
   }
   for (const size_t index : Exchange::order(layout(), layer)) {
-    exchange_.reduce(index, gradient + segment(index).begin, [this, index] {
-      tell({News::kReduced, index});
-    });
+    exchange_.reduce(index, reinterpret_cast<float*>(gradient_at(index)),
+                     [this, index] { post(Event::kReduced, index); });
   }
 }
 
 void FileStorage::release_reduced(size_t layer) {
   const size_t first = layout().first_segment(layer);
   for (size_t i = 0; keeps_gradients() && i < layout().segment_count(layer); ++i) {
-    tell({News::kReleased, first + i});
+    post(Event::kReductionReleased, first + i);
   }
-}
-
-void FileStorage::tell(const News& news) {
-  {
-    const std::lock_guard lock(mutex_);
-    news_.push_back(news);
-  }
-  file_->file().wake();
 }
 
 void FileStorage::receive_weights(size_t layer) {
@@ -43,63 +34,69 @@ void FileStorage::receive_weights(size_t layer) {
   for (const size_t index : Exchange::order(layout(), layer)) {
     if (layout().is_own(segment(index))) continue;
     ++others_writes_[layer];  // until they are written
-    share(index);
+    broadcast_weights(index);
   }
 }
 
-// With the lock.
-void FileStorage::share(size_t index) {
+void FileStorage::broadcast_weights(size_t index) {
   const Segment& s = segment(index);
-  ++sharing_;
+  ++broadcasting_;
   ++weights_[s.layer].leaving;
-  const auto kind = layout().is_own(s) ? News::kSharedOwn : News::kSharedOthers;
-  exchange_.share(index, weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin),
-                  [this, kind, index] {
-                    tell({kind, index});
-                  });
+  const Event event = layout().is_own(s) ? Event::kOwnWeightsSent : Event::kWeightsReceived;
+  std::byte* working = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
+  exchange_.broadcast(index, working, [this, event, index] { post(event, index); });
 }
 
-// With the lock.
-void FileStorage::take_news() {
-  for (const News& news : std::exchange(news_, {})) take(news);
+void FileStorage::handle_events() {
+  for (const auto& [event, index] : std::exchange(events_, {})) handle(event, index);
 }
 
-void FileStorage::take(const News& news) {
-  const Segment& s = segment(news.segment);
-  switch (news.kind) {
-    case News::kReduced:
-      if (--unreduced_[s.layer] == 0) changed_.notify_all();
-      if (!keeps_gradients()) --reducing_;
-      if (gradients_[s.layer].held || !keeps_gradients()) break;
-      [[fallthrough]];
-    case News::kReleased:
-      if (layout().is_own(s))
-        ready_gradients_.push_back(news.segment);
-      else
-        gradient_done(s.layer);
-      break;
-    case News::kSharedOwn:
-      --sharing_;
-      one_left(weights_[s.layer]);
-      break;
-    case News::kSharedOthers:
-      --sharing_;
-      if (--weights_[s.layer].missing == 0) changed_.notify_all();
-      ready_weights_.push_back(news.segment);
-      break;
-    case News::kAllMet:
+void FileStorage::handle(Event event, size_t index) {
+  switch (event) {
+    case Event::kGradientReleased:
+      stores_.push_back({Job::kStoreGradient, index});
+      return;
+    case Event::kUpdateAsked:
+      stores_.push_back({Job::kUpdateNow, index, 0, /*deliver=*/false});
+      return;
+    case Event::kAllMet:
       headers_due_ = false;
+      return;
+    default:
+      break;
+  }
+  const size_t layer = segment(index).layer;
+  switch (event) {
+    case Event::kReduced:
+      if (--unreduced_[layer] == 0) changed_.notify_all();
+      if (!keeps_gradients()) --reducing_;
+      if (gradients_[layer].held || !keeps_gradients()) break;
+      [[fallthrough]];
+    case Event::kReductionReleased:
+      if (layout().is_own(segment(index)))
+        ready_gradients_.push_back(index);
+      else
+        gradient_done(layer);
+      break;
+    case Event::kOwnWeightsSent:
+      --broadcasting_;
+      segment_left(weights_[layer]);
+      break;
+    default:  // kWeightsReceived
+      --broadcasting_;
+      if (--weights_[layer].missing == 0) changed_.notify_all();
+      ready_weights_.push_back(index);
       break;
   }
 }
 
-void FileStorage::one_left(Held& memory) {
-  if (--memory.leaving > 0 || !memory.dropped) return;
-  memory.dropped = memory.busy = false;
-  take_memory(memory);
+void FileStorage::segment_left(LayerBuffer& buffer) {
+  if (--buffer.leaving > 0 || !buffer.dropped) return;
+  buffer.dropped = buffer.busy = false;
+  take_memory(buffer);
 }
 
-// What systems have added up, or sent, goes to the file.
+// Starts to write what systems have added up, or sent.
 void FileStorage::issue_ready() {
   while (!ready_gradients_.empty()) {
     const size_t index = ready_gradients_.front();

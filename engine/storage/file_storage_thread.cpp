@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/error.h"
 #include "engine/storage/file_storage.h"
 
 namespace gigagpt::engine {
@@ -20,383 +19,396 @@ void to_bf16_in_place(float* values, size_t count) {
 }  // namespace
 
 void FileStorage::run() {
+  thread_role_.assert_held();
   try {
     for (;;) {
-      do {
-        const std::lock_guard lock(mutex_);
+      std::function<void()> work;
+      {
+        const MutexLock lock(mutex_);
         if (stopping_) return;
-        take_news();
-        while (accept()) {
-        }
-        counts_.read_bytes = file_->file().read_bytes();
-        counts_.write_bytes = file_->file().written_bytes();
-      } while (issue());
-      if (const auto id = file_->file().wait()) complete(*id);
+        handle_events();
+        work = accept();
+        count_bytes();
+      }
+      if (work) {
+        work();
+      } else if (!issue()) {
+        if (const auto id = file_->file().wait()) complete(*id);
+      }
     }
   } catch (...) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     error_ = std::current_exception();
     changed_.notify_all();
   }
 }
 
-// Does what requests allow by now; true if there may be more. With the lock.
-bool FileStorage::accept() {
-  if (deferring_ && !write_backs_.empty()) return false;  // of the update before
-  if (deferring_) {
-    update_ = *std::exchange(deferring_, std::nullopt);
-    header_due_ = true;
-    pending_.assign(pending_.size(), true);
-    stale_.assign(stale_.size(), !cluster().is_alone());
-    gradient_written_.assign(gradient_written_.size(), false);
-  }
-  if (finish_requests()) return true;
-  if (settling_) {
-    for (size_t i = 0; i < pending_.size(); ++i) {
-      if (!pending_[i]) continue;
-      pending_[i] = false;
-      moves_.push_back({Job::kUpdate, i, 0, /*deliver=*/false});
+// Takes in requests, as far as they are allowed by now. Returns work that reads, writes or syncs,
+// and so is done without the mutex, before there may be more.
+std::function<void()> FileStorage::accept() {
+  for (;;) {
+    if (deferring_ && !write_backs_.empty()) return {};  // of the update before
+    if (deferring_) {
+      update_ = *std::exchange(deferring_, std::nullopt);
+      header_due_ = true;
+      pending_.assign(pending_.size(), true);
+      stale_.assign(stale_.size(), has_peers_);
+      gradient_written_.assign(gradient_written_.size(), false);
     }
-    return false;
+    if (auto work = due_work()) return work;
+    if (settling_) {
+      for (size_t i = 0; i < pending_.size(); ++i) {
+        if (!pending_[i]) continue;
+        pending_[i] = false;
+        loads_.push_back({Job::kUpdate, i, 0, /*deliver=*/false});
+      }
+      return {};
+    }
+    const bool more = !expected_.empty() && started_.size() < options_.ahead;
+    if (!more || !start(expected_.front())) return {};
+    started_.push_back(expected_.front());
+    expected_.pop_front();
+    changed_.notify_all();
   }
-  if (expected_.empty() || started_.size() >= options_.ahead || !start(expected_.front())) {
-    return false;
-  }
-  started_.push_back(expected_.front());
-  expected_.pop_front();
-  changed_.notify_all();
-  return true;
 }
 
-// Requests that wait until nothing is under way. True if one was done.
-bool FileStorage::finish_requests() {
-  if (header_due_ && stores_.empty() && flights_.empty() && reducing_ == 0) {
-    file_->write_header({update_.step, /*pending=*/true, update_});
-    give_back(retired_);
-    header_due_ = false;
-    headers_due_ = !cluster().is_alone();
-    if (headers_due_) exchange_.meet([this] { tell({News::kAllMet}); });
-    return true;
+// What waits until nothing is under way.
+std::function<void()> FileStorage::due_work() {
+  if (header_due_ && stores_.empty() && transfers_.empty() && reducing_ == 0) {
+    return [this] { write_pending_header(); };
   }
-  if (header_due_ || headers_due_ || !idle()) return false;
-  const bool updated = std::none_of(pending_.begin(), pending_.end(), [](bool b) { return b; });
+  if (header_due_ || headers_due_ || !idle()) return {};
   if (abandoning_) {
-    expected_.clear();
-    started_.clear();
-    for (auto* all : {&weights_, &gradients_}) {
-      for (Held& memory : *all) {
-        if (memory.present) take_memory(memory);
-        memory.busy = false;
-      }
-    }
-    gradient_written_.assign(gradient_written_.size(), false);
-    abandoning_ = false;
-  } else if (settling_ && updated) {
-    if (file_->header().pending || file_->header().step != step_) {
-      file_->write_header({step_, /*pending=*/false, {}});
-      give_back(retired_);
-    }
-    settling_ = false;
-  } else if (errand_) {
-    errand_();
-    errand_ = nullptr;
-  } else {
-    return false;
+    drop_all();
+    return {};
   }
+  const bool updated = std::none_of(pending_.begin(), pending_.end(), [](bool b) { return b; });
+  if (settling_ && updated) {
+    return [this] { finish_settling(); };
+  }
+  if (work_ == nullptr) return {};
+  return [this, work = work_] {
+    (*work)();
+    thread_role_.assert_held();
+    const MutexLock lock(mutex_);
+    count_bytes();
+    work_ = nullptr;
+    changed_.notify_all();
+  };
+}
+
+// Says that the step's gradients are all in the file: its update may begin.
+void FileStorage::write_pending_header() {
+  thread_role_.assert_held();
+  file_->write_header({update_.step, /*pending=*/true, update_});
+  give_back(retired_);
+  header_due_ = false;
+  headers_due_ = true;
+  exchange_.meet([this] { post(Event::kAllMet, 0); });
+}
+
+void FileStorage::finish_settling() {
+  thread_role_.assert_held();
+  const int64_t step = this->step();
+  if (file_->header().pending || file_->header().step != step) {
+    file_->write_header({step, /*pending=*/false, {}});
+    give_back(retired_);
+  }
+  const MutexLock lock(mutex_);
+  count_bytes();
+  settling_ = false;
   changed_.notify_all();
-  return true;
 }
 
-// Begins to fill the memory that a need asks for, if it can. Needs for the same memory take turns.
-bool FileStorage::start(const Need& need) {
-  Held& memory = held(need);
-  if (memory.busy) return false;
+void FileStorage::count_bytes() {
+  counts_.read_bytes = file_->file().read_bytes();
+  counts_.write_bytes = file_->file().written_bytes();
+}
+
+void FileStorage::drop_all() {
+  expected_.clear();
+  started_.clear();
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    for (LayerBuffer* buffer : {&weights_[i], &gradients_[i]}) {
+      if (buffer->present) take_memory(*buffer);
+      buffer->busy = false;
+    }
+  }
+  gradient_written_.assign(gradient_written_.size(), false);
+  abandoning_ = false;
+  changed_.notify_all();
+}
+
+bool FileStorage::idle() const {
+  return loads_.empty() && stores_.empty() && write_backs_.empty() && transfers_.empty() &&
+         ready_gradients_.empty() && ready_weights_.empty() && reducing_ == 0 && broadcasting_ == 0;
+}
+
+// Begins to fill the memory that a request asks for, if it can. Requests for the same memory take
+// turns.
+bool FileStorage::start(const Request& request) {
+  LayerBuffer& buffer = buffer_of(request);
+  const auto [layer, gradient, _] = request;
+  if (buffer.busy) return false;
   // The header waits for the gradients before it, those after it would wait for the header.
-  if (need.gradient && (header_due_ || headers_due_)) return false;
-  const uint64_t bytes =
-      need.gradient ? layout().gradient_bytes(need.layer) : layout().working_bytes(need.layer);
-  if (!memory.present) {
-    if (!give_memory(memory, bytes)) return false;
-    if (!need.gradient || gradient_written_[need.layer]) {
-      memory.missing = layout().segment_count(need.layer);
-      const bool stale = !need.gradient && stale_[need.layer];
-      if (stale) receive_weights(need.layer);
-      const Job job = need.gradient          ? Job::kLoadGradient
-                      : pending_[need.layer] ? Job::kUpdate
-                                             : Job::kLoadWeights;
-      if (memory.missing > 0) moves_.push_back({job, need.layer, 0, /*deliver=*/true, stale});
+  if (gradient && (header_due_ || headers_due_)) return false;
+  if (!buffer.present) {
+    const uint64_t bytes =
+        gradient ? layout().gradient_bytes(layer) : layout().working_bytes(layer);
+    if (!give_memory(buffer, bytes)) return false;
+    if (!gradient || gradient_written_[layer]) {
+      buffer.missing = layout().segment_count(layer);
+      const bool stale = !gradient && stale_[layer];
+      if (stale) receive_weights(layer);
+      const Job job = gradient          ? Job::kLoadGradient
+                      : pending_[layer] ? Job::kUpdate
+                                        : Job::kLoadWeights;
+      if (buffer.missing > 0) loads_.push_back({job, layer, 0, /*deliver=*/true, stale});
     }
-    if (!need.gradient) {
-      pending_[need.layer] = false;
-      ++weight_reads_[need.layer];
+    if (!gradient) {
+      pending_[layer] = false;
+      ++weight_reads_[layer];
     }
   }
-  memory.busy = true;
+  buffer.busy = true;
   return true;
 }
 
-bool FileStorage::give_memory(Held& memory, uint64_t bytes) {
-  const auto same = std::find_if(unused_.begin(), unused_.end(), [&](const PageBuffer& unused) {
-    return unused.size_bytes() - bytes < kBlockBytes;
-  });
-  if (same != unused_.end()) {
-    memory.memory = std::move(*same);
-    unused_.erase(same);
-  } else {
-    while (held_bytes_ + bytes > options_.memory_bytes && !unused_.empty()) {
-      held_bytes_ -= unused_.back().size_bytes();
-      unused_.pop_back();
-    }
-    // Nobody else can free any, so what is waited for gets it.
-    const bool needed = waiting_ && started_.empty() && idle();
-    if (held_bytes_ + bytes > options_.memory_bytes && !needed) return false;
-    memory.memory = PageBuffer(bytes);
-    held_bytes_ += memory.memory.size_bytes();
-  }
-  memory.present = true;
-  return true;
-}
-
-void FileStorage::take_memory(Held& memory) {
-  if (options_.poison) std::memset(memory.memory.data(), 0xFF, memory.memory.size_bytes());
-  unused_.push_back(std::move(memory.memory));
-  memory.present = false;
-  memory.missing = 0;
-}
-
-// Starts what transfers it can; true if a whole move is on its way, as another may follow then.
+// Starts what transfers it can; true if all of a layer's are on their way, as another layer may
+// follow then.
 bool FileStorage::issue() {
-  bool finished = false;
-  for (auto* moves : {&stores_, &moves_}) {
-    for (;;) {
-      Move move;
-      {
-        const std::lock_guard lock(mutex_);  // callers add to stores_
-        if (moves->empty()) break;
-        move = moves->front();
-      }
-      bool stuck = false;
-      while (!stuck && move.next < layout().segment_count(move.layer)) stuck = !issue_next(move);
-      const std::lock_guard lock(mutex_);
-      moves->front() = move;
-      if (stuck) break;
-      moves->pop_front();
-      finished = true;
-    }
-  }
+  const bool stored = issue_layers(stores_);
+  const bool loaded = issue_layers(loads_);
   issue_ready();
   write_back();
   const bool short_of_slots = !write_backs_.empty() && !file_->has_spare();
   const bool worth_a_sync = retired_.size() >= options_.buffers;
   if (syncing_.empty() && !retired_.empty() && (short_of_slots || worth_a_sync)) {
     syncing_.swap(retired_);
-    flights_[next_id_] = {Job::kSync};
+    transfers_[next_id_] = {Job::kSync};
     file_->file().start_sync(next_id_++);
+  }
+  return stored || loaded;
+}
+
+bool FileStorage::issue_layers(std::deque<LayerTransfer>& queue) {
+  bool finished = false;
+  while (!queue.empty()) {
+    LayerTransfer& transfer = queue.front();
+    while (transfer.next < layout().segment_count(transfer.layer)) {
+      if (!issue_next(transfer)) return finished;
+    }
+    queue.pop_front();
+    finished = true;
   }
   return finished;
 }
 
-// Starts a move's next segment; false if something has to end first.
-bool FileStorage::issue_next(Move& move) {
-  const size_t index = layout().first_segment(move.layer) + move.next;
-  Flight flight = {move.job, index, 0, 0, move.deliver, move.share};
+// Starts a layer's next segment; false if something has to end first.
+bool FileStorage::issue_next(LayerTransfer& layer) {
+  const size_t index = layout().first_segment(layer.layer) + layer.next;
+  SegmentTransfer transfer = {layer.job, index, 0, 0, layer.deliver, layer.broadcast};
   bool issued = true;
-  const bool update = move.job == Job::kUpdate || move.job == Job::kUpdateNow;
-  if ((update || move.share) && !layout().is_own(segment(index))) {
-    ++move.next;  // its owner's
+  const bool update = layer.job == Job::kUpdate || layer.job == Job::kUpdateNow;
+  if ((update || layer.broadcast) && !layout().is_own(segment(index))) {
+    ++layer.next;  // its owner's
     return true;
   }
-  if (move.job == Job::kUpdateNow) {
-    issued = issue_update(flight);
-  } else if (move.job == Job::kUpdate && file_->state_step(index) == update_.step) {
+  if (layer.job == Job::kUpdateNow) {
+    issued = issue_update(transfer);
+  } else if (layer.job == Job::kUpdate && file_->state_step(index) == update_.step) {
     // It was updated before an interruption.
-    flight.job = Job::kLoadWeights;
-    issued = !move.deliver || issue_part(flight);
-  } else if (move.job == Job::kUpdate) {
-    issued = issue_update(flight);
+    transfer.job = Job::kLoadWeights;
+    issued = !layer.deliver || issue_part(transfer);
+  } else if (layer.job == Job::kUpdate) {
+    issued = issue_update(transfer);
   } else {
     // What is still to be written cannot be read yet.
-    const bool written = state_writes_[move.layer] + others_writes_[move.layer] == 0;
-    issued = (move.share || written) && issue_part(flight);
+    const bool written = state_writes_[layer.layer] + others_writes_[layer.layer] == 0;
+    issued = (layer.broadcast || written) && issue_part(transfer);
   }
-  if (issued) ++move.next;
+  if (issued) ++layer.next;
   return issued;
 }
 
 // Reads a segment for its update, or makes that at once if the state is in memory.
-bool FileStorage::issue_update(Flight flight) {
-  const size_t index = flight.segment;
+bool FileStorage::issue_update(SegmentTransfer transfer) {
+  const size_t index = transfer.segment;
   const bool own_buffer = is_cached(index);
-  if (own_buffer) flight.block = buffer_of(index);
+  if (own_buffer) transfer.block = cache_buffer(index);
   if (own_buffer && in_cache_[index]) {
-    if (flight.job == Job::kUpdate) {
-      const std::lock_guard lock(mutex_);
+    if (transfer.job == Job::kUpdate) {
+      const MutexLock lock(mutex_);
       if (!stores_.empty() || reducing_ > 0) return false;  // its gradient may be among them
     }
     ++state_writes_[segment(index).layer];
-    update_segment(flight, /*from_disk=*/false);
+    update_segment(transfer, /*from_disk=*/false);
     return true;
   }
   if (header_due_ || (!own_buffer && free_buffers_.empty())) return false;
   if (!own_buffer) {
-    flight.block = free_buffers_.back();
+    transfer.block = free_buffers_.back();
     free_buffers_.pop_back();
   }
   const SlotParts parts = layout().slot_parts(segment(index));
-  const uint64_t begin = flight.job == Job::kUpdate ? parts.gradient_info : parts.state;
+  const uint64_t begin = transfer.job == Job::kUpdate ? parts.gradient_info : parts.state;
   const uint64_t end = layout().form().has_masters() ? parts.working.at : parts.end;
   ++state_writes_[segment(index).layer];
-  std::byte* buffer = buffers_[flight.block].data();
-  start_flight(
-      flight, {false, file_->slot_offset(index) + begin, {std::span(buffer + begin, end - begin)}});
+  std::byte* buffer = buffers_[transfer.block].data();
+  start_transfer(
+      transfer,
+      {false, file_->slot_offset(index) + begin, {std::span(buffer + begin, end - begin)}});
   return true;
 }
 
-// Reads weights, or reads or writes a gradient, with the block that describes it.
-bool FileStorage::issue_part(Flight flight) {
+// Reads or writes weights or a gradient, with the block that describes it.
+bool FileStorage::issue_part(SegmentTransfer transfer) {
   if (free_blocks_.empty()) return false;
-  flight.block = free_blocks_.back();
+  transfer.block = free_blocks_.back();
   free_blocks_.pop_back();
-  const size_t index = flight.segment;
+  const size_t index = transfer.segment;
   const Segment& s = segment(index);
   const SlotParts parts = layout().slot_parts(s);
   const uint64_t slot = file_->slot_offset(index);
-  const std::span<std::byte> info(info_blocks_.data() + flight.block * kBlockBytes, kBlockBytes);
-  if (flight.job == Job::kLoadWeights) {
-    std::byte* to = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
-    start_flight(flight, {false, slot + parts.info, {info, {to, parts.end - parts.working.at}}});
+  const std::span<std::byte> info(info_blocks_.data() + transfer.block * kBlockBytes, kBlockBytes);
+  const bool write = transfer.job == Job::kStoreGradient || transfer.job == Job::kStoreWeights;
+  if (transfer.job == Job::kLoadWeights || transfer.job == Job::kStoreWeights) {
+    std::byte* weights = weights_at(index);
+    if (write) file_->describe_weights(index, update_.step, weights, info.data());
+    const std::span working(weights, parts.end - parts.working.at);
+    start_transfer(transfer, {write, slot + parts.info, {info, working}});
     return true;
   }
-  if (flight.job == Job::kStoreWeights) {
-    std::byte* from = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
-    file_->describe_weights(index, update_.step, from, info.data());
-    start_flight(flight, {true, slot + parts.info, {info, {from, parts.end - parts.working.at}}});
-    return true;
-  }
-  std::byte* part = gradients_[s.layer].memory.data() + 4 * s.begin;
+  std::byte* part = gradient_at(index);
   const std::span stored(part, parts.exp_avg.at - parts.gradient.at);
-  const bool write = flight.job == Job::kStoreGradient;
-  const bool narrow = layout().form().gradient == GradientForm::kBf16;
-  if (write && narrow) to_bf16_in_place(reinterpret_cast<float*>(part), size_t(s.count));
+  const bool bf16 = layout().form().gradient == GradientForm::kBf16;
+  if (write && bf16) to_bf16_in_place(reinterpret_cast<float*>(part), size_t(s.count));
   if (write) file_->describe_gradient(index, file_->header().step + 1, part, info.data());
   if (write && is_cached(index)) {
-    std::memcpy(buffers_[buffer_of(index)].data() + parts.gradient.at, part,
+    std::memcpy(buffers_[cache_buffer(index)].data() + parts.gradient.at, part,
                 parts.gradient.size_bytes);
   }
-  start_flight(flight, {write, slot + parts.gradient_info, {info, stored}});
+  start_transfer(transfer, {write, slot + parts.gradient_info, {info, stored}});
   return true;
 }
 
-void FileStorage::start_flight(const Flight& flight, const Transfer& transfer) {
+void FileStorage::start_transfer(const SegmentTransfer& transfer, const Transfer& bytes) {
   part_segment_ = kNone;
-  flights_[next_id_] = flight;
-  file_->file().start(next_id_++, transfer);
+  transfers_[next_id_] = transfer;
+  file_->file().start(next_id_++, bytes);
 }
 
 // A segment is in memory; the others may want it too.
-void FileStorage::arrived(const Flight& flight) {
-  const std::lock_guard lock(mutex_);
-  const size_t layer = segment(flight.segment).layer;
-  Held& memory = flight.job == Job::kLoadGradient ? gradients_[layer] : weights_[layer];
-  if (--memory.missing == 0) changed_.notify_all();
-  if (flight.share) share(flight.segment);
+void FileStorage::arrived(const SegmentTransfer& transfer) {
+  const MutexLock lock(mutex_);
+  const size_t layer = segment(transfer.segment).layer;
+  LayerBuffer& buffer = transfer.job == Job::kLoadGradient ? gradients_[layer] : weights_[layer];
+  if (--buffer.missing == 0) changed_.notify_all();
+  if (transfer.broadcast) broadcast_weights(transfer.segment);
 }
 
 void FileStorage::complete(uint64_t id) {
-  const auto place = flights_.find(id);
-  const Flight flight = place->second;
-  flights_.erase(place);
-  if (flight.job == Job::kSync) {
-    return give_back(syncing_);
+  const auto place = transfers_.find(id);
+  const SegmentTransfer transfer = place->second;
+  transfers_.erase(place);
+  switch (transfer.job) {
+    case Job::kSync:
+      return give_back(syncing_);
+    case Job::kUpdate:
+    case Job::kUpdateNow:
+      return update_segment(transfer, /*from_disk=*/true);
+    case Job::kWriteBack: {
+      const uint32_t old = file_->move(transfer.segment, transfer.slot);
+      if (keeps_gradients())
+        retired_.push_back(old);
+      else
+        file_->give_back(old);  // the file is worth nothing until all are updated
+      if (transfer.block < options_.buffers) free_buffers_.push_back(transfer.block);
+      --state_writes_[segment(transfer.segment).layer];
+      return;
+    }
+    default:
+      complete_part(transfer);
+      free_blocks_.push_back(transfer.block);
   }
-  const Segment& s = segment(flight.segment);
-  const bool update = flight.job == Job::kUpdate || flight.job == Job::kUpdateNow;
-  if (update) return update_segment(flight, /*from_disk=*/true);
-  if (flight.job == Job::kWriteBack) {
-    const uint32_t old = file_->move(flight.segment, flight.slot);
-    if (keeps_gradients())
-      retired_.push_back(old);
-    else
-      file_->give_back(old);  // the file is worth nothing until all are updated
-    if (flight.block < options_.buffers) free_buffers_.push_back(flight.block);
-    --state_writes_[s.layer];
-    return;
-  }
-  const std::byte* info = info_blocks_.data() + flight.block * kBlockBytes;
-  if (flight.job == Job::kStoreWeights) {
-    --others_writes_[s.layer];
-    const std::lock_guard lock(mutex_);
-    one_left(weights_[s.layer]);
-  } else if (flight.job == Job::kLoadWeights) {
-    file_->check_state_info(flight.segment, info);
-    file_->check_working(flight.segment, info,
-                         weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin));
-    arrived(flight);
-  } else if (flight.job == Job::kLoadGradient) {
-    file_->check_gradient_info(flight.segment, file_->header().step + 1, info);
-    file_->check_part(flight.segment, Kept::kGradient, info,
-                      gradients_[s.layer].memory.data() + 4 * s.begin);
-    arrived(flight);
-  } else {
-    const std::lock_guard lock(mutex_);
-    gradient_done(s.layer);
-  }
-  free_blocks_.push_back(flight.block);
 }
 
-// A segment of the layer's gradient is written, sent, or was used. With the lock.
+void FileStorage::complete_part(const SegmentTransfer& transfer) {
+  const size_t index = transfer.segment, layer = segment(index).layer;
+  const std::byte* info = info_blocks_.data() + transfer.block * kBlockBytes;
+  if (transfer.job == Job::kStoreWeights) {
+    --others_writes_[layer];
+    const MutexLock lock(mutex_);
+    segment_left(weights_[layer]);
+  } else if (transfer.job == Job::kStoreGradient) {
+    const MutexLock lock(mutex_);
+    gradient_done(layer);
+  } else if (transfer.job == Job::kLoadWeights) {
+    file_->check_state_info(index, info);
+    file_->check_working(index, info, weights_at(index));
+    arrived(transfer);
+  } else {
+    file_->check_gradient_info(index, file_->header().step + 1, info);
+    file_->check_part(index, Kept::kGradient, info, gradient_at(index));
+    arrived(transfer);
+  }
+}
+
+// A segment of the layer's gradient is written, sent, or was used.
 void FileStorage::gradient_done(size_t layer) {
-  Held& memory = gradients_[layer];
-  if (memory.reducing) --reducing_;
-  if (--memory.missing > 0) return;
-  take_memory(memory);
-  memory.busy = memory.reducing = false;
+  LayerBuffer& buffer = gradients_[layer];
+  if (buffer.reducing) --reducing_;
+  if (--buffer.missing > 0) return;
+  take_memory(buffer);
+  buffer.busy = buffer.reducing = false;
 }
 
 // The segment's old state is in its buffer; the new one will go to a spare slot.
-void FileStorage::update_segment(Flight flight, bool from_disk) {
-  const size_t index = flight.segment;
+void FileStorage::update_segment(SegmentTransfer transfer, bool from_disk) {
+  const size_t index = transfer.segment;
   const Segment& s = segment(index);
   const SlotParts parts = layout().slot_parts(s);
-  std::byte* buffer = buffers_[flight.block].data();
+  std::byte* buffer = buffers_[transfer.block].data();
   if (from_disk) file_->check_state(index, buffer);
-  const bool now = flight.job == Job::kUpdateNow;
-  if (from_disk && !now) {
+  SegmentArrays arrays = arrays_in_slot(layout(), s, buffer);
+  Update update = update_;
+  if (transfer.job == Job::kUpdateNow) {
+    arrays.gradient = gradient_at(index);
+    const MutexLock lock(mutex_);
+    update = layer_updates_[s.layer];
+  } else if (from_disk) {
     const std::byte* info = buffer + parts.gradient_info;
-    file_->check_gradient_info(index, update_.step, info);
+    file_->check_gradient_info(index, update.step, info);
     file_->check_part(index, Kept::kGradient, info, buffer + parts.gradient.at);
   }
-  const Update& update = now ? layer_updates_[s.layer] : update_;
-  SegmentArrays arrays = arrays_in_slot(layout(), s, buffer);
-  if (now) arrays.gradient = gradients_[s.layer].memory.data() + 4 * s.begin;
   update_segment_alone(layout(), s, arrays, update);
-  flight.step = update.step;
-  if (now) {
-    const std::lock_guard lock(mutex_);
+  transfer.step = update.step;
+  if (transfer.job == Job::kUpdateNow) {
+    const MutexLock lock(mutex_);
     gradient_done(s.layer);
   }
-  if (flight.deliver) {
+  if (transfer.deliver) {
     const uint64_t begin = layout().working_at(s.layer, s.begin);
-    std::memcpy(weights_[s.layer].memory.data() + begin, arrays.working,
+    std::memcpy(weights_at(index), arrays.working,
                 layout().working_at(s.layer, s.begin + s.count) - begin);
-    arrived(flight);
+    arrived(transfer);
   }
   if (is_cached(index)) in_cache_[index] = true;
-  write_backs_.push_back(flight);
+  write_backs_.push_back(transfer);
 }
 
 // Until the header says that an update has begun, the file must stay as it was.
 void FileStorage::write_back() {
   while (!write_backs_.empty() && !header_due_ && !headers_due_ && file_->has_spare()) {
-    Flight flight = write_backs_.front();
+    SegmentTransfer transfer = write_backs_.front();
     write_backs_.pop_front();
-    flight.job = Job::kWriteBack;
-    flight.slot = file_->take_spare();
-    const SlotParts parts = layout().slot_parts(segment(flight.segment));
-    std::byte* buffer = buffers_[flight.block].data();
-    file_->describe_state(flight.segment, flight.step, buffer);
-    start_flight(flight,
-                 {true, file_->offset_of(flight.slot) + parts.state, {parts.state_in(buffer)}});
+    transfer.job = Job::kWriteBack;
+    transfer.slot = file_->take_spare();
+    const SlotParts parts = layout().slot_parts(segment(transfer.segment));
+    std::byte* buffer = buffers_[transfer.block].data();
+    file_->describe_state(transfer.segment, transfer.step, buffer);
+    start_transfer(transfer,
+                   {true, file_->offset_of(transfer.slot) + parts.state, {parts.state_in(buffer)}});
   }
 }
 

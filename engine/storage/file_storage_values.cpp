@@ -22,8 +22,10 @@ void FileStorage::in_segments(size_t layer, int64_t first, Values values, const 
 }
 
 void FileStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
-  errand([&] {
+  run_on_thread([&] {
+    thread_role_.assert_held();
     in_segments(layer, first, values, [&](size_t index, int64_t begin, std::span<float> piece) {
+      thread_role_.assert_held();
       load_part(index, kept);
       read_values(layout(), segment(index), edited_arrays(index), kept, begin, piece);
     });
@@ -61,17 +63,21 @@ void FileStorage::load_part(size_t index, Kept kept) {
 }
 
 void FileStorage::begin_writing(int64_t step) {
-  errand([&] {
+  run_on_thread([&] {
+    thread_role_.assert_held();
     in_cache_.assign(in_cache_.size(), false);
-    stale_.assign(stale_.size(), !cluster().is_alone());
   });
+  const MutexLock lock(mutex_);
+  stale_.assign(stale_.size(), has_peers_);
   step_ = step;
 }
 
 void FileStorage::write(Kept kept, size_t layer, int64_t first, std::span<const float> values) {
-  errand([&] {
+  run_on_thread([&] {
+    thread_role_.assert_held();
     in_segments(layer, first, values,
                 [&](size_t index, int64_t begin, std::span<const float> piece) {
+                  thread_role_.assert_held();
                   if (!layout().is_own(segment(index))) return;
                   load_for_edit(index);
                   write_values(layout(), segment(index), edited_arrays(index), kept, begin, piece);
@@ -99,18 +105,19 @@ void FileStorage::store_edited() {
   const SlotParts parts = layout().slot_parts(segment(edited_));
   std::byte* slot = buffers_[0].data();
   if (!file_->has_slot(edited_)) file_->move(edited_, file_->take_spare());
-  file_->describe_state(edited_, step_, slot);
+  file_->describe_state(edited_, step(), slot);
   file_->file().run({true, file_->slot_offset(edited_) + parts.state, {parts.state_in(slot)}});
   edited_ = kNone;
 }
 
 void FileStorage::finish_writing() {
-  errand([&] {
+  run_on_thread([&] {
+    thread_role_.assert_held();
     for (size_t i = 0; i < layout().segments().size(); ++i) {
       if (layout().is_own(segment(i)) && !file_->has_slot(i)) load_for_edit(i);
     }
     store_edited();
-    file_->write_header({step_, /*pending=*/false, {}});
+    file_->write_header({step(), /*pending=*/false, {}});
   });
 }
 

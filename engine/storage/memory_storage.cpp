@@ -9,12 +9,20 @@
 
 namespace gigagpt::engine {
 
+struct MemoryStorage::LayerMemory {
+  PageBuffer exp_avg, exp_avg_sq, master;  // the shard's; masters only beside working weights
+  PageBuffer gradient, working;            // the whole layer's
+  bool pending = false;                    // its update is still to be made
+  std::vector<size_t> early = {};          // segments that are being reduced already
+};
+
 MemoryStorage::MemoryStorage(std::vector<LayerSpec> specs, const StateForm& form, Cluster& cluster)
-    : Storage(StateLayout(std::move(specs), form,
-                          cluster.is_alone() ? 0 : StateLayout::kSegmentElements,
+    : Storage(StateLayout(std::move(specs), form, StateLayout::kSegmentElements,
                           form.training ? Shard{cluster.rank(), cluster.systems()} : Shard{}),
               cluster),
       memory_(layout().layer_count()),
+      reducing_(layout().layer_count()),
+      arriving_(layout().layer_count()),
       exchange_(cluster, layout()) {
   for (size_t i = 0; i < memory_.size(); ++i) {
     LayerMemory& memory = memory_[i];
@@ -30,7 +38,13 @@ MemoryStorage::MemoryStorage(std::vector<LayerSpec> specs, const StateForm& form
   }
 }
 
-// Of the shard.
+MemoryStorage::~MemoryStorage() = default;
+
+std::byte* MemoryStorage::working_at(size_t layer, int64_t element) const {
+  return memory_[layer].working.data() + layout().working_at(layer, element);
+}
+
+// The shard's.
 SegmentArrays MemoryStorage::arrays(size_t layer) const {
   const LayerMemory& memory = memory_[layer];
   const int64_t begin = layout().shard_of(layer).begin;
@@ -41,14 +55,15 @@ SegmentArrays MemoryStorage::arrays(size_t layer) const {
           memory.exp_avg_sq.data(), working};
 }
 
-std::byte* MemoryStorage::acquire(const Need& need) {
-  LayerMemory& memory = memory_[need.layer];
-  if (!need.gradient) {
-    if (std::exchange(memory.pending, false)) update(need.layer, update_);
-    wait(memory.arriving);
+std::byte* MemoryStorage::acquire(const Request& request) {
+  LayerMemory& memory = memory_[request.layer];
+  if (!request.gradient) {
+    if (std::exchange(memory.pending, false)) update(request.layer, update_);
+    const MutexLock lock(mutex_);
+    wait_for(arriving_[request.layer]);
     return memory.working.data();
   }
-  const size_t bytes = layout().gradient_bytes(need.layer);
+  const size_t bytes = layout().gradient_bytes(request.layer);
   if (memory.gradient.data() == nullptr) {
     const auto fits = [&](const PageBuffer& unused) { return unused.size_bytes() >= bytes; };
     const auto found = std::find_if(unused_.begin(), unused_.end(), fits);
@@ -78,7 +93,7 @@ void MemoryStorage::update_layer(size_t layer, const Update& now) {
   update(layer, now);
   update_ = now;
   unused_.push_back(std::move(memory_[layer].gradient));
-  if (!cluster().is_alone()) share(layer);
+  gather_weights(layer);
 }
 
 // A shard is soon updated, and the sooner the others have it the better.
@@ -90,7 +105,7 @@ void MemoryStorage::defer(const Update& update) {
       memory_[i].pending = true;
     } else {
       this->update(i, update);
-      share(i);
+      gather_weights(i);
     }
   }
 }
@@ -98,7 +113,8 @@ void MemoryStorage::defer(const Update& update) {
 void MemoryStorage::settle() {
   for (size_t i = 0; i < memory_.size(); ++i) {
     if (std::exchange(memory_[i].pending, false)) update(i, update_);
-    wait(memory_[i].arriving);
+    const MutexLock lock(mutex_);
+    wait_for(arriving_[i]);
   }
 }
 
@@ -121,45 +137,42 @@ void MemoryStorage::reduce_early(size_t layer, int64_t begin, int64_t end) {
 
 void MemoryStorage::reduce_segment(size_t segment) {
   const Segment& s = layout().segments()[segment];
-  LayerMemory& memory = memory_[s.layer];
   {
-    const std::lock_guard lock(mutex_);
-    ++memory.reducing;
+    const MutexLock lock(mutex_);
+    ++reducing_[s.layer];
   }
-  auto* gradient = reinterpret_cast<float*>(memory.gradient.data()) + s.begin;
-  exchange_.reduce(segment, gradient, [this, &memory] {
-    const std::lock_guard lock(mutex_);
-    if (--memory.reducing == 0) changed_.notify_all();
+  auto* gradient = reinterpret_cast<float*>(memory_[s.layer].gradient.data()) + s.begin;
+  exchange_.reduce(segment, gradient, [this, layer = s.layer] {
+    const MutexLock lock(mutex_);
+    if (--reducing_[layer] == 0) changed_.notify_all();
   });
 }
 
 double MemoryStorage::reduced_square_sum(size_t layer) {
-  wait(memory_[layer].reducing);
+  const MutexLock lock(mutex_);
+  wait_for(reducing_[layer]);
   return exchange_.square_sum_of_layer(layer);
 }
 
-void MemoryStorage::share(size_t layer) {
-  LayerMemory& memory = memory_[layer];
+void MemoryStorage::gather_weights(size_t layer) {
   {
-    const std::lock_guard lock(mutex_);
-    memory.arriving = layout().segment_count(layer);
+    const MutexLock lock(mutex_);
+    arriving_[layer] = layout().segment_count(layer);
   }
   for (const size_t segment : Exchange::order(layout(), layer)) {
     const int64_t begin = layout().segments()[segment].begin;
-    exchange_.share(segment, working_at(layer, begin), [this, &memory] {
-      const std::lock_guard lock(mutex_);
-      if (--memory.arriving == 0) changed_.notify_all();
+    exchange_.broadcast(segment, working_at(layer, begin), [this, layer] {
+      const MutexLock lock(mutex_);
+      if (--arriving_[layer] == 0) changed_.notify_all();
     });
   }
 }
 
-void MemoryStorage::wait(const size_t& missing) {
-  if (cluster().is_alone()) return;
-  std::unique_lock lock(mutex_);
+void MemoryStorage::wait_for(const size_t& missing) {
   if (missing == 0) return;
   const Zone zone("waiting for the network");
   const Stopwatch watch;
-  changed_.wait(lock, [&] { return missing == 0; });
+  while (missing > 0) changed_.wait(mutex_);
   stall_ms_ += watch.seconds() * 1e3;
 }
 

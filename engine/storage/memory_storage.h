@@ -2,11 +2,10 @@
 // GradientForm::kNone they have memory until their layer is updated.
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
 #include <vector>
 
 #include "base/async_file.h"
+#include "base/mutex.h"
 #include "engine/state/segment_math.h"
 #include "engine/storage/storage.h"
 #include "engine/systems/exchange.h"
@@ -17,10 +16,11 @@ class MemoryStorage : public Storage {
  public:
   MemoryStorage(std::vector<LayerSpec> specs, const StateForm& form,
                 Cluster& cluster = Cluster::alone());
+  ~MemoryStorage() override;
 
-  void expect(std::span<const Need>) override {}
-  std::byte* acquire(const Need& need) override;
-  void release(const Need&) override {}
+  void expect(std::span<const Request>) override {}
+  std::byte* acquire(const Request& request) override;
+  void release(const Request&) override {}
   void abandon() override {}
   void reduce(size_t layer, bool hold) override;
   void reduce_early(size_t layer, int64_t begin, int64_t end) override;
@@ -36,28 +36,23 @@ class MemoryStorage : public Storage {
   IoCounts counts() const override;
 
  private:
-  struct LayerMemory {
-    PageBuffer exp_avg, exp_avg_sq, master;  // of the shard; masters only beside working weights
-    PageBuffer gradient, working;            // of the whole layer
-    bool pending = false;                    // its update is still to be made
-    size_t reducing = 0, arriving = 0;       // segments on their way, guarded by mutex_
-    std::vector<size_t> early = {};          // segments that have been on their way
-  };
+  struct LayerMemory;
   SegmentArrays arrays(size_t layer) const;
-  std::byte* working_at(size_t layer, int64_t element) const {
-    return memory_[layer].working.data() + layout().working_at(layer, element);
-  }
+  std::byte* working_at(size_t layer, int64_t element) const;
   void update(size_t layer, const Update& update);
   void reduce_segment(size_t segment);
-  void share(size_t layer);
-  void wait(const size_t& missing);
+  void gather_weights(size_t layer) EXCLUDES(mutex_);
+  void wait_for(const size_t& missing) REQUIRES(mutex_);
 
   std::vector<LayerMemory> memory_;  // per layer
   std::vector<PageBuffer> unused_;   // gradients that are not kept give their memory to others
   Update update_;                    // the last one
-  std::mutex mutex_;
-  std::condition_variable changed_;
   double stall_ms_ = 0;
+
+  Mutex mutex_;
+  CondVar changed_;
+  // Per layer: segments of its gradient, and of its weights, that are on their way.
+  std::vector<size_t> reducing_ GUARDED_BY(mutex_), arriving_ GUARDED_BY(mutex_);
   Exchange exchange_;
 };
 

@@ -179,26 +179,26 @@ class Life {
   void step() {
     const int64_t step = storage_->step() + 1;
     const bool keep = step % 2 == 0;
-    std::vector<Need> needs;
+    std::vector<Request> requests;
     for (int window = 0; window < way_.windows; ++window) {
-      for (size_t i = 0; i < layers(); ++i) needs.push_back({i, false, keep});
+      for (size_t i = 0; i < layers(); ++i) requests.push_back({i, false, keep});
       for (size_t i = layers(); i-- > 0;) {
-        needs.push_back({i, false});
-        needs.push_back({i, true});
+        requests.push_back({i, false});
+        requests.push_back({i, true});
       }
     }
-    storage_->expect(needs);
+    storage_->expect(requests);
     std::array<int, 4> seen = {};  // gradients of each layer
-    for (const Need& need : needs) {
-      std::byte* memory = storage_->acquire(need);
-      if (need.gradient) {
-        const std::span all(reinterpret_cast<float*>(memory), size(need.layer));
-        Expected::add_gradient(all, number_, step, need.layer, seen[need.layer]++);
-        Expected::clear_padding(layout(), need.layer, all);
+    for (const Request& request : requests) {
+      std::byte* memory = storage_->acquire(request);
+      if (request.gradient) {
+        const std::span all(reinterpret_cast<float*>(memory), size(request.layer));
+        Expected::add_gradient(all, number_, step, request.layer, seen[request.layer]++);
+        Expected::clear_padding(layout(), request.layer, all);
       } else {
-        check_weights(need.layer, memory);
+        check_weights(request.layer, memory);
       }
-      storage_->release(need);
+      storage_->release(request);
     }
     expected_.run_step(number_, way_.windows);
     storage_->defer(Expected::update(number_, step));

@@ -16,7 +16,7 @@
 namespace gigagpt::engine {
 
 // Memory of a layer that a visit works with: its working weights, or its gradient.
-struct Need {
+struct Request {
   size_t layer = 0;
   bool gradient = false;
   // Stays in place after the visit: weights as graphs hold on to them, a gradient as more will be
@@ -28,7 +28,7 @@ struct Need {
 // file is read and written behind the compute of other layers. Use from one thread. Throws Error
 // for what the file system refuses or a checksum contradicts; after that nothing else may be called
 // but the destructor. Of several systems each keeps the state of its shard, and the working weights
-// that it acquires are complete; all announce the same needs.
+// that it acquires are complete; all announce the same requests.
 class Storage {
  public:
   // The cluster must outlive it.
@@ -41,11 +41,11 @@ class Storage {
   Cluster& cluster() const { return cluster_; }
 
   // Says what will be acquired and released next, in that order; more can be added at any time.
-  virtual void expect(std::span<const Need> needs) = 0;
+  virtual void expect(std::span<const Request> requests) = 0;
   // The memory, in the order of StateLayout, until release: updated weights to read, or a gradient
   // to add to. A gradient's content is that of its last release in this step, else undefined.
-  virtual std::byte* acquire(const Need& need) = 0;
-  virtual void release(const Need& need) = 0;
+  virtual std::byte* acquire(const Request& request) = 0;
+  virtual void release(const Request& request) = 0;
   // Forgets what is expected and kept; gradients so far are lost.
   virtual void abandon() = 0;
 

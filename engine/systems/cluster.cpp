@@ -22,15 +22,16 @@ constexpr auto kLastWords = std::chrono::seconds(10);  // for the others to end 
 Cluster::Cluster(const WireMaker& make, double timeout_s, Ender ender)
     : timeout_s_(timeout_s), ender_(std::move(ender)) {
   thread_ = std::thread([this, make] { run(make); });
+  std::exception_ptr error;
   {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return joined_ || error_; });
+    const MutexLock lock(mutex_);
+    while (!joined_ && !error_) changed_.wait(mutex_);
+    error = error_;
   }
-  if (error_) {
+  if (error) {
     thread_.join();
-    std::rethrow_exception(error_);
+    std::rethrow_exception(error);
   }
-  if (is_alone()) return;
   // Two machines may have one name, and two containers of a machine two.
   const auto names = gather_texts(host_name());
   const auto machines = gather_texts(host_name() + "/" + boot_id());
@@ -40,9 +41,9 @@ Cluster::Cluster(const WireMaker& make, double timeout_s, Ender ender)
 
 Cluster::~Cluster() {
   if (!thread_.joinable()) return;
-  if (!is_alone()) gather(char{0});
+  gather(char{0});
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
@@ -58,11 +59,11 @@ std::string Cluster::name_of(int rank) const {
   return fmt::format("system {} of {} on host {}", rank, systems_, hosts_[size_t(rank)]);
 }
 
-void Cluster::begin(Request request) {
+void Cluster::begin(Message message) {
   {
-    const std::lock_guard lock(mutex_);
-    if (request.out) sent_bytes_ += request.bytes.size();
-    requests_.push_back(std::move(request));
+    const MutexLock lock(mutex_);
+    if (message.out) sent_bytes_ += message.bytes.size();
+    asked_for_.push_back(std::move(message));
   }
   changed_.notify_all();
 }
@@ -78,30 +79,30 @@ void Cluster::receive(int from, int tag, std::span<std::byte> bytes, Done done) 
 
 void Cluster::post(Done work) {
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     work_.push_back(std::move(work));
   }
   changed_.notify_all();
 }
 
 uint64_t Cluster::sent_bytes() const {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   return sent_bytes_;
 }
 
 void Cluster::exchange(std::span<const std::pair<int, std::span<const std::byte>>> out,
                        std::span<const std::pair<int, std::span<std::byte>>> in) {
   size_t missing = out.size() + in.size();
-  std::mutex mutex;
-  std::condition_variable arrived;
+  Mutex mutex;
+  CondVar arrived;
   const auto done = [&] {
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     if (--missing == 0) arrived.notify_one();
   };
   for (const auto& [peer, bytes] : in) receive(peer, kTogetherTag, bytes, done);
   for (const auto& [peer, bytes] : out) send(peer, kTogetherTag, bytes, done);
-  std::unique_lock lock(mutex);
-  arrived.wait(lock, [&] { return missing == 0; });
+  const MutexLock lock(mutex);
+  while (missing > 0) arrived.wait(mutex);
 }
 
 std::vector<std::string> Cluster::gather_texts(std::string_view mine) {
@@ -195,6 +196,7 @@ void Cluster::agree_on_failure(const std::string& mine) {
 }
 
 void Cluster::end(const std::exception& error) {
+  if (is_alone()) throw;
   const bool common = dynamic_cast<const CommonError*>(&error) != nullptr;
   end(rank_, common ? error.what() : fmt::format("{}: {}", name_of(rank_), error.what()), common);
 }
@@ -208,13 +210,19 @@ void Cluster::end(int subject, const std::string& message, bool common) {
     std::vector<std::byte> note(kNoteBytes);
     const std::string text = message.substr(0, kNoteBytes - 1);
     std::memcpy(note.data(), text.data(), text.size());
-    if (std::this_thread::get_id() == thread_.get_id())
+    const bool on_thread = std::this_thread::get_id() == thread_.get_id();
+    if (on_thread) {
+      thread_role_.assert_held();
       wire_->send(next_id_++, speaker, kEndTag, note);
-    else
+    } else {
       send(speaker, kEndTag, note, [] {});
+    }
     const Stopwatch watch;
     while (watch.seconds() < std::chrono::duration<double>(kLastWords).count()) {
-      if (std::this_thread::get_id() == thread_.get_id()) wire_->poll(complete_);
+      if (on_thread) {
+        thread_role_.assert_held();
+        wire_->poll(complete_);
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   } else {
@@ -229,35 +237,38 @@ void Cluster::heard_end(const std::byte* note) {
 }
 
 void Cluster::run(const WireMaker& make) {
+  thread_role_.assert_held();
   try {
     wire_ = make();
-    const std::lock_guard lock(mutex_);
     rank_ = wire_->rank();
     systems_ = wire_->systems();
     hosts_.assign(size_t(systems_), "");
     lanes_.resize(size_t(2 * systems_));
+    const MutexLock lock(mutex_);
     joined_ = true;
   } catch (...) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     error_ = std::current_exception();
   }
   changed_.notify_all();
-  if (error_) return;
+  if (wire_ == nullptr) return;
   listen_for_ends();
   Stopwatch since_watched;
   for (int idle_rounds = 0;;) {
-    const bool started = do_work() | start_requests();
+    const bool worked = do_work();
+    const bool started = start_messages();
     const bool moved = poll();
     const double elapsed_s = since_watched.seconds();
     if (elapsed_s > 0.1) {
       since_watched = {};
       watch(elapsed_s);
     }
-    std::unique_lock lock(mutex_);
     const bool busy = under_way_.size() > notes_.size();
-    if (stopping_ && !busy && requests_.empty() && work_.empty()) break;
-    lock.unlock();
-    if (started || moved)
+    {
+      const MutexLock lock(mutex_);
+      if (stopping_ && !busy && asked_for_.empty() && work_.empty()) break;
+    }
+    if (worked || started || moved)
       idle_rounds = 0;
     else
       pause(busy, idle_rounds);
@@ -276,44 +287,42 @@ void Cluster::listen_for_ends() {
 }
 
 bool Cluster::do_work() {
-  std::unique_lock lock(mutex_);
-  const bool any = !work_.empty();
-  while (!work_.empty()) {
-    const Done work = std::move(work_.front());
-    work_.pop_front();
-    lock.unlock();
-    work();
-    lock.lock();
+  std::deque<Done> work;
+  {
+    const MutexLock lock(mutex_);
+    work.swap(work_);
   }
-  return any;
+  for (const Done& each : work) each();
+  return !work.empty();
 }
 
 // Starts what was asked for, as far as it is its turn; true if there was something. What all do at
 // once passes by the others.
-bool Cluster::start_requests() {
+bool Cluster::start_messages() {
+  std::deque<Message> asked_for;
   {
-    const std::lock_guard lock(mutex_);
-    for (Request& request : requests_) {
-      Lane& lane = lane_of(request);
-      auto place = request.tag < kTags ? lane.waiting.end() : lane.waiting.begin();
-      while (place != lane.waiting.end() && place->tag >= kTags) ++place;
-      lane.waiting.insert(place, std::move(request));
-    }
-    requests_.clear();
+    const MutexLock lock(mutex_);
+    asked_for.swap(asked_for_);
+  }
+  for (Message& message : asked_for) {
+    Lane& lane = lane_of(message);
+    auto place = message.tag < kTags ? lane.waiting.end() : lane.waiting.begin();
+    while (place != lane.waiting.end() && place->tag >= kTags) ++place;
+    lane.waiting.insert(place, std::move(message));
   }
   bool any = false;
   for (Lane& lane : lanes_) {
     while (!lane.waiting.empty() &&
            (lane.under_way < kLaneWidth || lane.waiting.front().tag >= kTags)) {
       const uint64_t id = next_id_++;
-      const Request& request =
+      const Message& message =
           under_way_.emplace(id, std::move(lane.waiting.front())).first->second;
       lane.waiting.pop_front();
       ++lane.under_way;
-      if (request.out)
-        wire_->send(id, request.peer, request.tag, request.bytes);
+      if (message.out)
+        wire_->send(id, message.peer, message.tag, message.bytes);
       else
-        wire_->receive(id, request.peer, request.tag, request.bytes);
+        wire_->receive(id, message.peer, message.tag, message.bytes);
       any = true;
     }
   }
@@ -325,13 +334,13 @@ bool Cluster::poll() {
   wire_->poll(complete_);
   for (const uint64_t id : complete_) {
     const auto place = under_way_.find(id);
-    const Request request = std::move(place->second);
+    const Message message = std::move(place->second);
     under_way_.erase(place);
-    --lane_of(request).under_way;
+    --lane_of(message).under_way;
     for (auto& [_, other] : under_way_) {
-      if (other.peer == request.peer) other.silent_s = 0;
+      if (other.peer == message.peer) other.silent_s = 0;
     }
-    request.done();
+    message.done();
   }
   return !complete_.empty();
 }
@@ -339,14 +348,14 @@ bool Cluster::poll() {
 // Who is owed an answer for too long ends all. Time in which this process did not run counts
 // nothing.
 void Cluster::watch(double elapsed_s) {
-  for (auto& [_, request] : under_way_) {
-    if (request.tag == kEndTag) continue;
-    request.silent_s += std::min(elapsed_s, 1.0);
-    if (request.silent_s < timeout_s_) continue;
-    end(request.peer,
+  for (auto& [_, message] : under_way_) {
+    if (message.tag == kEndTag) continue;
+    message.silent_s += std::min(elapsed_s, 1.0);
+    if (message.silent_s < timeout_s_) continue;
+    end(message.peer,
         fmt::format("{} has been silent for {:.3g} minutes, so all systems end. The same command "
                     "with --checkpoint_path latest goes on; system_timeout_minutes sets the time",
-                    name_of(request.peer), timeout_s_ / 60),
+                    name_of(message.peer), timeout_s_ / 60),
         /*common=*/false);
   }
 }
@@ -359,9 +368,9 @@ void Cluster::pause(bool busy, int& idle_rounds) {
     return;
   }
   const int us = busy ? std::min(20 * (idle_rounds - kSpins), 300) : 50'000;
-  std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::microseconds(us),
-                    [&] { return stopping_ || !requests_.empty() || !work_.empty(); });
+  const MutexLock lock(mutex_);
+  if (stopping_ || !asked_for_.empty() || !work_.empty()) return;
+  changed_.wait_for(mutex_, std::chrono::microseconds(us));
 }
 
 }  // namespace gigagpt::engine

@@ -2,13 +2,11 @@
 // moving while others compute, and the few things that all of them do at once. Without LibTorch.
 #pragma once
 
-#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <map>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,6 +17,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/mutex.h"
 #include "engine/systems/wire.h"
 
 namespace gigagpt::engine {
@@ -83,11 +82,12 @@ class Cluster {
   // what messages go to is gone. Alone it is thrown on.
   template <class Work>
   void guard(const Work& work);
-  // Ends all systems with one message, for an error that ends this one.
+  // Ends all systems with one message, for an error that ends this one; within its catch block. A
+  // system that is alone throws it on.
   [[noreturn]] void end(const std::exception& error);
 
  private:
-  struct Request {
+  struct Message {
     bool out = false;
     int peer = 0, tag = 0;
     std::span<std::byte> bytes;
@@ -96,19 +96,21 @@ class Cluster {
   };
   // Messages to one system, or from it: a few are under way at once.
   struct Lane {
-    std::deque<Request> waiting;
+    std::deque<Message> waiting;
     size_t under_way = 0;
   };
 
   void run(const WireMaker& make);
-  bool do_work();
-  bool start_requests();
-  Lane& lane_of(const Request& request) { return lanes_[size_t(2 * request.peer + request.out)]; }
-  bool poll();
-  void watch(double elapsed_s);
-  void pause(bool busy, int& idle_rounds);
-  void listen_for_ends();
-  void begin(Request request);
+  bool do_work() EXCLUDES(mutex_);
+  bool start_messages() EXCLUDES(mutex_) REQUIRES(thread_role_);
+  Lane& lane_of(const Message& message) REQUIRES(thread_role_) {
+    return lanes_[size_t(2 * message.peer + message.out)];
+  }
+  bool poll() EXCLUDES(mutex_) REQUIRES(thread_role_);
+  void watch(double elapsed_s) REQUIRES(thread_role_);
+  void pause(bool busy, int& idle_rounds) EXCLUDES(mutex_);
+  void listen_for_ends() REQUIRES(thread_role_);
+  void begin(Message message) EXCLUDES(mutex_);
   void exchange(std::span<const std::pair<int, std::span<const std::byte>>> out,
                 std::span<const std::pair<int, std::span<std::byte>>> in);
   void agree_on_failure(const std::string& mine);
@@ -120,22 +122,22 @@ class Cluster {
   double timeout_s_ = 0;
   Ender ender_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable changed_;
-  // Guarded by mutex_.
-  std::deque<Request> requests_;
-  std::deque<Done> work_;
-  uint64_t sent_bytes_ = 0;
-  bool joined_ = false, stopping_ = false;
-  std::exception_ptr error_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::deque<Message> asked_for_ GUARDED_BY(mutex_);  // not started
+  std::deque<Done> work_ GUARDED_BY(mutex_);
+  uint64_t sent_bytes_ GUARDED_BY(mutex_) = 0;
+  bool joined_ GUARDED_BY(mutex_) = false, stopping_ GUARDED_BY(mutex_) = false;
+  std::exception_ptr error_ GUARDED_BY(mutex_);
 
-  // The thread's own.
-  std::unique_ptr<Wire> wire_;
-  std::vector<Lane> lanes_;  // two for each system
-  std::map<uint64_t, Request> under_way_;
-  uint64_t next_id_ = 1;
-  std::vector<uint64_t> complete_;
-  std::vector<std::vector<std::byte>> notes_;  // from each system, when it ends
+  ThreadRole thread_role_;  // of the cluster's thread, whose own the following is
+  std::unique_ptr<Wire> wire_ GUARDED_BY(thread_role_);
+  std::vector<Lane> lanes_ GUARDED_BY(thread_role_);  // two for each system
+  std::map<uint64_t, Message> under_way_ GUARDED_BY(thread_role_);
+  uint64_t next_id_ GUARDED_BY(thread_role_) = 1;
+  std::vector<uint64_t> complete_ GUARDED_BY(thread_role_);
+  // From each system, when it ends.
+  std::vector<std::vector<std::byte>> notes_ GUARDED_BY(thread_role_);
 
   std::thread thread_;
 };
@@ -157,7 +159,6 @@ std::vector<T> Cluster::gather(const T& mine) {
 
 template <class Work>
 void Cluster::guard(const Work& work) {
-  if (is_alone()) return work();
   try {
     work();
   } catch (const std::exception& error) {
@@ -168,13 +169,6 @@ void Cluster::guard(const Work& work) {
 template <class Work>
 auto Cluster::together(const Work& work) {
   using Result = decltype(work());
-  if (is_alone()) {
-    try {
-      return work();
-    } catch (const Error& error) {
-      throw CommonError(error.what());
-    }
-  }
   std::string failure;
   if constexpr (std::is_void_v<Result>) {
     try {

@@ -178,7 +178,7 @@ void reduce_and_share(Cluster& cluster, const StateForm& form, int64_t segment_e
       dawdle(cluster.rank(), i);
       const Segment& s = layout.segments()[i];
       exchange.reduce(i, gradient.data() + s.begin, [&] { --missing; });
-      exchange.share(i, working.data() + layout.working_at(layer, s.begin), [&] { --missing; });
+      exchange.broadcast(i, working.data() + layout.working_at(layer, s.begin), [&] { --missing; });
     }
     while (missing > 0) std::this_thread::yield();
     double square_sum = 0;

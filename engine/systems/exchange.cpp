@@ -1,7 +1,6 @@
 #include "engine/systems/exchange.h"
 
 #include <algorithm>
-#include <thread>
 
 #include "ops/kernels/optimizer.h"
 
@@ -15,16 +14,35 @@ constexpr size_t kPiece = 4096;  // elements that are added up at once, in cache
 
 }  // namespace
 
+struct Exchange::Reduction {
+  size_t segment = 0;
+  float* gradient = nullptr;
+  Cluster::Done done;
+  PageBuffer staging = {};  // from the others one after the other, or rounded for its owner
+  size_t missing = 0;
+};
+
 Exchange::Exchange(Cluster& cluster, const StateLayout& layout)
     : cluster_(cluster),
       layout_(layout),
-      narrow_(layout.precision() == Precision::kBf16),
+      bf16_(layout.precision() == Precision::kBf16),
       square_sums_(layout.segments().size()) {
   GIGAGPT_ASSERT(2 * layout.segments().size() < size_t(Cluster::kTags));
 }
 
 Exchange::~Exchange() {
-  while (under_way_ > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  const MutexLock lock(mutex_);
+  while (under_way_ > 0) none_left_.wait(mutex_);
+}
+
+void Exchange::begin() {
+  const MutexLock lock(mutex_);
+  ++under_way_;
+}
+
+void Exchange::end() {
+  const MutexLock lock(mutex_);
+  if (--under_way_ == 0) none_left_.notify_all();
 }
 
 std::vector<size_t> Exchange::order(const StateLayout& layout, size_t layer) {
@@ -44,16 +62,16 @@ std::vector<size_t> Exchange::order(const StateLayout& layout, size_t layer) {
 }
 
 size_t Exchange::wire_bytes(const Segment& segment) const {
-  return size_t(segment.count) * (narrow_ ? 2 : 4);
+  return size_t(segment.count) * (bf16_ ? 2 : 4);
 }
 
 size_t Exchange::staging_bytes(const Segment& segment) const {
   if (layout_.is_own(segment)) return size_t(cluster_.systems() - 1) * wire_bytes(segment);
-  return narrow_ ? wire_bytes(segment) : 0;
+  return bf16_ ? wire_bytes(segment) : 0;
 }
 
 void Exchange::reduce(size_t segment, float* gradient, Cluster::Done done) {
-  ++under_way_;
+  begin();
   cluster_.post([this, reduction = std::make_shared<Reduction>(
                            Reduction{segment, gradient, std::move(done)})] {
     waiting_.push_back(reduction);
@@ -91,7 +109,7 @@ void Exchange::start(const std::shared_ptr<Reduction>& r) {
   }
   r->missing = 1;
   auto* out = reinterpret_cast<std::byte*>(r->gradient);
-  if (narrow_) {
+  if (bf16_) {
     out = r->staging.data();
     ops::kernels::optimizer_kernels().round(r->gradient, size_t(s.count),
                                             reinterpret_cast<Bf16*>(out));
@@ -106,8 +124,8 @@ void Exchange::arrived(const std::shared_ptr<Reduction>& r) {
   r->staging = {};
   staged_bytes_ -= staging_bytes(s);
   r->done();
-  --under_way_;
   start_reductions();
+  end();
 }
 
 void Exchange::add_up(Reduction& r) {
@@ -122,7 +140,7 @@ void Exchange::add_up(Reduction& r) {
     for (size_t rank = 0; rank < systems; ++rank) {
       float* row = &rows[rank * kPiece];
       const std::byte* part = r.staging.data() + (rank < own ? rank : rank - 1) * bytes;
-      if (!narrow_) {
+      if (!bf16_) {
         const auto* from = rank == own ? r.gradient : reinterpret_cast<const float*>(part);
         std::copy_n(from + begin, n, row);
         continue;
@@ -153,17 +171,18 @@ double Exchange::square_sum_of_layer(size_t layer) const {
   return sum;
 }
 
-void Exchange::share(size_t segment_index, std::byte* working, Cluster::Done done) {
+void Exchange::broadcast(size_t segment_index, std::byte* working, Cluster::Done done) {
+  if (cluster_.systems() == 1) return done();
   const Segment& s = segment(segment_index);
-  const uint64_t begin = layout_.working_at(s.layer, s.begin);
-  const std::span bytes(working, layout_.working_at(s.layer, s.begin + s.count) - begin);
-  ++under_way_;
+  const uint64_t begin_byte = layout_.working_at(s.layer, s.begin);
+  const std::span bytes(working, layout_.working_at(s.layer, s.begin + s.count) - begin_byte);
+  begin();
   const bool own = layout_.is_own(s);
   const auto missing = std::make_shared<size_t>(own ? cluster_.systems() - 1 : 1);
   const auto arrived = [this, missing, done = std::move(done)] {
     if (--*missing > 0) return;
     done();
-    --under_way_;
+    end();
   };
   if (!own) return cluster_.receive(s.owner, tag(segment_index, true), bytes, arrived);
   for (int peer = 0; peer < cluster_.systems(); ++peer) {
@@ -172,14 +191,15 @@ void Exchange::share(size_t segment_index, std::byte* working, Cluster::Done don
 }
 
 void Exchange::meet(Cluster::Done done) {
+  if (cluster_.systems() == 1) return done();
   static std::byte nothing[1];
-  ++under_way_;
+  begin();
   const auto received = std::make_shared<std::byte>();
   const auto missing = std::make_shared<int>(2 * (cluster_.systems() - 1));
   const auto arrived = [this, received, missing, done = std::move(done)] {
     if (--*missing > 0) return;
     done();
-    --under_way_;
+    end();
   };
   const int tag = this->tag(layout_.segments().size(), false);
   for (int peer = 0; peer < cluster_.systems(); ++peer) {

@@ -2,19 +2,20 @@
 // (reduce-scatter), and its updated weights go from there to all (all-gather). Without LibTorch.
 #pragma once
 
-#include <atomic>
 #include <deque>
 #include <memory>
 #include <vector>
 
 #include "base/async_file.h"
+#include "base/mutex.h"
 #include "engine/state/layout.h"
 #include "engine/systems/cluster.h"
 
 namespace gigagpt::engine {
 
 // Calls may come from any thread; all systems ask for the same segments, in the same order but for
-// a few. What is passed is lent until `done` is called, on the cluster's thread.
+// a few. What is passed is lent until `done` is called, on the cluster's thread. A system that is
+// alone has nobody to wait for: `done` is called at once.
 class Exchange {
  public:
   // Both must outlive it.
@@ -31,7 +32,7 @@ class Exchange {
   double square_sum_of_layer(size_t layer) const;
 
   // A segment's working weights: to all if it is this system's, else from its owner.
-  void share(size_t segment, std::byte* working, Cluster::Done done);
+  void broadcast(size_t segment, std::byte* working, Cluster::Done done);
 
   // Calls `done` when all systems have come to this.
   void meet(Cluster::Done done);
@@ -40,14 +41,10 @@ class Exchange {
   static std::vector<size_t> order(const StateLayout& layout, size_t layer);
 
  private:
-  struct Reduction {
-    size_t segment = 0;
-    float* gradient = nullptr;
-    Cluster::Done done;
-    PageBuffer staging = {};  // from the others one after the other, or rounded for its owner
-    size_t missing = 0;
-  };
+  struct Reduction;
 
+  void begin();
+  void end();
   size_t wire_bytes(const Segment& segment) const;
   size_t staging_bytes(const Segment& segment) const;
   void start_reductions();
@@ -59,9 +56,11 @@ class Exchange {
 
   Cluster& cluster_;
   const StateLayout& layout_;
-  const bool narrow_;                // bf16 on the wire
+  const bool bf16_;                  // on the wire
   std::vector<double> square_sums_;  // per segment of its own
-  std::atomic<size_t> under_way_ = 0;
+  Mutex mutex_;
+  CondVar none_left_;
+  size_t under_way_ GUARDED_BY(mutex_) = 0;
 
   // The cluster's thread's own.
   std::deque<std::shared_ptr<Reduction>> waiting_;
