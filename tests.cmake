@@ -138,8 +138,14 @@ if(DEBIAN_PYTHON AND NO_PYTORCH EQUAL 0)
   describe_test(pytorch_reference slow TRUE)
 endif()
 
-# Hostile input to every reader, in a build of its own as libFuzzer is clang's.
+# What guards what, as clang sees it.
 find_program(CLANG clang++)
+if(CLANG)
+  add_test(NAME thread_safety COMMAND ${CMAKE_SOURCE_DIR}/tools/thread_safety.sh)
+  describe_test(thread_safety quick TRUE)
+endif()
+
+# Hostile input to every reader, in a build of its own as libFuzzer is clang's.
 if(CLANG)
   add_custom_target(fuzz_targets ALL COMMAND ${CMAKE_SOURCE_DIR}/fuzz/run --only-build
                     --build ${CMAKE_BINARY_DIR}/fuzz USES_TERMINAL VERBATIM)

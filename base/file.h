@@ -31,7 +31,7 @@ class File {
   ~File();
 
   void write(std::span<const std::byte> bytes);  // appends all of them
-  void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+  void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
   void read_at(uint64_t offset_bytes, std::span<std::byte> bytes) const;  // exactly that many
   uint64_t size_bytes() const;
   void sync();  // fdatasync: on the disk when it returns

@@ -11,7 +11,6 @@ std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& 
   if (max_batches > 0) sequences = std::min(sequences, max_batches * config.batch_size);
   if (!progress(0)) return std::nullopt;
   EvalResult result;
-  double sum = 0;
   for (int64_t first = 0; first < sequences; first += config.batch_size) {
     const int64_t count = std::min(config.batch_size, sequences - first);
     const auto batches = data.eval_batch(first, count);
@@ -20,11 +19,11 @@ std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& 
     });
     if (losses.empty()) return std::nullopt;
     for (size_t m = 0; m < batches.size(); ++m) {
-      sum += losses[m] * double(batches[m].target.numel());
+      result.loss += losses[m] * double(batches[m].target.numel());
       result.tokens += batches[m].target.numel();
     }
   }
-  result.loss = sum / double(result.tokens);
+  result.loss /= double(result.tokens);
   return result;
 }
 

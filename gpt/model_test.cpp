@@ -154,7 +154,7 @@ TEST_P(Reference, TenOptimizerSteps) {
     EXPECT_NEAR(lr, read(fixture_, "step_lrs")[step].item<double>(), 1e-12);
     const engine::Update update{
         .rule = rule, .lr = lr, .max_norm = config_.max_gradient_norm, .step = step + 1};
-    const auto [loss, norm] =
+    const auto [loss, norm, seconds] =
         *gpt_->executor.compute_gradients(read_batch(fixture_, config_, step), 0, update, {});
     gpt_->store.commit(update, norm);
     EXPECT_NEAR(loss, losses[step].item<double>(), tolerance(config_));

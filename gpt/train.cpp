@@ -1,7 +1,6 @@
 #include "gpt/train.h"
 
 #include "base/random.h"
-#include "base/system.h"
 #include "engine/run/checkpoints.h"
 #include "formats/tokenizer.h"
 #include "gpt/data.h"
@@ -28,8 +27,7 @@ class Training {
 
   void run() {
     events_.planned(gpt_.plan, checkpoints_.origin());
-    step_ =
-        checkpoints_.start(gpt_.store, gpt_.layout, uint64_t(config_.seed), events_.io_progress);
+    step_ = checkpoints_.start(gpt_.store, gpt_.layout, config_.seed, events_.io_progress);
     metrics_.emplace(config_.out_dir, step_, option_texts(config_.options()), gpt_.cluster.leads());
     for (bool stop = false; step_ < config_.num_steps && !stop;) {
       auto report = step();
@@ -50,20 +48,18 @@ class Training {
  private:
   // One step; nothing if it was dropped half-way.
   std::optional<formats::StepMetrics> step() try {
-    const Stopwatch watch;
     const auto batches = gpt_.cluster.together([&] { return data_.train_batch(step_); });
     const uint64_t key = mix(mix(uint64_t(config_.seed), hash_name("step")), uint64_t(step_));
-    const ops::UpdateRule rule{
-        config_.optimizer == "sgd", config_.beta1,        config_.beta2,
-        config_.adam_epsilon,       config_.weight_decay, uint64_t(config_.seed)};
-    const engine::Update update{.rule = rule,
-                                .lr = config_.learning_rate_at(step_),
-                                .max_norm = config_.max_gradient_norm,
-                                .step = step_ + 1};
+    const engine::Update update{
+        .rule = {config_.optimizer == "sgd", config_.beta1, config_.beta2, config_.adam_epsilon,
+                 config_.weight_decay, uint64_t(config_.seed)},
+        .lr = config_.learning_rate_at(step_),
+        .max_norm = config_.max_gradient_norm,
+        .step = step_ + 1};
     const auto gradients =
         gpt_.executor.compute_gradients(batches, key, update, events_.step_progress);
     if (!gradients) return std::nullopt;
-    const auto report = gpt_.measure(*gradients, update, watch.seconds());
+    const auto report = gpt_.measure(*gradients, update);
     metrics_->begin(report);  // a file may say that the step is done from the next line on
     if (!gpt_.plan.way.file.empty()) metrics_->sync();
     gpt_.store.commit(update, gradients->norm);

@@ -29,9 +29,9 @@ std::string Checkpoints::origin() const {
                                          : "");
 }
 
-int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,
+int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
                            const Progress& progress) {
-  if (!from_) store.initialise(seed, progress);
+  if (!from_) store.initialise(uint64_t(seed), progress);
   if (from_ && !from_->other_files.empty()) {
     load_files(*from_, store, progress);
   } else if (from_ && !from_->in_store) {

@@ -37,7 +37,7 @@ class Checkpoints {
 
   // Loads the weights and moments the run goes on from, unless they are in the store already, or
   // draws new ones from `seed`. Returns the steps completed.
-  int64_t start(Store& store, const std::vector<StoredTensor>& layout, uint64_t seed,
+  int64_t start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
                 const Progress& progress);
 
   // Whether to save after this step.

@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "base/random.h"
+#include "base/system.h"
 #include "ops/gradient.h"
 
 namespace gigagpt::engine {
@@ -66,6 +67,7 @@ Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
 std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch> all_batches,
                                                      uint64_t key, const Update& update,
                                                      const Progress& progress) {
+  const Stopwatch watch;
   store_.begin_step(update);
   double rows = 0;
   for (const MicroBatch& batch : all_batches) rows += double(batch.input.size(0));
@@ -102,7 +104,8 @@ std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch>
   }
   loss = store_.finish_reduction(loss);
   if (!std::isfinite(loss)) fail_nonfinite(batches, mine, key);
-  return Gradients{loss, store_.gradient_norm()};
+  const double norm = store_.gradient_norm();
+  return Gradients{loss, norm, watch.seconds()};
 }
 
 void Executor::fail_nonfinite(std::span<const MicroBatch> batches, size_t first, uint64_t key) {

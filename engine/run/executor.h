@@ -25,8 +25,9 @@ struct ExecutorOptions {
 
 // What a step's backward pass leaves, of all systems together.
 struct Gradients {
-  double loss = 0;  // mean over all input rows
-  double norm = 0;  // L2, of all gradients, before clipping
+  double loss = 0;     // mean over all input rows
+  double norm = 0;     // L2, of all gradients, before clipping
+  double seconds = 0;  // that this system took
 };
 
 class Executor {

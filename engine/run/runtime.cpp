@@ -75,9 +75,8 @@ Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
   ops::limit_pages(plan.activation_bytes);
 }
 
-formats::StepMetrics Runtime::measure(const Gradients& gradients, const Update& update,
-                                      double seconds) {
-  const double tokens_per_s = double(size.step_tokens()) / seconds;
+formats::StepMetrics Runtime::measure(const Gradients& gradients, const Update& update) {
+  const double tokens_per_s = double(size.step_tokens()) / gradients.seconds;
   const double flops_per_s = tokens_per_s * size.flops_per_token;
   formats::StepMetrics metrics{.step = update.step,
                                .tokens = update.step * size.step_tokens(),
@@ -86,7 +85,7 @@ formats::StepMetrics Runtime::measure(const Gradients& gradients, const Update& 
                                .lr = update.lr,
                                .tokens_per_s = tokens_per_s,
                                .mfu = peak_flops > 0 ? flops_per_s / peak_flops : 0,
-                               .step_ms = seconds * 1e3,
+                               .step_ms = gradients.seconds * 1e3,
                                .rss_gb = peak_rss_gb(),
                                .io = store.io_since_last_asked()};
   struct Own {

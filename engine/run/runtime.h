@@ -32,8 +32,8 @@ struct Runtime {
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
-  // The metrics of a step whose gradients took so long to compute, of all systems together.
-  formats::StepMetrics measure(const Gradients& gradients, const Update& update, double seconds);
+  // The metrics of a step whose gradients are complete, of all systems together.
+  formats::StepMetrics measure(const Gradients& gradients, const Update& update);
 
   RunSize size;
   Model model;
