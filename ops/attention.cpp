@@ -1,10 +1,10 @@
 // Attention: kernels for the causal mask, the plain formula for any other.
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/ops/empty.h>
 
 #include <cmath>
 
 #include "base/trace.h"
+#include "ops/autograd.h"
 #include "ops/gemm.h"
 #include "ops/kernels/attention.h"
 #include "ops/kernels/rows.h"
@@ -19,8 +19,6 @@ namespace {
 using at::Tensor;
 using kernels::AttentionArgs;
 using kernels::Bf16;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 template <class T>
 const kernels::AttentionKernels<T>& attention_kernels() {
@@ -108,29 +106,17 @@ Tensor causal_forward(const Tensor& q, const Tensor& k, const Tensor& v, const T
   return y;
 }
 
-struct CausalAttention : torch::autograd::Function<CausalAttention> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& qkv_any, const AttentionRule& rule) {
-    const Tensor qkv = as_type(qkv_any.contiguous(), type_for_kernels(qkv_any));  // B T 3C
-    const Tensor lse = at::empty({qkv.size(0), rule.heads, qkv.size(1)}, at::kFloat);
-    const Parts parts = split(qkv);
-    const Tensor y = causal_forward(parts.q, parts.k, parts.v, lse, rule);
-    ctx->save_for_backward({qkv, y, lse});
-    ctx->saved_data["heads"] = rule.heads;
-    ctx->saved_data["dropout_p"] = rule.dropout_p;
-    ctx->saved_data["key"] = static_cast<int64_t>(rule.key);
-    ctx->saved_data["type"] = static_cast<int64_t>(qkv_any.scalar_type());
-    return as_type(y, qkv_any.scalar_type());
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &qkv = saved[0], &y = saved[1], &lse = saved[2];
-    const AttentionRule rule{ctx->saved_data["heads"].toInt(),
-                             {},
-                             ctx->saved_data["dropout_p"].toDouble(),
-                             uint64_t(ctx->saved_data["key"].toInt())};
-    const Tensor dy = as_type(outputs[0].contiguous(), qkv.scalar_type());  // B T C
-    const Tensor dqkv = at::empty(qkv.sizes(), qkv.scalar_type());          // B T 3C
+Tensor causal_attention(const Tensor& qkv_any, const AttentionRule& rule) {
+  Recording recording({qkv_any});
+  const auto type = qkv_any.scalar_type();
+  const Tensor qkv = as_type(qkv_any.contiguous(), type_for_kernels(qkv_any));  // B T 3C
+  const Tensor lse = at::empty({qkv.size(0), rule.heads, qkv.size(1)}, at::kFloat);
+  const Parts parts = split(qkv);
+  const Tensor y = causal_forward(parts.q, parts.k, parts.v, lse, rule);
+  const Tensor result = as_type(y, type);
+  recording.record({result}, [=, y = y.detach()](const std::vector<Tensor>& gradients) {
+    const Tensor dy = as_type(gradients[0].contiguous(), qkv.scalar_type());  // B T C
+    const Tensor dqkv = at::empty(qkv.sizes(), qkv.scalar_type());            // B T 3C
     const Parts from = split(qkv), to = split(dqkv);
     const Zone zone("attention backward", 2.5 * forward_flops(from.q, from.k));
     dispatch_type(qkv, [&](auto element) {
@@ -138,9 +124,10 @@ struct CausalAttention : torch::autograd::Function<CausalAttention> {
       run_backward<T>({arguments<T>(from.q, from.k, from.v, y, lse, rule), data<T>(dy),
                        data<T>(to.q), data<T>(to.k), data<T>(to.v)});
     });
-    return {as_type(dqkv, at::ScalarType(ctx->saved_data["type"].toInt())), Tensor()};
-  }
-};
+    return std::vector{as_type(dqkv, type)};
+  });
+  return result;
+}
 
 // One query per batch row: bound by reading keys and values, a head a task.
 template <class T>
@@ -185,7 +172,7 @@ Tensor cached_attention(const Parts& parts, const AttentionRule& rule, KVCache& 
 
 Tensor attention(const Tensor& qkv, const AttentionRule& rule, KVCache* cache) {
   if (cache != nullptr) return cached_attention(split(qkv), rule, *cache);
-  if (!rule.mask.defined()) return CausalAttention::apply(qkv, rule);
+  if (!rule.mask.defined()) return causal_attention(qkv, rule);
   const auto parts = qkv.chunk(3, -1);  // B T C each
   return reference::attention(parts[0], parts[1], parts[2], rule);
 }

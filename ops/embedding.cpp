@@ -1,6 +1,5 @@
 // Embeddings: rows of weights looked up, their gradients as sums of rows.
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <numeric>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "base/trace.h"
+#include "ops/autograd.h"
 #include "ops/gradient.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/kernels/rows.h"
@@ -20,8 +20,6 @@ namespace gigagpt::ops {
 namespace {
 
 using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 // to[token] += the sum of the rows [R, C] of that token, taken in order. One addition per token and
 // call keeps the bits those of a dense gradient that is added as a whole.
@@ -87,41 +85,30 @@ Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe, int64
   return y;
 }
 
-struct Embedding : torch::autograd::Function<Embedding> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& tokens, const Tensor& wte,
-                        const Tensor& wpe, const Gradients& grads, int64_t first_position) {
-    const Zone zone("embedding forward");
-    ctx->save_for_backward({tokens});
-    ctx->saved_data["wte_rows"] = wte.size(0);
-    ctx->saved_data["wpe_rows"] = wpe.size(0);
-    ctx->saved_data["first_position"] = first_position;
-    save(ctx, grads);
-    return look_up(tokens.contiguous(), wte, wpe, first_position);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const Zone zone("embedding backward");
-    const Tensor tokens = ctx->get_saved_variables()[0].contiguous();  // B T
-    const Tensor dx = outputs[0].to(at::kFloat).contiguous();          // B T C
-    const int64_t T = tokens.size(1), first = ctx->saved_data["first_position"].toInt();
-    const Tensor dwte = deliver_rows(gradient_sum(ctx, 0), ctx->saved_data["wte_rows"].toInt(), dx,
-                                     {tokens.data_ptr<int64_t>(), size_t(tokens.numel())});
-    GradientSum* sum = gradient_sum(ctx, 1);
-    if (sum != nullptr) fill_gradient(*sum);
-    const Tensor dwpe =
-        sum != nullptr ? sum->sum
-                       : at::zeros({ctx->saved_data["wpe_rows"].toInt(), dx.size(2)}, at::kFloat);
-    dwpe.narrow(0, first, T).add_(dx.sum({0}));
-    return {Tensor(), dwte, sum != nullptr ? Tensor() : dwpe, Tensor(), Tensor()};
-  }
-};
+// The gradient of wpe, of which positions from `first` on were used.
+Tensor deliver_positions(GradientSum* sum, int64_t row_count, const Tensor& dx, int64_t first) {
+  if (sum != nullptr) fill_gradient(*sum);
+  const Tensor dense = sum != nullptr ? sum->sum : at::zeros({row_count, dx.size(2)}, at::kFloat);
+  dense.narrow(0, first, dx.size(1)).add_(dx.sum(0));
+  return sum != nullptr ? Tensor() : dense;
+}
 
 }  // namespace
 
-Tensor embedding(const Tensor& tokens, const Weight& wte, const Weight& wpe,
+Tensor embedding(const Tensor& tokens_any, const Weight& wte, const Weight& wpe,
                  int64_t first_position) {
-  return Embedding::apply(tokens, wte.value, wpe.value, Gradients{wte.grad, wpe.grad},
-                          first_position);
+  const Zone zone("embedding forward");
+  Recording recording({wte.value, wpe.value});
+  const Tensor tokens = tokens_any.contiguous();  // B T
+  const Tensor y = look_up(tokens, wte.value, wpe.value, first_position);
+  recording.record({y}, [=](const std::vector<Tensor>& dy) {
+    const Zone zone("embedding backward");
+    const Tensor dx = dy[0].to(at::kFloat).contiguous();  // B T C
+    return std::vector{deliver_rows(wte.grad, wte.value.size(0), dx,
+                                    {tokens.data_ptr<int64_t>(), size_t(tokens.numel())}),
+                       deliver_positions(wpe.grad, wpe.value.size(0), dx, first_position)};
+  });
+  return y;
 }
 
 }  // namespace gigagpt::ops

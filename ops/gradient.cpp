@@ -1,7 +1,5 @@
 #include "ops/gradient.h"
 
-#include <ATen/ATen.h>
-
 #include "base/error.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/parallel.h"
@@ -13,11 +11,11 @@ void add_gradient(GradientSum& to, const at::Tensor& gradient, double scale) {
   GIGAGPT_ASSERT(to.state != GradientSum::kLent && to.sum.defined());
   if (to.state == GradientSum::kEmpty) {
     to.state = GradientSum::kFilled;
-    to.sum.copy_(scale == 1.0 ? gradient : gradient * scale);
+    to.sum.copy_(scale == 1.0 ? gradient : gradient.mul(scale));
     return;
   }
   if (!gradient.is_contiguous() || gradient.scalar_type() != at::kFloat) {
-    to.sum.add_(scale == 1.0 ? gradient : gradient * scale);
+    to.sum.add_(scale == 1.0 ? gradient : gradient.mul(scale));
     return;
   }
   const auto add = kernels::optimizer_kernels().add;
@@ -29,6 +27,12 @@ void add_gradient(GradientSum& to, const at::Tensor& gradient, double scale) {
 void fill_gradient(GradientSum& sum) {
   if (sum.state == GradientSum::kEmpty) sum.sum.zero_();
   sum.state = GradientSum::kFilled;
+}
+
+at::Tensor deliver(GradientSum* sum, const at::Tensor& gradient) {
+  if (sum == nullptr || !gradient.defined()) return gradient;
+  add_gradient(*sum, gradient);
+  return {};
 }
 
 }  // namespace gigagpt::ops

@@ -1,9 +1,11 @@
 // The head of a language model: product with the vocabulary and cross-entropy, together. Its
 // products have an operand that no cache holds, which oneDNN is better at than our own kernel.
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include "base/trace.h"
+#include "ops/autograd.h"
 #include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/kernels/rows.h"
@@ -16,8 +18,6 @@ namespace gigagpt::ops {
 namespace {
 
 using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 // Rows at once. More read the weights and the gradient less often but need memory; in fp32 products
 // take twice as long, and reading matters half as much.
@@ -95,76 +95,74 @@ Tensor borrow_or_make(GradientSum* sum, const Tensor& weight) {
   return sum->sum;
 }
 
-// Gradients are made in the forward pass, while a chunk's logits exist; the backward pass has only
-// to scale them.
-struct CrossEntropy : torch::autograd::Function<CrossEntropy> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& h_any, const Tensor& weight,
-                        const Tensor& labels_any, const Gradients& grads, bool differentiate) {
-    const int64_t V = weight.size(0), C = weight.size(1);
-    const auto type = weight.scalar_type();
-    const Tensor h = as_type(h_any.reshape({-1, C}), type).contiguous();  // R C
-    const Tensor labels = labels_any.reshape({-1}).contiguous();          // R
-    const int64_t R = h.size(0), rows = std::min(R, chunk_rows(type));
-    const Tensor logits = logits_memory(rows, V);
-    Tensor dh, dweight;
-    if (differentiate) {
-      dh = at::empty({R, C}, h_any.scalar_type());
-      dweight = borrow_or_make(grads[0], weight);
+// Gradients of the mean loss over all rows, made while a chunk's logits exist; if they are defined.
+double losses_of(const Tensor& h, const Tensor& weight, const Tensor& labels, const Tensor& dh,
+                 const Tensor& dweight) {
+  const int64_t V = weight.size(0), C = weight.size(1), R = h.size(0);
+  const int64_t rows = std::min(R, chunk_rows(weight.scalar_type()));
+  const Tensor logits = logits_memory(rows, V);
+  double sum = 0;
+  for (int64_t first = 0; first < R; first += rows) {
+    const int64_t n = std::min(rows, R - first);
+    const double flops = 2.0 * double(n) * double(C) * double(V);
+    const Tensor x = h.narrow(0, first, n);                       // n C
+    const Tensor chunk = logits.narrow(0, 0, n).narrow(1, 0, V);  // n V
+    const int64_t* label = labels.data_ptr<int64_t>() + first;
+    {
+      const Zone zone("head forward", flops);
+      onednn_gemm(x, weight.t(), chunk, {});
     }
-    double sum = 0;
-    for (int64_t first = 0; first < R; first += rows) {
-      const int64_t n = std::min(rows, R - first);
-      const double flops = 2.0 * double(n) * double(C) * double(V);
-      const Tensor x = h.narrow(0, first, n);                       // n C
-      const Tensor chunk = logits.narrow(0, 0, n).narrow(1, 0, V);  // n V
-      const int64_t* label = labels.data_ptr<int64_t>() + first;
-      {
-        const Zone zone("head forward", flops);
-        onednn_gemm(x, weight.t(), chunk, {});
-      }
-      if (!differentiate) {
-        sum += loss_of(chunk, label);
-        continue;
-      }
-      const ChunkLoss loss = differentiate_logits(chunk, label, 1.0 / double(R), type);
-      sum += loss.sum;
-      {
-        const Zone zone("head backward, input", flops);
-        onednn_gemm(loss.dlogits, weight, dh.narrow(0, first, n), {});
-      }
-      const Zone zone("head backward, weight", flops);
-      onednn_gemm(loss.dlogits.t(), x, dweight, {.add = first > 0});
+    if (!dh.defined()) {
+      sum += loss_of(chunk, label);
+      continue;
     }
-    if (differentiate) ctx->save_for_backward({dh, dweight});
-    ctx->saved_data["h_sizes"] = h_any.sizes();
-    save(ctx, grads);
-    return at::scalar_tensor(sum / double(R), at::kFloat);
+    const ChunkLoss loss =
+        differentiate_logits(chunk, label, 1.0 / double(R), weight.scalar_type());
+    sum += loss.sum;
+    {
+      const Zone zone("head backward, input", flops);
+      onednn_gemm(loss.dlogits, weight, dh.narrow(0, first, n), {});
+    }
+    const Zone zone("head backward, weight", flops);
+    onednn_gemm(loss.dlogits.t(), x, dweight, {.add = first > 0});
   }
+  return sum;
+}
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &dh = saved[0], &dweight = saved[1];
-    const double scale = outputs[0].item<double>();
-    // Kept tensors are scaled into new ones, as a graph may be walked twice.
-    const Tensor scaled = scale == 1.0 ? dh : dh * scale;
-    GradientSum* sum = gradient_sum(ctx, 0);
-    const bool lent = sum != nullptr && sum->sum.is_same(dweight);
-    if (lent) {
-      if (scale != 1.0) Tensor(dweight).mul_(scale);
-      sum->state = GradientSum::kFilled;
-    } else if (sum != nullptr) {
-      add_gradient(*sum, dweight, scale);
-    }
-    return {scaled.view(ctx->saved_data["h_sizes"].toIntVector()),
-            sum == nullptr ? dweight * scale : Tensor(), Tensor(), Tensor(), Tensor()};
+// Scales what the forward pass has made. Kept tensors are scaled into new ones, as a graph may be
+// walked twice.
+std::vector<Tensor> scale_gradients(const Tensor& dh, const Tensor& dweight, GradientSum* sum,
+                                    double scale) {
+  const Tensor scaled = scale == 1.0 ? dh : dh.mul(scale);
+  const bool lent = sum != nullptr && sum->sum.is_same(dweight);
+  if (lent) {
+    if (scale != 1.0) dweight.mul_(scale);
+    sum->state = GradientSum::kFilled;
+  } else if (sum != nullptr) {
+    add_gradient(*sum, dweight, scale);
   }
-};
+  return {scaled, sum == nullptr ? dweight.mul(scale) : Tensor()};
+}
 
 }  // namespace
 
-Tensor cross_entropy(const Tensor& h, const Weight& weight, const Tensor& labels) {
-  return CrossEntropy::apply(h, weight.value, labels, Gradients{weight.grad, nullptr},
-                             at::GradMode::is_enabled());
+Tensor cross_entropy(const Tensor& h_any, const Weight& w, const Tensor& labels_any) {
+  const Tensor& weight = w.value;
+  Recording recording({h_any, weight});
+  const Tensor h = as_type(h_any.reshape({-1, weight.size(1)}), weight.scalar_type()).contiguous();
+  const Tensor labels = labels_any.reshape({-1}).contiguous();  // R
+  Tensor dh, dweight;
+  if (recording.wanted()) {
+    dh = at::empty(h.sizes(), h_any.scalar_type());
+    dweight = borrow_or_make(w.grad, weight);
+  }
+  const double sum = losses_of(h, weight, labels, dh, dweight);
+  const Tensor loss = at::scalar_tensor(sum / double(h.size(0)), at::kFloat);
+  if (dh.defined()) dh = dh.view(h_any.sizes());
+  recording.record({loss}, [=, to = w.grad](const std::vector<Tensor>& gradients) {
+    return scale_gradients(dh, dweight, to, gradients[0].item<double>());
+  });
+  return loss;
 }
 
 }  // namespace gigagpt::ops

@@ -1,8 +1,8 @@
 // Linear layers, alone and as the end of a residual branch.
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/ops/empty.h>
 
 #include "base/trace.h"
+#include "ops/autograd.h"
 #include "ops/dropout.h"
 #include "ops/gelu.h"
 #include "ops/gemm.h"
@@ -13,8 +13,6 @@ namespace gigagpt::ops {
 namespace {
 
 using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 // What is done around the product.
 struct Around {
@@ -24,103 +22,94 @@ struct Around {
   uint64_t key = 0;
 };
 
-// y = f(x) weight^T + bias, or residual + dropout(that).
-struct Linear : torch::autograd::Function<Linear> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
-                        const c10::optional<Tensor>& bias, const c10::optional<Tensor>& residual,
-                        const Gradients& grads, const Around& around) {
-    const int64_t K = weight.size(1), N = weight.size(0);
-    const Tensor rows = as_type(x.reshape({-1, K}), weight.scalar_type());  // R K
-    const int64_t R = rows.size(0);
-    auto sizes = x.sizes().vec();
-    sizes.back() = N;
-    const Tensor input = around.gelu ? apply_gelu(rows, *around.gelu) : rows;
-    Tensor y = at::empty({R, N}, around.out);
-    {
-      const Zone zone("linear forward", 2.0 * double(R) * double(K) * double(N));
-      GemmExtras extras{bias.value_or(Tensor())};
-      if (residual && around.dropout_p == 0.0)
-        extras.residual = residual->reshape({R, N}).contiguous();
-      gemm(input, weight.t(), y, extras);
-    }
-    if (residual && around.dropout_p > 0.0)
-      y = drop(y, around.dropout_p, around.key).add_(residual->reshape({R, N}));
-    ctx->save_for_backward({rows, weight});
-    ctx->saved_data["x_dtype"] = static_cast<int64_t>(x.scalar_type());
-    ctx->saved_data["x_sizes"] = x.sizes();
-    ctx->saved_data["has_bias"] = bias.has_value();
-    ctx->saved_data["has_residual"] = residual.has_value();
-    if (around.gelu) ctx->saved_data["gelu"] = static_cast<int64_t>(*around.gelu);
-    ctx->saved_data["dropout_p"] = around.dropout_p;
-    ctx->saved_data["key"] = static_cast<int64_t>(around.key);
-    save(ctx, grads);
-    return y.view(sizes);
+// The weight's gradient dy_t [N, R] x rows [R, K], into its accumulator or for autograd.
+Tensor weight_gradient(GradientSum* to, const Tensor& dy_t, const Tensor& rows,
+                       const Tensor& weight) {
+  // In fp32 a product on its own, added as a whole, has the bits that autograd would give.
+  const bool first = to != nullptr && to->state == GradientSum::kEmpty;
+  if (first || (to != nullptr && weight.scalar_type() == at::kBFloat16)) {
+    gemm(dy_t, GemmOperand(rows), to->sum, {.add = !first, .read_late = true});
+    to->state = GradientSum::kFilled;
+    return {};
   }
+  const Tensor dweight = at::empty(weight.sizes(), at::kFloat);  // N K
+  gemm(dy_t, GemmOperand(rows), dweight);
+  return deliver(to, dweight);
+}
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const auto saved = ctx->get_saved_variables();
-    const Tensor& rows = saved[0];    // R K
-    const Tensor& weight = saved[1];  // N K
-    const auto type = weight.scalar_type();
-    const double p = ctx->saved_data["dropout_p"].toDouble();
-    const Tensor dresidual =
-        ctx->saved_data["has_residual"].toBool() ? outputs[0] : Tensor();  // shaped like y
-    Tensor dy = outputs[0].contiguous().view({-1, weight.size(0)});        // R N
-    if (p > 0.0) dy = drop(dy, p, uint64_t(ctx->saved_data["key"].toInt()));
-    const double flops = 2.0 * double(rows.numel()) * double(weight.size(0));
-    const bool gelu = ctx->saved_data.count("gelu") > 0;
-    Tensor dx, input = rows;
-    if (gelu || ctx->needs_input_grad(0)) {
-      const auto x_type = static_cast<at::ScalarType>(ctx->saved_data["x_dtype"].toInt());
-      dx = at::empty(rows.sizes(), gelu ? type : x_type);  // R K
-      {
-        const Zone zone("linear backward, input", flops);
-        gemm(as_type(dy, type), weight, dx);
-      }
-      if (gelu) {
-        const auto form = static_cast<GeluForm>(ctx->saved_data["gelu"].toInt());
-        const GeluBackward through = differentiate_gelu(rows, dx, form, /*want_y=*/true);
-        dx = as_type(through.dx, x_type);
-        input = through.y;
-      }
-      dx = dx.view(ctx->saved_data["x_sizes"].toIntVector());
-    }
-    const Zone zone("linear backward, weight", flops);
-    const Tensor dbias =
-        ctx->saved_data["has_bias"].toBool() ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
-    const Tensor dy_t = transposed(dy, type, dbias);  // N R
-    const Tensor dweight = multiply_into(ctx, dy_t, input, weight);
-    return {dx, dweight, deliver(ctx, 1, dbias), dresidual, Tensor(), Tensor()};
-  }
-
-  // The weight's gradient, into its accumulator or for autograd.
-  static Tensor multiply_into(AutogradContext* ctx, const Tensor& dy_t, const Tensor& rows,
-                              const Tensor& weight) {
-    GradientSum* to = gradient_sum(ctx, 0);
-    // In fp32 a product on its own, added as a whole, has the bits that autograd would give.
-    const bool first = to != nullptr && to->state == GradientSum::kEmpty;
-    if (first || (to != nullptr && weight.scalar_type() == at::kBFloat16)) {
-      gemm(dy_t, GemmOperand(rows), to->sum, {.add = !first, .read_late = true});
-      to->state = GradientSum::kFilled;
-      return {};
-    }
-    const Tensor dweight = at::empty(weight.sizes(), at::kFloat);  // N K
-    gemm(dy_t, GemmOperand(rows), dweight);
-    return deliver(ctx, 0, dweight);
-  }
+// What the backward pass needs of the forward pass.
+struct Kept {
+  Tensor rows, weight;  // R K, N K
+  std::vector<int64_t> x_sizes;
+  at::ScalarType x_type;
+  bool x_wanted, has_bias, has_residual;
 };
 
-Tensor apply(const Tensor& x, const Affine& w, const c10::optional<Tensor>& residual,
-             const Around& around) {
-  const auto bias = w.bias.defined() ? c10::optional<Tensor>(w.bias.value) : c10::nullopt;
-  return Linear::apply(x, w.weight.value, bias, residual, Gradients{w.weight.grad, w.bias.grad},
-                       around);
+std::vector<Tensor> differentiate(const Kept& kept, const Affine& w, const Around& around,
+                                  const Tensor& dout) {
+  const Tensor &rows = kept.rows, &weight = kept.weight;
+  const auto type = weight.scalar_type();
+  Tensor dy = dout.contiguous().view({-1, weight.size(0)});  // R N
+  if (around.dropout_p > 0.0) dy = drop(dy, around.dropout_p, around.key);
+  const double flops = 2.0 * double(rows.numel()) * double(weight.size(0));
+  Tensor dx, input = rows;
+  if (around.gelu || kept.x_wanted) {
+    dx = at::empty(rows.sizes(), around.gelu ? type : kept.x_type);  // R K
+    {
+      const Zone zone("linear backward, input", flops);
+      gemm(as_type(dy, type), weight, dx);
+    }
+    if (around.gelu) {
+      const GeluBackward through = differentiate_gelu(rows, dx, *around.gelu, /*want_y=*/true);
+      dx = as_type(through.dx, kept.x_type);
+      input = through.y;
+    }
+    dx = dx.view(kept.x_sizes);
+  }
+  const Zone zone("linear backward, weight", flops);
+  const Tensor dbias = kept.has_bias ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
+  const Tensor dy_t = transposed(dy, type, dbias);  // N R
+  const Tensor dweight = weight_gradient(w.weight.grad, dy_t, input, weight);
+  return {dx, dweight, deliver(w.bias.grad, dbias), kept.has_residual ? dout : Tensor()};
+}
+
+// y = f(x) weight^T + bias, or residual + dropout(that).
+Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Around& around) {
+  const Tensor& weight = w.weight.value;
+  Recording recording({x, weight, w.bias.value, residual});
+  const int64_t K = weight.size(1), N = weight.size(0);
+  const Tensor rows = as_type(x.reshape({-1, K}), weight.scalar_type());  // R K
+  const int64_t R = rows.size(0);
+  auto sizes = x.sizes().vec();
+  sizes.back() = N;
+  const Tensor input = around.gelu ? apply_gelu(rows, *around.gelu) : rows;
+  Tensor y = at::empty({R, N}, around.out);
+  {
+    const Zone zone("linear forward", 2.0 * double(R) * double(K) * double(N));
+    GemmExtras extras{w.bias.value};
+    if (residual.defined() && around.dropout_p == 0.0)
+      extras.residual = residual.reshape({R, N}).contiguous();
+    gemm(input, weight.t(), y, extras);
+  }
+  if (residual.defined() && around.dropout_p > 0.0)
+    y = drop(y, around.dropout_p, around.key).add_(residual.reshape({R, N}));
+  y = y.view(sizes);
+  const Kept kept{rows,
+                  weight,
+                  x.sizes().vec(),
+                  x.scalar_type(),
+                  x.requires_grad(),
+                  w.bias.defined(),
+                  residual.defined()};
+  recording.record(
+      {y}, [=](const std::vector<Tensor>& dy) { return differentiate(kept, w, around, dy[0]); });
+  return y;
 }
 
 }  // namespace
 
 Tensor linear(const Tensor& x, const Affine& w, c10::optional<at::ScalarType> out) {
-  return apply(x, w, c10::nullopt, {out.value_or(w.weight.value.scalar_type())});
+  return apply(x, w, {}, {out.value_or(w.weight.value.scalar_type())});
 }
 
 Tensor add_linear(const Tensor& residual, const Tensor& x, const Affine& w, double dropout_p,

@@ -1,8 +1,10 @@
 // Layer normalisation, GELU and dropout.
-#include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "base/trace.h"
+#include "ops/autograd.h"
 #include "ops/dropout.h"
 #include "ops/gelu.h"
 #include "ops/gradient.h"
@@ -16,8 +18,6 @@ namespace {
 
 using at::Tensor;
 using kernels::row_kernels;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 constexpr double kEpsilon = 1e-5;           // layer_norm's default
 constexpr size_t kLeastElements = 1 << 12;  // that are worth a thread's while
@@ -26,102 +26,61 @@ size_t least_rows(size_t C) {
   return std::max<size_t>(kLeastElements / C, 1);
 }
 
-// Returns the normal and x again: both ways' gradients meet in one pass.
-struct LayerNorm : torch::autograd::Function<LayerNorm> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x_any, const Tensor& weight,
-                               const c10::optional<Tensor>& bias, const Gradients& grads,
-                               at::ScalarType out, double eps) {
-    const Zone zone("layer norm forward");
-    const Tensor x = x_any.contiguous();
-    const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
-    const Tensor y = at::empty(x.sizes(), out);
-    const Tensor stats = at::empty({int64_t(R), 2}, at::kFloat);  // mean, 1 / deviation
-    auto* stat = reinterpret_cast<kernels::RowStats*>(data<float>(stats));
-    const float* b = bias ? data<float>(*bias) : nullptr;
-    dispatch_type(out, [&](auto element) {
-      using T = decltype(element);
-      const auto normalise = row_kernels<T>().layer_norm;
-      parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t) {
-        for (size_t r = begin; r < end; ++r) {
-          stat[r] = normalise(data<float>(x) + r * C, data<float>(weight), b, C, float(eps),
-                              data<T>(y) + r * C);
-        }
-      });
+std::vector<Tensor> differentiate_layer_norm(const Tensor& x, const Affine& w, const Tensor& stats,
+                                             const Tensor& dy_any, const Tensor& also_any) {
+  const Zone zone("layer norm backward");
+  const auto* stat = reinterpret_cast<const kernels::RowStats*>(data<float>(stats));
+  const bool has_bias = w.bias.defined();
+  const Tensor dy = dy_any.defined() ? dy_any.contiguous() : at::zeros_like(x);
+  const Tensor also = also_any.defined() ? also_any.contiguous() : Tensor();
+  const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
+  const Tensor dx = at::empty(x.sizes(), at::kFloat);
+  // A thread's rows add up apart, then the threads in order.
+  std::vector<float> parts(size_t(thread_count()) * 2 * C);
+  dispatch_type(dy, [&](auto element) {
+    using T = decltype(element);
+    const auto differentiate = row_kernels<T>().layer_norm_backward;
+    parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t part) {
+      float* dweight = parts.data() + part * 2 * C;
+      for (size_t r = begin; r < end; ++r) {
+        differentiate(data<float>(x) + r * C, data<float>(w.weight.value), stat[r],
+                      data<T>(dy) + r * C, also.defined() ? data<float>(also) + r * C : nullptr, C,
+                      data<float>(dx) + r * C, dweight, has_bias ? dweight + C : nullptr);
+      }
     });
-    ctx->save_for_backward({x, weight, stats});
-    ctx->saved_data["has_bias"] = bias.has_value();
-    save(ctx, grads);
-    return {y, x_any.detach()};
-  }
+  });
+  for (size_t i = 2 * C; i < parts.size(); ++i) parts[i % (2 * C)] += parts[i];
+  const Tensor dweight = at::empty({int64_t(C)}, at::kFloat), dbias = at::empty_like(dweight);
+  std::copy_n(parts.data(), C, data<float>(dweight));
+  std::copy_n(parts.data() + C, C, data<float>(dbias));
+  return {dx, deliver(w.weight.grad, dweight), has_bias ? deliver(w.bias.grad, dbias) : Tensor()};
+}
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const Zone zone("layer norm backward");
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1];
-    const auto* stat = reinterpret_cast<const kernels::RowStats*>(data<float>(saved[2]));
-    const bool has_bias = ctx->saved_data["has_bias"].toBool();
-    const Tensor dy = outputs[0].contiguous();
-    const Tensor also = outputs[1].defined() ? outputs[1].contiguous() : Tensor();
-    const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
-    const Tensor dx = at::empty(x.sizes(), at::kFloat);
-    // A thread's rows add up apart, then the threads in order.
-    std::vector<float> parts(size_t(thread_count()) * 2 * C);
-    dispatch_type(dy, [&](auto element) {
-      using T = decltype(element);
-      const auto differentiate = row_kernels<T>().layer_norm_backward;
-      parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t part) {
-        float* dweight = parts.data() + part * 2 * C;
-        for (size_t r = begin; r < end; ++r) {
-          differentiate(data<float>(x) + r * C, data<float>(weight), stat[r], data<T>(dy) + r * C,
-                        also.defined() ? data<float>(also) + r * C : nullptr, C,
-                        data<float>(dx) + r * C, dweight, has_bias ? dweight + C : nullptr);
-        }
-      });
+// The normal, and x again: what comes back on both ways is added in one pass.
+Branch apply_layer_norm(const Tensor& x_any, const Affine& w, at::ScalarType out, double eps) {
+  const Zone zone("layer norm forward");
+  Recording recording({x_any, w.weight.value, w.bias.value});
+  const Tensor x = x_any.contiguous();
+  const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
+  const Tensor y = at::empty(x.sizes(), out);
+  const Tensor stats = at::empty({int64_t(R), 2}, at::kFloat);  // mean, 1 / standard deviation
+  auto* stat = reinterpret_cast<kernels::RowStats*>(data<float>(stats));
+  const float* b = w.bias.defined() ? data<float>(w.bias.value) : nullptr;
+  dispatch_type(out, [&](auto element) {
+    using T = decltype(element);
+    const auto normalise = row_kernels<T>().layer_norm;
+    parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t) {
+      for (size_t r = begin; r < end; ++r) {
+        stat[r] = normalise(data<float>(x) + r * C, data<float>(w.weight.value), b, C, float(eps),
+                            data<T>(y) + r * C);
+      }
     });
-    for (size_t i = 2 * C; i < parts.size(); ++i) parts[i % (2 * C)] += parts[i];
-    const Tensor dweight = at::empty({int64_t(C)}, at::kFloat), dbias = at::empty_like(dweight);
-    std::copy_n(parts.data(), C, data<float>(dweight));
-    std::copy_n(parts.data() + C, C, data<float>(dbias));
-    return {dx,
-            deliver(ctx, 0, dweight),
-            has_bias ? deliver(ctx, 1, dbias) : Tensor(),
-            Tensor(),
-            Tensor(),
-            Tensor()};
-  }
-};
-
-struct Gelu : torch::autograd::Function<Gelu> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x_any, GeluForm form) {
-    const Tensor x = x_any.contiguous();
-    ctx->save_for_backward({x});
-    ctx->saved_data["form"] = static_cast<int64_t>(form);
-    return apply_gelu(x, form);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const auto form = static_cast<GeluForm>(ctx->saved_data["form"].toInt());
-    const Tensor dy = outputs[0].contiguous();
-    return {differentiate_gelu(ctx->get_saved_variables()[0], dy, form, false).dx, Tensor()};
-  }
-};
-
-struct Dropout : torch::autograd::Function<Dropout> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, double p, uint64_t key) {
-    ctx->saved_data["p"] = p;
-    ctx->saved_data["key"] = static_cast<int64_t>(key);
-    return drop(x, p, key);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& outputs) {
-    const auto key = static_cast<uint64_t>(ctx->saved_data["key"].toInt());
-    return {drop(outputs[0], ctx->saved_data["p"].toDouble(), key), Tensor(), Tensor()};
-  }
-};
-
-variable_list apply_layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
-  const auto bias = w.bias.defined() ? c10::optional<Tensor>(w.bias.value) : c10::nullopt;
-  return LayerNorm::apply(x, w.weight.value, bias, Gradients{w.weight.grad, w.bias.grad}, out, eps);
+  });
+  const Branch branch{x_any.detach(), y};
+  recording.record({branch.normal, branch.residual}, [=](const std::vector<Tensor>& dy) {
+    return differentiate_layer_norm(x, w, stats, dy[0], dy[1]);
+  });
+  return branch;
 }
 
 }  // namespace
@@ -169,20 +128,29 @@ Tensor drop(const Tensor& x_any, double p, uint64_t key, int64_t first) {
 }
 
 Branch branch(const Tensor& x, const Affine& w, at::ScalarType out) {
-  const auto ways = apply_layer_norm(x, w, out, kEpsilon);
-  return {ways[1], ways[0]};
+  return apply_layer_norm(x, w, out, kEpsilon);
 }
 
 Tensor layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
-  return apply_layer_norm(x, w, out, eps)[0];
+  return apply_layer_norm(x, w, out, eps).normal;
 }
 
-Tensor gelu(const Tensor& x, GeluForm form) {
-  return Gelu::apply(x, form);
+Tensor gelu(const Tensor& x_any, GeluForm form) {
+  Recording recording({x_any});
+  const Tensor x = x_any.contiguous(), y = apply_gelu(x, form);
+  recording.record({y}, [=](const std::vector<Tensor>& dy) {
+    return std::vector{differentiate_gelu(x, dy[0].contiguous(), form, /*want_y=*/false).dx};
+  });
+  return y;
 }
 
 Tensor dropout(const Tensor& x, double p, uint64_t key) {
-  return p == 0.0 ? x : Dropout::apply(x, p, key);
+  if (p == 0.0) return x;
+  Recording recording({x});
+  const Tensor y = drop(x, p, key);
+  recording.record({y},
+                   [=](const std::vector<Tensor>& dy) { return std::vector{drop(dy[0], p, key)}; });
+  return y;
 }
 
 }  // namespace gigagpt::ops

@@ -38,20 +38,28 @@ const dnnl::engine& cpu_engine() {
   return engine;
 }
 
+template <class... Descs>
+dnnl::matmul::primitive_desc describe_matmul(const dnnl::primitive_attr& attributes,
+                                             const Descs&... descs) {
+#if DNNL_VERSION_MAJOR < 3
+  return {dnnl::matmul::desc(descs...), attributes, cpu_engine()};
+#else
+  return {cpu_engine(), descs..., attributes};
+#endif
+}
+
 constexpr size_t kMaxPrimitives = 256;
 
 // Making a primitive costs far more than a small product: one of each kind is kept.
 dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
                             const memory::desc& bias, const GemmExtras& extras) {
   static std::map<std::vector<int64_t>, dnnl::matmul> cache;
-  std::vector<int64_t> key = {bias.data.ndims, extras.add, extras.residual.defined()};
+  const bool has_bias = extras.bias.defined();
+  std::vector<int64_t> key = {has_bias, extras.add, extras.residual.defined()};
   for (const at::Tensor* t : {&a, &b, &c}) append_key(key, *t);
   if (extras.residual.defined()) append_key(key, extras.residual);
   auto found = cache.find(key);
   if (found == cache.end()) {
-    const auto desc = bias.data.ndims == 0
-                          ? dnnl::matmul::desc(describe(a), describe(b), describe(c))
-                          : dnnl::matmul::desc(describe(a), describe(b), bias, describe(c));
     dnnl::post_ops post;
     if (extras.add) post.append_sum(1.0F);
     if (extras.residual.defined()) {
@@ -61,8 +69,10 @@ dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::
     attributes.set_post_ops(post);
     // Sampling brings a new shape with every token; code for old ones must not pile up.
     if (cache.size() >= kMaxPrimitives) cache.clear();
-    dnnl::matmul primitive(dnnl::matmul::primitive_desc(desc, attributes, cpu_engine()));
-    found = cache.emplace(std::move(key), std::move(primitive)).first;
+    const auto made = has_bias
+                          ? describe_matmul(attributes, describe(a), describe(b), bias, describe(c))
+                          : describe_matmul(attributes, describe(a), describe(b), describe(c));
+    found = cache.emplace(std::move(key), dnnl::matmul(made)).first;
   }
   return found->second;
 }

@@ -2,12 +2,13 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+#include <torch/version.h>
 
 #include <list>
-#include <mutex>
 #include <unordered_map>
 
 #include "base/async_file.h"
+#include "base/mutex.h"
 
 namespace gigagpt::ops {
 namespace {
@@ -16,15 +17,24 @@ constexpr size_t kLarge = 1 << 20;
 
 class PageAllocator : public c10::Allocator {
  public:
+#if TORCH_VERSION_MAJOR < 2
   c10::DataPtr allocate(size_t bytes) const override {
-    if (bytes < kLarge) return small_->allocate(bytes);
-    void* data = take(bytes);
-    return {data, data, &give, c10::Device(c10::DeviceType::CPU)};
+    return allocate_any(bytes);
   }
-  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }  // there are two kinds
+#else
+  c10::DataPtr allocate(size_t bytes) override {
+    return allocate_any(bytes);
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+#endif
+  c10::DeleterFnPtr raw_deleter() const override {
+    return nullptr;
+  }  // there are two kinds
 
   void limit(uint64_t bytes) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     limit_bytes_ = bytes;
     make_room(0);
   }
@@ -35,8 +45,14 @@ class PageAllocator : public c10::Allocator {
   }
 
  private:
+  c10::DataPtr allocate_any(size_t bytes) const {
+    if (bytes < kLarge) return small_->allocate(bytes);
+    void* data = take(bytes);
+    return {data, data, &give, c10::Device(c10::DeviceType::CPU)};
+  }
+
   void* take(size_t bytes) const {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     auto best = kept_.end();
     for (auto it = kept_.begin(); it != kept_.end(); ++it) {
       const size_t size = it->size_bytes();
@@ -60,7 +76,7 @@ class PageAllocator : public c10::Allocator {
 
   static void give(void* data) {
     PageAllocator& self = get();
-    const std::lock_guard lock(self.mutex_);
+    const MutexLock lock(self.mutex_);
     const auto place = self.used_.find(data);
     self.used_bytes_ -= place->second.size_bytes();
     self.kept_bytes_ += place->second.size_bytes();
@@ -69,7 +85,7 @@ class PageAllocator : public c10::Allocator {
     self.make_room(0);
   }
 
-  void make_room(size_t bytes) const {
+  void make_room(size_t bytes) const REQUIRES(mutex_) {
     while (!kept_.empty() && used_bytes_ + kept_bytes_ + bytes > limit_bytes_) {
       kept_bytes_ -= kept_.front().size_bytes();
       kept_.pop_front();
@@ -77,11 +93,11 @@ class PageAllocator : public c10::Allocator {
   }
 
   c10::Allocator* small_ = c10::GetDefaultCPUAllocator();
-  mutable std::mutex mutex_;
-  mutable std::list<PageBuffer> kept_;  // longest unused first
-  mutable std::unordered_map<void*, PageBuffer> used_;
-  mutable uint64_t used_bytes_ = 0, kept_bytes_ = 0;
-  uint64_t limit_bytes_ = ~uint64_t{0};
+  mutable Mutex mutex_;
+  mutable std::list<PageBuffer> kept_ GUARDED_BY(mutex_);  // longest unused first
+  mutable std::unordered_map<void*, PageBuffer> used_ GUARDED_BY(mutex_);
+  mutable uint64_t used_bytes_ GUARDED_BY(mutex_) = 0, kept_bytes_ GUARDED_BY(mutex_) = 0;
+  uint64_t limit_bytes_ GUARDED_BY(mutex_) = ~uint64_t{0};
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 #include "ops/row_sums.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 

@@ -1,6 +1,7 @@
 #include "engine/run/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
