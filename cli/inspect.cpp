@@ -65,11 +65,7 @@ std::string last_metrics(const Path& path) {
     const size_t begin = before == std::string::npos ? 0 : before + 1;
     const std::string line = tail.substr(begin, end + 1 - begin);
     tail.resize(begin);
-    nlohmann::ordered_json row;
-    try {
-      row = formats::parse_json<nlohmann::ordered_json>(line, path.string());
-    } catch (const Error&) {  // a line that a crash cut short, or none of ours
-    }
+    const auto row = formats::parse_json_or_null<nlohmann::ordered_json>(line);
     if (!row.is_object()) continue;
     std::vector<std::string> pairs;
     for (const auto& [key, value] : row.items()) {

@@ -2,11 +2,11 @@
 
 #include <cstdio>
 #include <iostream>
-#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "cli/compute_parts.h"
 #include "engine/run/resume.h"
+#include "formats/json.h"
 #include "formats/utf8.h"
 #include "gpt/sample.h"
 
@@ -42,7 +42,7 @@ class LogitsFile {
     if (!file_) return;
     const nlohmann::ordered_json row = {
         {"token", token}, {"logits", std::vector<float>(logits.begin(), logits.end())}};
-    file_->write(row.dump() + "\n");
+    file_->write(formats::to_text(row) + "\n");
   }
 
  private:

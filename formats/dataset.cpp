@@ -31,7 +31,7 @@ DatasetMeta read_dataset_meta(const Path& directory) {
 void write_dataset_meta(const Path& directory, const DatasetMeta& meta) {
   const nlohmann::ordered_json root = {{"vocab_size", meta.vocab_size},
                                        {"dtype", meta.token_bytes == 2 ? "uint16" : "uint32"}};
-  write_text_atomically(directory / "meta.json", root.dump(1) + "\n");
+  write_text_atomically(directory / "meta.json", to_text(root, 1) + "\n");
 }
 
 Path find_dataset(const std::string& dataset) {

@@ -14,8 +14,8 @@ using nlohmann::json;
 // Throws unless the key is absent or has the one value this program computes.
 void require(const json& root, const std::string& where, const char* key, const json& wanted) {
   if (!root.contains(key) || root[key].is_null() || root[key] == wanted) return;
-  fail("{}: {} is {}, but only {} is supported", where, key, shortened(root[key].dump()),
-       wanted.dump());
+  fail("{}: {} is {}, but only {} is supported", where, key, shortened(to_text(root[key])),
+       to_text(wanted));
 }
 
 // GPT-2's own, unless it is said, is the form with tanh.
@@ -65,7 +65,7 @@ void write_tokenizer_config(const Path& directory, const HfGpt2Config& config, b
   if (has_end) {
     for (const char* key : {"bos_token", "eos_token", "unk_token"}) root[key] = kEndOfText;
   }
-  write_text_atomically(directory / "tokenizer_config.json", root.dump(2) + "\n");
+  write_text_atomically(directory / "tokenizer_config.json", to_text(root, 2) + "\n");
 }
 
 }  // namespace
@@ -114,7 +114,7 @@ void write_hf_config(const Path& directory, const HfGpt2Config& config,
                                        {"bos_token_id", end_of_text},
                                        {"eos_token_id", end_of_text},
                                        {"gigagpt_bias", config.bias}};
-  write_text_atomically(directory / "config.json", root.dump(2) + "\n");
+  write_text_atomically(directory / "config.json", to_text(root, 2) + "\n");
 }
 
 std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config) {

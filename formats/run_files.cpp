@@ -53,8 +53,8 @@ std::string lines_to_keep(const Path& path, int64_t completed_steps) {
   std::string kept;
   for (std::string line; std::getline(lines, line);) {
     if (line.ends_with(' ')) line += '}';
-    const auto row = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (row.is_discarded() || !row.is_object() || !row.contains("step")) continue;
+    const auto row = parse_json_or_null<nlohmann::json>(line);
+    if (!row.is_object() || !row.contains("step")) continue;
     const auto& step = row["step"];
     if (step.is_number_unsigned() && step.get<uint64_t>() <= uint64_t(completed_steps)) {
       kept += line + "\n";
@@ -121,7 +121,7 @@ void MetricsLog::begin(const StepMetrics& m) {
                             {"write_bytes", m.io.write_bytes},
                             {"sent_bytes", m.io.sent_bytes},
                             {"stall_ms", m.io.stall_ms}};
-  std::string text = row.dump();
+  std::string text = to_text(row);
   text.back() = ' ';  // in place of the brace: no number is cut short
   file_->write(text);
   step_ = m.step;
@@ -134,7 +134,7 @@ void MetricsLog::begin(const StepMetrics& m) {
 
 void MetricsLog::end(std::optional<double> val_loss) {
   if (!file_) return;
-  file_->write(val_loss ? ordered_json{{"val_loss", *val_loss}}.dump().replace(0, 1, ",") + "\n"
+  file_->write(val_loss ? to_text(ordered_json{{"val_loss", *val_loss}}).replace(0, 1, ",") + "\n"
                         : "}\n");
   if (val_loss) board_->write(step_, {{"val/loss", *val_loss}});
 }

@@ -44,12 +44,12 @@ json parse_header(std::string_view text, const std::string& where) {
 }
 
 std::vector<uint64_t> naturals(const json& list, const std::string& where) {
-  if (!list.is_array()) fail("{}: {} is not a list", where, shortened(list.dump()));
+  if (!list.is_array()) fail("{}: {} is not a list", where, shortened(to_text(list)));
   std::vector<uint64_t> values;
   for (const json& value : list) {
     // 2^62 is far above any size, and its sums and signed form do not overflow.
     if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62) {
-      fail("{}: {} is not a size or place", where, shortened(value.dump()));
+      fail("{}: {} is not a size or place", where, shortened(to_text(value)));
     }
     values.push_back(value);
   }
@@ -110,7 +110,7 @@ SafetensorsWriter::SafetensorsWriter(const Path& path, const std::vector<TensorI
         {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {expected_bytes_, end}}};
     expected_bytes_ = end;
   }
-  std::string text = header.dump();
+  std::string text = to_text(header);
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data begins 8-byte aligned
   const uint64_t length = text.size();
   put(std::as_bytes(std::span(&length, 1)));

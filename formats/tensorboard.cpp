@@ -105,7 +105,7 @@ void append(std::string& to, const auto& value) {
 // So that it is shown as it is, in one line; bytes that are not UTF-8 would stop the reader.
 std::string escaped(const std::string& text) {
   std::string result;
-  const std::string valid = nlohmann::json::parse(to_text(nlohmann::json(text)));
+  const std::string valid = parse_json<nlohmann::json>(to_text(nlohmann::json(text)), "");
   for (const char c : valid) {
     constexpr std::string_view kMarks = R"(\`*_[]|)";
     if (c == '<' || c == '&') {

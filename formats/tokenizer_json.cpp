@@ -15,20 +15,10 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 using Ids = std::unordered_map<std::string, int32_t>;
 
-constexpr int kMaxDepth = 50;  // of a JSON text; real ones have 6
-
-json parse_json(std::string_view text, const std::string& where) {
-  const auto check = [&](int depth, json::parse_event_t, json&) {
-    if (depth > kMaxDepth) fail("{}: not a tokenizer: nested more than {} deep", where, kMaxDepth);
-    return true;
-  };
-  try {
-    json root = json::parse(text, check);
-    if (!root.is_object()) fail("{}: not a tokenizer: not an object", where);
-    return root;
-  } catch (const json::exception& error) {
-    fail("{}: not a tokenizer: {}", where, error.what());
-  }
+json parse_object(std::string_view text, const std::string& where) {
+  json root = parse_json<json>(text, where + ": not a tokenizer");
+  if (!root.is_object()) fail("{}: not a tokenizer: not an object", where);
+  return root;
 }
 
 // The value of a key; null if there is none.
@@ -40,11 +30,7 @@ const json& value_of(const json& object, const char* key) {
 
 // A value for a message: not all of a long one.
 std::string shown(const json& value) {
-  const std::string text = to_text(value);
-  if (text.size() <= 60) return text;
-  size_t end = 60;
-  while ((text[end] & 0xC0) == 0x80) --end;
-  return text.substr(0, end) + "...";
+  return shortened(to_text(value));
 }
 
 // The value of a key that must be an object.
@@ -336,14 +322,14 @@ std::string file_text(const ordered_json& added, const ordered_json& cutting,
                                {"fuse_unk", false},
                                {"vocab", std::move(vocab)},
                                {"merges", merges}}}};
-  return root.dump(1) + "\n";
+  return to_text(root, 1) + "\n";
 }
 
 }  // namespace
 
 std::variant<Characters, BpeVocabulary> parse_tokenizer_json(std::string_view text,
                                                              const std::string& where) {
-  const json root = parse_json(text, where);
+  const json root = parse_object(text, where);
   for (const char* key : {"normalizer", "truncation", "padding"}) check_absent(root, key, where);
   const json& model = object_at(root, "model", where);
   const json& merges = value_of(model, "merges");
@@ -377,7 +363,7 @@ std::variant<Characters, BpeVocabulary> parse_tokenizer_json(std::string_view te
 
 BpeVocabulary parse_vocab_and_merges(const NamedText& vocab, const NamedText& merges) {
   BpeVocabulary vocabulary;
-  const Ids ids = parse_vocab(parse_json(vocab.text, vocab.where), vocab.where);
+  const Ids ids = parse_vocab(parse_object(vocab.text, vocab.where), vocab.where);
   fill_tokens(ids, vocabulary);
   MergeReader reader(ids, vocabulary.merges);
   size_t number = 0;

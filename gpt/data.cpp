@@ -1,6 +1,6 @@
 #include "gpt/data.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <numeric>

@@ -1,7 +1,5 @@
 #include "gpt/model.h"
 
-#include <ATen/ATen.h>
-
 #include "base/random.h"
 #include "ops/ops.h"
 

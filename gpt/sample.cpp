@@ -1,6 +1,6 @@
 #include "gpt/sample.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 

@@ -1,6 +1,7 @@
 #include "ops/gemm.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
 
 #include <algorithm>
 #include <chrono>

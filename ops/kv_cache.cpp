@@ -1,6 +1,7 @@
 #include "ops/kv_cache.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include "base/error.h"
 

@@ -1,6 +1,6 @@
 #include "ops/onednn.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
 
 #include <dnnl.hpp>
 #include <map>

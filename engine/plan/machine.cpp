@@ -41,7 +41,7 @@ Path machine_file() {
 std::optional<Machine> read_machine() try {
   const Path path = machine_file();
   if (path.empty() || !std::filesystem::exists(path)) return std::nullopt;
-  const Json json = Json::parse(read_text(path));
+  const Json json = formats::parse_json<Json>(read_text(path), path.string());
   Machine machine{json.at("cpu"),
                   json.at("cores"),
                   json.at("native_bf16"),
@@ -52,6 +52,8 @@ std::optional<Machine> read_machine() try {
   for (const auto& [name, disk] : json.at("disks").items()) {
     machine.disks[name] = {disk.at("read_bytes_per_s"), disk.at("write_bytes_per_s"),
                            disk.at("mixed_bytes_per_s")};
+    const DiskRates& rates = machine.disks[name];
+    if (std::min({rates.read, rates.write, rates.mixed}) < 0) return std::nullopt;
   }
   const bool sensible = machine.cores > 0 && machine.bf16_flops > 0 && machine.fp32_flops > 0 &&
                         machine.memory_bytes_per_s > 0;

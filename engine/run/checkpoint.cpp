@@ -1,6 +1,7 @@
 #include "engine/run/checkpoint.h"
 
-#include <ATen/ATen.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>

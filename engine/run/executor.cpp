@@ -1,7 +1,7 @@
 #include "engine/run/executor.h"
 
-#include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -277,7 +277,7 @@ std::string Executor::first_nonfinite_layer(std::span<const MicroBatch> batches,
     for (size_t m = 0; m < batches.size(); ++m) {
       x[m] = model_[i]->forward(weights, x[m],
                                 Pass{batches[m], /*training=*/true, mix(key, first + m)});
-      if (at::isfinite(x[m]).all().item<bool>()) continue;
+      if (x[m].isfinite().all().item<bool>()) continue;
       name = model_[i]->spec().name;
       return false;
     }

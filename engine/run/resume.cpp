@@ -216,7 +216,7 @@ std::string to_text(const std::optional<ResumePoint>& point) {
 }
 
 std::optional<ResumePoint> from_text(const std::string& text) {
-  const auto json = nlohmann::json::parse(text);
+  const auto json = formats::parse_json<nlohmann::json>(text, "the leader's message");
   if (json.is_null()) return std::nullopt;
   ResumePoint point{json["checkpoint"].get<std::string>(),
                     json["step"],

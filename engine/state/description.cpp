@@ -70,7 +70,7 @@ std::vector<LayerSpec> read_layers(const json& root, int64_t most, int64_t segme
 
 StateLayout read_description(std::string_view text, uint64_t file_bytes, const std::string& where) {
   try {
-    const json root = json::parse(text);
+    const json root = formats::parse_json<json>(text, where);
     const auto precision = root.at("precision").get<std::string>();
     if (precision != "bf16" && precision != "fp32") fail("{}: unknown precision", where);
     const int64_t segment_elements =

@@ -66,7 +66,7 @@ std::string describe(const StateLayout& layout) {
     description["systems"] = layout.shard().systems;
   }
   description["layers"] = layers;
-  return description.dump();
+  return formats::to_text(description);
 }
 
 }  // namespace
