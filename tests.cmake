@@ -82,7 +82,8 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
     list(APPEND STREAMING_SOURCES ${sources})
   endforeach()
   add_executable(race_test engine/storage/file_storage_race_test.cpp ${STREAMING_SOURCES}
-    base/async_file.cpp base/error.cpp base/file.cpp base/lock.cpp base/system.cpp base/trace.cpp
+    formats/json.cpp base/async_file.cpp base/error.cpp base/file.cpp base/lock.cpp base/system.cpp
+    base/trace.cpp
     base/transfer_engines.cpp ops/compact.cpp ops/update_alone.cpp ops/kernels/codes.cpp
     ops/kernels/optimizer.cpp)
   target_compile_options(race_test PRIVATE -fsanitize=thread -g1)

@@ -292,7 +292,8 @@ void run(int argc, char** argv) {
     case Arguments::Command::kPrepare:
     case Arguments::Command::kInspect:
     case Arguments::Command::kTokenizer:
-      fail("prepare, inspect and tokenizer are done by gigagpt itself");
+    case Arguments::Command::kExport:
+      fail("this command is run by `gigagpt`, not `gigagpt-compute`");
   }
 }
 

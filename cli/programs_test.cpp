@@ -162,6 +162,16 @@ TEST_F(Programs, PlansAndRefusesWhatDoesNotFit) {
   EXPECT_FALSE(std::filesystem::exists(path("planned"))) << "nothing is written";
 }
 
+TEST_F(Programs, ComputeRefusesWhatTheFrontProgramDoes) {
+  for (const std::string command :
+       {"export --checkpoint_path x --gguf x.gguf", "prepare --input x --out x", "inspect x"}) {
+    const Outcome outcome = shell(kProgram + "-compute " + command);
+    EXPECT_EQ(outcome.status, 1) << command;
+    EXPECT_NE(outcome.text.find("is run by `gigagpt`, not `gigagpt-compute`"), std::string::npos)
+        << outcome.text;
+  }
+}
+
 TEST_F(Programs, DryRunPrintsAConfigThatReadsBack) {
   const std::string first = path("first.yaml"), second = path("second.yaml");
   const std::string run = kProgram + " train ";

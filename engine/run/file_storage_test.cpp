@@ -153,7 +153,7 @@ TEST_F(FileStorageTest, GoesOnFromTheFileWithOrWithoutPendingUpdates) {
           if (!settled) {
             trainer.step();
             trainer.executor().evaluate({}, {});
-            std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the header gets written
+            while (StateFile::peek(path_)->step != stop + 1) std::this_thread::yield();
           }
         }
         Trainer trainer(way, path_, FileStorage::Mode::kOpen);
