@@ -36,7 +36,8 @@ GPTConfig config_111m(const std::string& precision) {
 // One sequence of random prompt tokens and then sampled ones.
 class Decoding {
  public:
-  explicit Decoding(GPT& gpt) : gpt_(gpt), caches_(gpt.model.size(), ops::KVCache(2048)) {}
+  explicit Decoding(engine::Runtime& gpt)
+      : gpt_(gpt), caches_(gpt.model.size(), ops::KVCache(2048)) {}
 
   double prompt_s(int64_t length) {
     for (ops::KVCache& cache : caches_) cache.clear();
@@ -59,7 +60,7 @@ class Decoding {
     tokens_.push_back(ops::sample(row, tokens_, {0.8, 200, 3}, tokens_.size()));
   }
 
-  GPT& gpt_;
+  engine::Runtime& gpt_;
   std::vector<ops::KVCache> caches_;
   std::vector<int32_t> tokens_;
 };

@@ -54,8 +54,9 @@ void set_flags(const std::vector<Option>& options, const Flags& flags) {
   for (const CLI::App* command : app.get_subcommands(nullptr)) names.push_back(command->get_name());
   const std::string near = nearest_name(extra, names);
   std::string command;
-  for (const CLI::App* part = &app; part->get_parent() != nullptr; part = part->get_parent())
-    command = " " + part->get_name() + command;
+  for (const CLI::App* part = &app; part->get_parent() != nullptr; part = part->get_parent()) {
+    command.insert(0, " " + part->get_name());
+  }
   fail("unknown {} '{}'{}; see gigagpt{} --help", extra.starts_with("-") ? "flag" : "argument",
        extra, near.empty() ? "" : fmt::format("; did you mean '{}'?", near), command);
 }

@@ -17,7 +17,7 @@ Encoder::Encoder(const formats::Tokenizer& tokenizer, const Settings& settings,
 }
 
 Encoder::~Encoder() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   dropped_ = true;
   changed_.notify_all();
 }
@@ -26,7 +26,7 @@ void Encoder::guarded(void (Encoder::*work)()) {
   try {
     (this->*work)();
   } catch (...) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     if (!error_) error_ = std::current_exception();
     dropped_ = true;
     changed_.notify_all();
@@ -34,51 +34,60 @@ void Encoder::guarded(void (Encoder::*work)()) {
 }
 
 void Encoder::add(TextBatch batch) {
-  std::unique_lock lock(mutex_);
-  const auto most = uint64_t(2 * settings_.threads + 2);
-  changed_.wait(lock, [&] { return error_ || added_ - written_ < most; });
+  const MutexLock lock(mutex_);
+  const uint64_t most = 2 * uint64_t(settings_.threads) + 2;
+  while (!error_ && added_ - written_ >= most) changed_.wait(mutex_);
   if (error_) std::rethrow_exception(error_);
   waiting_.emplace_back(added_++, std::move(batch));
   changed_.notify_all();
 }
 
 std::vector<int64_t> Encoder::finish() {
-  std::unique_lock lock(mutex_);
-  all_added_ = true;
-  changed_.notify_all();
-  lock.unlock();
+  {
+    const MutexLock lock(mutex_);
+    all_added_ = true;
+    changed_.notify_all();
+  }
   for (std::jthread& thread : threads_) thread.join();
+  const MutexLock lock(mutex_);
   if (error_) std::rethrow_exception(error_);
   return counts_;
 }
 
+std::optional<std::pair<uint64_t, TextBatch>> Encoder::next_texts() {
+  const MutexLock lock(mutex_);
+  while (!dropped_ && !all_added_ && waiting_.empty()) changed_.wait(mutex_);
+  if (dropped_ || waiting_.empty()) return std::nullopt;
+  auto next = std::move(waiting_.front());
+  waiting_.pop_front();
+  return next;
+}
+
 void Encoder::encode_batches() {
-  std::vector<int64_t> counts(counts_.size());
-  std::unique_lock lock(mutex_);
-  while (true) {
-    changed_.wait(lock, [&] { return dropped_ || all_added_ || !waiting_.empty(); });
-    if (dropped_ || waiting_.empty()) break;
-    const auto [number, batch] = std::move(waiting_.front());
-    waiting_.pop_front();
-    lock.unlock();
-    TokenBatch tokens = encode(batch, counts);
-    lock.lock();
-    encoded_.emplace(number, std::move(tokens));
+  std::vector<int64_t> counts(size_t(tokenizer_.vocab_size()));
+  while (const auto texts = next_texts()) {
+    TokenBatch tokens = encode(texts->second, counts);
+    const MutexLock lock(mutex_);
+    encoded_.emplace(texts->first, std::move(tokens));
     changed_.notify_all();
   }
+  const MutexLock lock(mutex_);
   for (size_t i = 0; i < counts.size(); ++i) counts_[i] += counts[i];
 }
 
-void Encoder::write_batches() {
-  std::unique_lock lock(mutex_);
+std::optional<TokenBatch> Encoder::next_tokens() {
+  const MutexLock lock(mutex_);
   while (true) {
-    const auto all_written = [&] { return all_added_ && written_ == added_; };
-    changed_.wait(lock, [&] { return dropped_ || all_written() || encoded_.contains(written_); });
-    if (dropped_ || all_written()) return;
-    const TokenBatch tokens = std::move(encoded_.extract(written_).mapped());
-    lock.unlock();
-    write_(tokens);
-    lock.lock();
+    if (dropped_ || (all_added_ && written_ == added_)) return std::nullopt;
+    if (encoded_.contains(written_)) return std::move(encoded_.extract(written_).mapped());
+    changed_.wait(mutex_);
+  }
+}
+
+void Encoder::write_batches() {
+  while (const auto tokens = next_tokens()) {
+    write_(*tokens);
+    const MutexLock lock(mutex_);
     ++written_;
     changed_.notify_all();
   }

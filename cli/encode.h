@@ -1,16 +1,16 @@
 // Text to token ids on all cores, in order.
 #pragma once
 
-#include <condition_variable>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <map>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "formats/tokenizer.h"
 
 namespace gigagpt::cli {
@@ -54,8 +54,11 @@ class Encoder {
   std::vector<int64_t> finish();
 
  private:
-  void encode_batches();
-  void write_batches();
+  void encode_batches() EXCLUDES(mutex_);
+  void write_batches() EXCLUDES(mutex_);
+  // Wait for what is to be encoded, or written, next; nothing if there will be no more.
+  std::optional<std::pair<uint64_t, TextBatch>> next_texts() EXCLUDES(mutex_);
+  std::optional<TokenBatch> next_tokens() EXCLUDES(mutex_);
   TokenBatch encode(const TextBatch& batch, std::vector<int64_t>& counts) const;
   void guarded(void (Encoder::*work)());
 
@@ -63,14 +66,14 @@ class Encoder {
   const Settings settings_;
   const std::function<void(const TokenBatch&)> write_;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::pair<uint64_t, TextBatch>> waiting_;
-  std::map<uint64_t, TokenBatch> encoded_;
-  uint64_t added_ = 0, written_ = 0;
-  bool all_added_ = false, dropped_ = false;
-  std::exception_ptr error_;
-  std::vector<int64_t> counts_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::deque<std::pair<uint64_t, TextBatch>> waiting_ GUARDED_BY(mutex_);  // with their numbers
+  std::map<uint64_t, TokenBatch> encoded_ GUARDED_BY(mutex_);
+  uint64_t added_ GUARDED_BY(mutex_) = 0, written_ GUARDED_BY(mutex_) = 0;
+  bool all_added_ GUARDED_BY(mutex_) = false, dropped_ GUARDED_BY(mutex_) = false;
+  std::exception_ptr error_ GUARDED_BY(mutex_);
+  std::vector<int64_t> counts_ GUARDED_BY(mutex_);
   std::vector<std::jthread> threads_;  // last: they use all of the above
 };
 

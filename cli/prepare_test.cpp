@@ -94,9 +94,9 @@ TEST(Prepare, BadInputLeavesNothingBehind) {
       {{empty, empty}, "empty"},
       {{"/dev/null"}, "/dev/null is neither a file nor a folder"}};
   const auto before = names_in(directory.path());
-  for (const auto& [inputs, error] : cases) {
-    EXPECT_ERROR(run(inputs, directory / "out"), error);
-    EXPECT_EQ(names_in(directory.path()), before) << error;
+  for (const auto& bad : cases) {
+    EXPECT_ERROR(run(bad.first, directory / "out"), bad.second);
+    EXPECT_EQ(names_in(directory.path()), before) << bad.second;
   }
 }
 

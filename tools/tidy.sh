@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # clang's reading of the sources: its warnings, thread-safety analysis among them, and clang-tidy's
-# checks (.clang-tidy); tests get the warnings alone. It reads them with libc++, as it does not parse
-# LibTorch's headers with GCC 12's library as C++20.
+# checks (.clang-tidy); tests get the warnings alone. It reads what uses LibTorch with libc++, as it
+# does not parse LibTorch's headers with GCC 12's library as C++20.
 # Usage: tools/tidy.sh [--all] [BUILD_DIRECTORY]   (a build with tests knows how to compile them, too)
 # Without --all it reads what changed since the last release: the last tag or, in a clone without
 # tags, the commit that last changed the version. For a header it reads a source that includes it.
@@ -34,13 +34,17 @@ if [[ $all == yes ]]; then
 else
   files=$(comm -12 <(changed_since_release) <(known))
 fi
-files=$(grep -v '^build' <<<"$files" || true)
+files=$(grep -vE '^(build|bench)' <<<"$files" || true)
 echo "clang-tidy: $(grep -c . <<<"$files") files"
-options=(-quiet -p "$build" --extra-arg=-stdlib=libc++ --extra-arg=-Wthread-safety
-         --extra-arg=-idirafter"$(g++ -print-file-name=include)")  # omp.h
-read_all() { xargs -r -P "$(nproc)" -n 1 clang-tidy "${options[@]}" "$@" 2> >(grep -vE ' warnings? .*generated\.$' >&2); }
-bad=0
-{ grep -vE '_test\.cpp$' <<<"$files" || true; } | read_all || bad=1
-{ grep -E '_test\.cpp$' <<<"$files" || true; } |
-  read_all '--checks=-*,clang-diagnostic-*,bugprone-use-after-move' || bad=1
-exit $bad
+# What links LibTorch is compiled with OpenMP.
+with_libtorch=$(grep -B1 '"file"' "$build/compile_commands.json" | grep -A1 -- '-fopenmp' | grep -oE '"file": "[^"]*"' |
+  cut -d'"' -f4 | sed "s|^$PWD/||" | sort -u)
+export build with_libtorch
+read_file() {
+  local options=(-quiet -p "$build" --extra-arg=-Wthread-safety)
+  ! grep -qxF "$1" <<<"$with_libtorch" || options+=(--extra-arg=-stdlib=libc++)
+  [[ $1 != *_test.cpp ]] || options+=('--checks=-*,clang-diagnostic-*,bugprone-undelegated-constructor')
+  clang-tidy "${options[@]}" "$1" 2> >(grep -vE ' warnings? .*generated\.$' >&2)
+}
+export -f read_file
+xargs -r -P "$(nproc)" -n 1 bash -c 'read_file "$1"' read_file <<<"$files"

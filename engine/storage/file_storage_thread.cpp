@@ -214,13 +214,11 @@ bool FileStorage::issue_next(LayerTransfer& layer) {
     ++layer.next;  // its owner's
     return true;
   }
-  if (layer.job == Job::kUpdateNow) {
-    issued = issue_update(transfer);
-  } else if (layer.job == Job::kUpdate && file_->state_step(index) == update_.step) {
+  if (layer.job == Job::kUpdate && file_->state_step(index) == update_.step) {
     // It was updated before an interruption.
     transfer.job = Job::kLoadWeights;
     issued = !layer.deliver || issue_part(transfer);
-  } else if (layer.job == Job::kUpdate) {
+  } else if (update) {
     issued = issue_update(transfer);
   } else {
     // What is still to be written cannot be read yet.

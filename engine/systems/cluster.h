@@ -104,7 +104,7 @@ class Cluster {
   bool do_work() EXCLUDES(mutex_);
   bool start_messages() EXCLUDES(mutex_) REQUIRES(thread_role_);
   Lane& lane_of(const Message& message) REQUIRES(thread_role_) {
-    return lanes_[size_t(2 * message.peer + message.out)];
+    return lanes_[2 * size_t(message.peer) + (message.out ? 1 : 0)];
   }
   bool poll() EXCLUDES(mutex_) REQUIRES(thread_role_);
   void watch(double elapsed_s) REQUIRES(thread_role_);
