@@ -51,7 +51,7 @@ class FakeDisk {
   void lose_power() {
     const uint64_t survive_percent = std::array{2, 20, 50, 80, 98}[random_() % 5];
     for (const auto& [block, versions] : unsynced_) {
-      const auto version = [&] {
+      const auto version = [&, &versions = versions, block = block] {
         const bool survives = random_() % 100 < survive_percent;
         return survives ? versions[random_() % versions.size()].bytes.data() : durable_at(block);
       };

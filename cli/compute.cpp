@@ -258,7 +258,7 @@ void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& 
   const TokenData data(config, "val");
   auto gpt = make_gpt(config, /*training=*/false, {{}, cluster});
   Display display(cluster.leads());
-  if (!gpt.plan.way.file.empty()) display.line(gpt.plan.note());
+  if (!gpt.plan.execution.file.empty()) display.line(gpt.plan.note());
   engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0,
                           follow(display, "loading"));
   const auto result =

@@ -32,7 +32,7 @@ void print_facts(const StateFile& file, const Path& path) {
                                      ? fmt::format("; its update is pending in {} of {} segments",
                                                    owing, layout.own_segments())
                                      : ""));
-  print_fact("precision", layout.precision() == engine::Precision::kBf16 ? "bf16" : "fp32");
+  print_fact("precision", engine::precision_name(layout.precision()));
   const char* form =
       layout.form().compact ? "weights in bf16 and moments in 8 bits" : "weights and moments";
   print_fact("holds", !layout.training() ? "weights alone, not for training"
@@ -50,8 +50,8 @@ void print_facts(const StateFile& file, const Path& path) {
 }
 
 // What of the segment lies in parameters; padding may hold anything.
-void add_norms(const StateLayout& layout, const Segment& s, const StateFile::Look& look,
-               LayerNorms& norms) {
+void add_norms(const StateLayout& layout, const Segment& s,
+               const StateFile::SegmentInspection& look, LayerNorms& norms) {
   const auto& params = layout.spec(s.layer).params;
   for (size_t p = 0; p < params.size(); ++p) {
     const int64_t offset = layout.layer(s.layer).offsets[p];
@@ -73,7 +73,7 @@ void add_norms(const StateLayout& layout, const Segment& s, const StateFile::Loo
 }  // namespace
 
 void inspect_store(const Path& path) {
-  const auto file = StateFile::open_to_look(path);
+  const auto file = StateFile::open_to_inspect(path);
   const StateLayout& layout = file->layout();
   print_facts(*file, path);
   std::fflush(stdout);
@@ -84,11 +84,11 @@ void inspect_store(const Path& path) {
   {
     Display display;
     display.share("checking", 0);
-    StateFile::Look look;
+    StateFile::SegmentInspection look;
     for (size_t i = 0; i < layout.segments().size(); ++i) {
       const Segment& s = layout.segments()[i];
       if (!layout.is_own(s)) continue;  // what it holds of others counts nothing
-      file->look_at(i, look);
+      file->inspect_segment(i, look);
       add_norms(layout, s, look, norms[s.layer]);
       damaged += look.problems.empty() ? 0 : 1;
       std::move(look.problems.begin(), look.problems.end(), std::back_inserter(problems));

@@ -13,8 +13,8 @@
 namespace gigagpt::cli {
 namespace {
 
+using engine::Array;
 using engine::FileStorage;
-using engine::Kept;
 using engine::LayerSpec;
 using engine::Precision;
 using engine::StateForm;
@@ -40,10 +40,10 @@ class InspectStore : public testing::TestWithParam<StateForm> {
       const auto params = specs()[layer].params;
       for (size_t p = 0; p < params.size(); ++p) {
         const int64_t offset = storage->layout().layer(layer).offsets[p];
-        storage->write(Kept::kMaster, layer, offset,
+        storage->write(Array::kMaster, layer, offset,
                        std::vector<float>(size_t(params[p].count()), weight));
         if (!training) continue;
-        storage->write(Kept::kExpAvg, layer, offset,
+        storage->write(Array::kExpAvg, layer, offset,
                        std::vector<float>(size_t(params[p].count()), 2));
       }
     }

@@ -20,18 +20,18 @@ void add(std::string& text, const char* name, const std::string& value) {
 }
 
 std::string memory_text(const GPTConfig& config, const Plan& plan) {
-  const auto& way = plan.way;
+  const auto& execution = plan.execution;
   const engine::RunSize size = config.run_size(true);
   std::string text = gb_text(plan.peak_gb);
   if (size.micro_batches() > 1) {
-    text += fmt::format(", {} of {} micro-batches at once", way.window, size.micro_batches());
+    text += fmt::format(", {} of {} micro-batches at once", execution.window, size.micro_batches());
   }
-  if (way.recompute) text += ", layers run again in the backward pass";
+  if (execution.recompute) text += ", layers run again in the backward pass";
   return text;
 }
 
 std::string disk_text(const Plan& plan) {
-  const bool in_file = !plan.way.file.empty();
+  const bool in_file = !plan.execution.file.empty();
   std::string text = gb_text(plan.most_disk_gb);
   if (plan.most_disk_gb > plan.disk_gb) text += " at most";
   const std::string checkpoints =
@@ -45,7 +45,7 @@ std::string disk_text(const Plan& plan) {
 
 std::string step_text(const GPTConfig& config, const Plan& plan) {
   std::string text = fmt::format("{:.3g} TFLOP", plan.step_flops / 1e12);
-  if (!plan.way.file.empty()) {
+  if (!plan.execution.file.empty()) {
     text += fmt::format("; reads {}, writes {}", gb_text(plan.read_gb), gb_text(plan.write_gb));
   }
   if (plan.step_s <= 0) return text;
@@ -81,11 +81,12 @@ std::string network_text(const GPTConfig& config, const Plan& plan) {
 
 std::string machine_text(const engine::Machine& machine, const engine::Plan& plan) {
   if (machine.cores == 0) return "not measured";
-  const DiskRates disk = machine.disk_of(plan.way.file.empty() ? Path(".") : plan.way.file);
+  const DiskRates disk =
+      machine.disk_of(plan.execution.file.empty() ? Path(".") : plan.execution.file);
   std::string text = fmt::format(
       "{} cores of {}; {} products {:.0f} GFLOP/s; memory {:.0f} GB/s", machine.cores, machine.cpu,
-      plan.way.form.precision == engine::Precision::kBf16 ? "bf16" : "fp32",
-      machine.flops(plan.way.form.precision) / 1e9, machine.memory_bytes_per_s / 1e9);
+      engine::precision_name(plan.execution.form.precision),
+      machine.flops(plan.execution.form.precision) / 1e9, machine.memory_bytes_per_s / 1e9);
   if (disk.mixed > 0) {
     text += fmt::format("; disk reads {:.2f}, writes {:.2f}, both {:.2f} GB/s", disk.read / 1e9,
                         disk.write / 1e9, disk.mixed / 1e9);
@@ -110,7 +111,8 @@ std::string plan_text(const GPTConfig& config, const Plan& plan, const engine::M
   add(text, "state",
       fmt::format("{}, {:.3g} bytes a parameter, {}", gb_text(plan.state_gb),
                   plan.state_gb * 1e9 / double(parameters),
-                  plan.way.file.empty() ? "in RAM" : "streamed from " + plan.way.file.string()));
+                  plan.execution.file.empty() ? "in RAM"
+                                              : "streamed from " + plan.execution.file.string()));
   add(text, "memory", memory_text(config, plan));
   add(text, "disk", disk_text(plan));
   add(text, "a step", step_text(config, plan));
@@ -142,8 +144,9 @@ std::string comparison_text(const Plan& plan, const Measured& measured) {
 
 double disk_used_gb(const GPTConfig& config, const Plan& plan) {
   double bytes = double(used_bytes(config.out_dir));
-  const bool elsewhere = !plan.way.file.empty() && plan.way.file.parent_path() != config.out_dir;
-  if (elsewhere) bytes += double(used_bytes(plan.way.file));
+  const bool elsewhere =
+      !plan.execution.file.empty() && plan.execution.file.parent_path() != config.out_dir;
+  if (elsewhere) bytes += double(used_bytes(plan.execution.file));
   return bytes / 1e9;
 }
 

@@ -79,7 +79,7 @@ void check_alike(engine::Cluster& cluster, GPTConfig& config, const std::string&
     const size_t common = std::min(lines.size(), first.size());
     for (size_t i = 0; i < common; ++i) {
       if (lines[i] == first[i]) continue;
-      throw engine::CommonError(fmt::format("{} disagrees: it has {}, but {} has {}",
+      throw engine::AgreedError(fmt::format("{} disagrees: it has {}, but {} has {}",
                                             cluster.name_of(int(rank)), lines[i],
                                             cluster.name_of(0), first[i]));
     }

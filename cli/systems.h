@@ -14,7 +14,7 @@ namespace gigagpt::cli {
 // Throws Error.
 std::unique_ptr<engine::Cluster> join_systems(const GPTConfig& config);
 
-// Throws CommonError, naming the first difference, unless all systems have this configuration,
+// Throws AgreedError, naming the first difference, unless all systems have this configuration,
 // program and data set.
 void check_alike(engine::Cluster& cluster, GPTConfig& config, const std::string& split);
 

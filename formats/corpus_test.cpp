@@ -104,9 +104,9 @@ TEST(Corpus, BadJsonLinesAreNamed) {
       {std::string(100'000, '['), "line 3: is an array"},
       {"{\"a\": " + std::string(100'000, '['), "line 3: not JSON"},
   };
-  for (const auto& [line, error] : cases) {
-    EXPECT_ERROR(documents_of(directory, "a.jsonl", "{\"text\": \"good\"}\n\n" + line + "\n"),
-                 error);
+  for (const auto& bad : cases) {
+    const std::string lines = "{\"text\": \"good\"}\n\n" + bad.first + "\n";
+    EXPECT_ERROR(documents_of(directory, "a.jsonl", lines), bad.second);
   }
 }
 
@@ -297,7 +297,9 @@ TEST(Corpus, CutAnywhereIsAnError) {
     files.emplace_back("a.tar.x", tar(members, filter));
     files.emplace_back("a.txt.x", compressed(filter, "a few words of text"));
   }
-  for (const auto& [name, content] : files) {
+  for (const auto& file : files) {
+    const auto& name = file.first;
+    const auto& content = file.second;
     EXPECT_FALSE(documents_of(directory, name, content).empty()) << name;
     // What is cut so early that nothing can be seen of its kind is a text by its name.
     const size_t first = name.ends_with(".x") ? 10 : 0;

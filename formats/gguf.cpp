@@ -16,7 +16,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "GGUF is little-endian here");
 
 constexpr uint32_t kVersion = 3;
-constexpr uint32_t kArrayType = 9;
 constexpr size_t kMaxNameBytes = 63;  // of a tensor, in llama.cpp
 constexpr size_t kBlock = 32;         // values of a block of Q8_0
 

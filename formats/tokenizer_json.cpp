@@ -277,7 +277,7 @@ void check_model(const json& model, bool byte_level, const std::string& where) {
   if (!dropout.is_null() && dropout != 0) fail_foreign(key, "dropout", shown(dropout), "null");
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const json& value = value_of(model, affix);
-    if (!value.is_null() && value != "") fail_foreign(key, affix, shown(value), "null");
+    if (!value.is_null() && value != json("")) fail_foreign(key, affix, shown(value), "null");
   }
   if (flag(model, "ignore_merges", false, key)) fail_foreign(key, "ignore_merges", "true", "false");
 }

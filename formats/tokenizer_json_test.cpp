@@ -170,7 +170,7 @@ TEST(TokenizerJson, FoldersOfEachKind) {
 
 TEST(TokenizerJsonHostile, BadMergesFileIsRefusedWithItsLine) {
   const std::string vocab = file_json()["model"]["vocab"].dump();
-  for (const auto& [merges, message] : std::vector<std::pair<std::string, std::string>>{
+  for (const auto& bad : std::vector<std::pair<std::string, std::string>>{
            {"#version: 0.2\na b\nx y z\n", "m: line 3: \"x y z\" is not two tokens"},
            {"a b\n\nab c\n", "m: line 2: \"\" is not two tokens"},
            {"a b\na b\n", "m: line 2: \"a\" and \"b\" come twice"},
@@ -179,7 +179,7 @@ TEST(TokenizerJsonHostile, BadMergesFileIsRefusedWithItsLine) {
            {"a \n", "m: line 1: the vocabulary has no token \"\""},
            {"a b\n\xFF b\n", "m: line 2: byte 0 is not valid UTF-8"},
            {std::string("a\0b\n", 4), "m: line 1: \"a\\u0000b\" is not two"}}) {
-    EXPECT_ERROR(parse_vocab_and_merges({vocab, "v"}, {merges, "m"}), message);
+    EXPECT_ERROR(parse_vocab_and_merges({vocab, "v"}, {bad.first, "m"}), bad.second);
   }
   EXPECT_ERROR(parse_vocab_and_merges({"[]", "v"}, {"", "m"}), "v: not a tokenizer");
   EXPECT_ERROR(parse_vocab_and_merges({"{}", "v"}, {"", "m"}), "v: there is no token");

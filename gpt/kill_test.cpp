@@ -191,7 +191,7 @@ std::vector<float> state_of(const GPTConfig& config) {
   EXPECT_EQ(storage.step(), config.num_steps);
   storage.settle();
   std::vector<float> all;
-  for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+  for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
     for (size_t i = 0; i < storage.layout().layer_count(); ++i) {
       for (size_t p = 0; p < storage.layout().spec(i).params.size(); ++p) {
         std::vector<float> values(size_t(storage.layout().spec(i).params[p].count()));

@@ -79,7 +79,7 @@ void for_each_parameter(engine::Store& store, Visit visit) {
 void load(engine::Store& store, const SafetensorsReader& fixture) {
   for_each_parameter(store, [&](const std::string& name) {
     const Tensor values = read_parameter(fixture, "weights", name).to(at::kFloat).contiguous();
-    store.set(engine::Kept::kMaster, name, {values.data_ptr<float>(), size_t(values.numel())});
+    store.set(engine::Array::kMaster, name, {values.data_ptr<float>(), size_t(values.numel())});
   });
 }
 
@@ -134,7 +134,7 @@ TEST_P(Reference, LossAndGradients) {
     const Tensor expected = read_parameter(fixture_, "grads", name);
     const double size = expected.abs().max().item<double>();
     EXPECT_GT(size, 1e-4);
-    ops::expect_close(tensor_of(gpt_->store, engine::Kept::kGradient, name), expected,
+    ops::expect_close(tensor_of(gpt_->store, engine::Array::kGradient, name), expected,
                       tolerance(config_) * std::max(size, 0.05));
   });
 }
@@ -164,7 +164,7 @@ TEST_P(Reference, TenOptimizerSteps) {
   for_each_parameter(gpt_->store, [&](const std::string& name) {
     SCOPED_TRACE(name);
     const Tensor expected = read_parameter(fixture_, "after", name);
-    const Tensor actual = tensor_of(gpt_->store, engine::Kept::kMaster, name);
+    const Tensor actual = tensor_of(gpt_->store, engine::Array::kMaster, name);
     const Tensor error = (f64(actual) - f64(expected)).abs();
     const bool keys = name.ends_with("proj_qkv.bias");
     if (keys) error.chunk(3)[1].zero_();
@@ -215,7 +215,7 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
       EXPECT_EQ(gradients->loss, oracle.loss);
       for (const auto& [name, grad] : oracle.grads) {
         SCOPED_TRACE(name);
-        ops::expect_same_bits(tensor_of(store, engine::Kept::kGradient, name), grad);
+        ops::expect_same_bits(tensor_of(store, engine::Array::kGradient, name), grad);
       }
     }
   }
@@ -241,7 +241,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   auto gpt = make_gpt(config, /*training=*/false);
   gpt.store.initialise(3, {});
   const auto deviation = [&](const std::string& name) {
-    const auto values = gpt.store.read(engine::Kept::kMaster, name);
+    const auto values = gpt.store.read(engine::Array::kMaster, name);
     return std::sqrt(ops::sum_of_squares(values) / double(values.size()));
   };
   // 5 standard errors of a deviation over n values: 5 / sqrt(2 n) relative.
@@ -256,7 +256,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   config.residual_init_std = 0.0025;
   auto other = make_gpt(config, /*training=*/false);
   other.store.initialise(3, {});
-  const auto values = other.store.read(engine::Kept::kMaster, "decoder.0.ffn.proj.weight");
+  const auto values = other.store.read(engine::Array::kMaster, "decoder.0.ffn.proj.weight");
   EXPECT_NEAR(std::sqrt(ops::sum_of_squares(values) / double(values.size())), 0.0025,
               near(0.0025, 4 * 128 * 128));
 }

@@ -185,7 +185,7 @@ TEST_F(SystemsTest, WindowsChangeNoBit) {
         engine::make_plan(streamed.layers(), engine::Precision::kFp32, streamed.run_size(true),
                           streamed.storage, streamed.out_dir, {});
     ASSERT_EQ(plan.refusal, "");
-    window = plan.way.window;
+    window = plan.execution.window;
   }
   ASSERT_LT(window, 8);
   ASSERT_TRUE(run(streamed));

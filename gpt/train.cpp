@@ -61,14 +61,14 @@ class Training {
     if (!gradients) return std::nullopt;
     const auto report = gpt_.measure(*gradients, update);
     metrics_->begin(report);  // a file may say that the step is done from the next line on
-    if (!gpt_.plan.way.file.empty()) metrics_->sync();
+    if (!gpt_.plan.execution.file.empty()) metrics_->sync();
     gpt_.store.commit(update, gradients->norm);
     ++step_;
     return report;
   } catch (const engine::NonFinite& error) {
     fail("step {}: {}. Last good checkpoint: {}. Try a lower learning_rate or a longer warm-up",
          step_ + 1, error.what(), checkpoints_.newest());
-  } catch (const engine::CommonError&) {  // bad data: what was learned so far is good
+  } catch (const engine::AgreedError&) {  // bad data: what was learned so far is good
     if (!checkpoints_.holds(step_)) save();
     throw;
   }

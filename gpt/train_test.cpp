@@ -126,7 +126,7 @@ TEST_F(Training, CheckpointIsInHuggingFaceLayout) {
   engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/true, 8, {});
   std::vector<float> stored(20 * 60);
   reader.read_floats("transformer.h.1.attn.c_attn.weight", stored);
-  const auto ours = gpt.store.read(engine::Kept::kMaster, "decoder.1.attn.proj_qkv.weight");
+  const auto ours = gpt.store.read(engine::Array::kMaster, "decoder.1.attn.proj_qkv.weight");
   for (size_t i = 0; i < 20; ++i) {
     for (size_t o = 0; o < 60; ++o) ASSERT_EQ(stored[i * 60 + o], ours[o * 20 + i]);
   }

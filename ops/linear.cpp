@@ -15,7 +15,7 @@ namespace {
 using at::Tensor;
 
 // What is done around the product.
-struct Around {
+struct Fused {
   at::ScalarType out;
   c10::optional<GeluForm> gelu = {};  // of x, before it
   double dropout_p = 0.0;             // after it
@@ -38,43 +38,43 @@ Tensor weight_gradient(GradientSum* to, const Tensor& dy_t, const Tensor& rows,
 }
 
 // What the backward pass needs of the forward pass.
-struct Kept {
+struct Saved {
   Tensor rows, weight;  // R K, N K
   std::vector<int64_t> x_sizes;
   at::ScalarType x_type;
   bool x_wanted, has_bias, has_residual;
 };
 
-std::vector<Tensor> differentiate(const Kept& kept, const Affine& w, const Around& around,
+std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fused& fused,
                                   const Tensor& dout) {
-  const Tensor &rows = kept.rows, &weight = kept.weight;
+  const Tensor &rows = saved.rows, &weight = saved.weight;
   const auto type = weight.scalar_type();
   Tensor dy = dout.contiguous().view({-1, weight.size(0)});  // R N
-  if (around.dropout_p > 0.0) dy = drop(dy, around.dropout_p, around.key);
+  if (fused.dropout_p > 0.0) dy = drop(dy, fused.dropout_p, fused.key);
   const double flops = 2.0 * double(rows.numel()) * double(weight.size(0));
   Tensor dx, input = rows;
-  if (around.gelu || kept.x_wanted) {
-    dx = at::empty(rows.sizes(), around.gelu ? type : kept.x_type);  // R K
+  if (fused.gelu || saved.x_wanted) {
+    dx = at::empty(rows.sizes(), fused.gelu ? type : saved.x_type);  // R K
     {
       const Zone zone("linear backward, input", flops);
       gemm(as_type(dy, type), weight, dx);
     }
-    if (around.gelu) {
-      const GeluBackward through = differentiate_gelu(rows, dx, *around.gelu, /*want_y=*/true);
-      dx = as_type(through.dx, kept.x_type);
+    if (fused.gelu) {
+      const GeluBackward through = differentiate_gelu(rows, dx, *fused.gelu, /*want_y=*/true);
+      dx = as_type(through.dx, saved.x_type);
       input = through.y;
     }
-    dx = dx.view(kept.x_sizes);
+    dx = dx.view(saved.x_sizes);
   }
   const Zone zone("linear backward, weight", flops);
-  const Tensor dbias = kept.has_bias ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
+  const Tensor dbias = saved.has_bias ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
   const Tensor dy_t = transposed(dy, type, dbias);  // N R
   const Tensor dweight = weight_gradient(w.weight.grad, dy_t, input, weight);
-  return {dx, dweight, deliver(w.bias.grad, dbias), kept.has_residual ? dout : Tensor()};
+  return {dx, dweight, deliver(w.bias.grad, dbias), saved.has_residual ? dout : Tensor()};
 }
 
 // y = f(x) weight^T + bias, or residual + dropout(that).
-Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Around& around) {
+Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Fused& fused) {
   const Tensor& weight = w.weight.value;
   Recording recording({x, weight, w.bias.value, residual});
   const int64_t K = weight.size(1), N = weight.size(0);
@@ -82,27 +82,27 @@ Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Aro
   const int64_t R = rows.size(0);
   auto sizes = x.sizes().vec();
   sizes.back() = N;
-  const Tensor input = around.gelu ? apply_gelu(rows, *around.gelu) : rows;
-  Tensor y = at::empty({R, N}, around.out);
+  const Tensor input = fused.gelu ? apply_gelu(rows, *fused.gelu) : rows;
+  Tensor y = at::empty({R, N}, fused.out);
   {
     const Zone zone("linear forward", 2.0 * double(R) * double(K) * double(N));
     GemmExtras extras{w.bias.value};
-    if (residual.defined() && around.dropout_p == 0.0)
+    if (residual.defined() && fused.dropout_p == 0.0)
       extras.residual = residual.reshape({R, N}).contiguous();
     gemm(input, weight.t(), y, extras);
   }
-  if (residual.defined() && around.dropout_p > 0.0)
-    y = drop(y, around.dropout_p, around.key).add_(residual.reshape({R, N}));
+  if (residual.defined() && fused.dropout_p > 0.0)
+    y = drop(y, fused.dropout_p, fused.key).add_(residual.reshape({R, N}));
   y = y.view(sizes);
-  const Kept kept{rows,
-                  weight,
-                  x.sizes().vec(),
-                  x.scalar_type(),
-                  x.requires_grad(),
-                  w.bias.defined(),
-                  residual.defined()};
+  const Saved saved{rows,
+                    weight,
+                    x.sizes().vec(),
+                    x.scalar_type(),
+                    x.requires_grad(),
+                    w.bias.defined(),
+                    residual.defined()};
   recording.record(
-      {y}, [=](const std::vector<Tensor>& dy) { return differentiate(kept, w, around, dy[0]); });
+      {y}, [=](const std::vector<Tensor>& dy) { return differentiate(saved, w, fused, dy[0]); });
   return y;
 }
 

@@ -41,7 +41,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   };
   Tensor mask = rule.mask;
   if (!mask.defined()) mask = at::full({Tq, Tk}, -INFINITY, wide).triu(1 + Tk - Tq);
-  const double scale = 1 / std::sqrt(double(q.size(2) / H));
+  const double scale = 1 / std::sqrt(double(q.size(2)) / double(H));
   Tensor p = at::softmax(at::matmul(heads(q), heads(k).transpose(2, 3)) * scale + mask, -1);
   if (rule.dropout_p > 0) {
     const int64_t row = (Tk + 3) / 4 * 4;  // a row's words begin with a counter of their own

@@ -72,7 +72,7 @@ inline OracleResult run_oracle(const Model& model, const std::map<std::string, a
 
 // What a store keeps of a parameter, in its shape.
 template <class Store>
-at::Tensor tensor_of(Store& store, Kept kept, const std::string& name) {
+at::Tensor tensor_of(Store& store, Array kept, const std::string& name) {
   std::vector<float> values = store.read(kept, name);
   return at::from_blob(values.data(), store.param(name).shape, at::kFloat).clone();
 }
@@ -84,7 +84,7 @@ std::map<std::string, at::Tensor> copy_values(Store& store) {
   for (size_t i = 0; i < store.layer_count(); ++i) {
     for (const ParamSpec& param : store.layer(i).params) {
       const std::string name = store.layer(i).prefix + param.name;
-      values[name] = tensor_of(store, Kept::kMaster, name);
+      values[name] = tensor_of(store, Array::kMaster, name);
     }
   }
   return values;

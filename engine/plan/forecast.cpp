@@ -103,11 +103,12 @@ StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64
 namespace {
 
 // What is sent, and what of it the compute cannot hide.
-void add_network(const Needs& needs, const RunSize& size, const Choices& way, double windows,
-                 double forward_s, double backward_s, double bytes_per_s, StepTime& time) {
-  const StateLayout& layout = needs.layout();
+void add_network(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
+                 double windows, double forward_s, double backward_s, double bytes_per_s,
+                 StepTime& time) {
+  const StateLayout& layout = estimate.layout();
   const double others = 1 - 1 / double(size.systems);
-  const double wide = way.form.precision == Precision::kBf16 ? 2 : 4;
+  const auto wide = double(element_bytes(execution.form.precision));
   double gradients = 0, weights = 0, last_gradient = 0;
   for (size_t i = 0; i < layout.layer_count(); ++i) {
     gradients += wide * double(layout.layer(i).size) * others;
@@ -116,7 +117,7 @@ void add_network(const Needs& needs, const RunSize& size, const Choices& way, do
   // In RAM what other layers complete of the first one's goes before the rest.
   last_gradient = double(layout.layer(0).size);
   for (const ParamSpec& param : layout.spec(0).params) {
-    if (way.file.empty() && param.looked_up) last_gradient -= double(param.count());
+    if (execution.file.empty() && param.looked_up) last_gradient -= double(param.count());
   }
   time.sent_bytes = gradients + weights;
   if (bytes_per_s <= 0) return;
@@ -130,45 +131,46 @@ void add_network(const Needs& needs, const RunSize& size, const Choices& way, do
 
 }  // namespace
 
-StepTime step_time(const Needs& needs, const RunSize& size, const Choices& way,
+StepTime step_time(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
                    const StepTraffic& traffic, const Machine& machine, const DiskRates& disk,
                    double network_bytes_per_s) {
   StepTime time;
   const int64_t tokens =
       std::min(size.step_tokens(), size.micro_batches() * size.micro_batch_tokens());
   const double forward = size.flops_per_token * double(tokens) / 3;
-  const double again = way.recompute ? forward * needs.repeatable_share() : 0;
+  const double again = execution.recompute ? forward * estimate.repeatable_share() : 0;
   time.flops = 3 * forward + again;
-  const double rate = machine.flops(way.form.precision);
+  const double rate = machine.flops(execution.form.precision);
   if (rate <= 0 || machine.memory_bytes_per_s <= 0) return time;
 
-  const double passes = way.recompute ? kOutputPasses * 4 / 3 : kOutputPasses;
+  const double passes = execution.recompute ? kOutputPasses * 4 / 3 : kOutputPasses;
   const double micro_batches = double(size.micro_batches());
   double bytes =
-      micro_batches * (passes * needs.graph_bytes() + kLogitPasses * needs.logit_bytes());
+      micro_batches * (passes * estimate.graph_bytes() + kLogitPasses * estimate.logit_bytes());
   double core_s = 0;  // of one core, that others cannot use
-  const double parameters = needs.parameters();
-  if (way.file.empty()) {
-    bytes +=
-        2 * needs.state_in_ram() / double(needs.layout().shard().systems > 1 ? 1 : size.systems);
+  const double parameters = estimate.parameters();
+  if (execution.file.empty()) {
+    bytes += 2 * estimate.state_bytes() /
+             double(estimate.layout().shard().systems > 1 ? 1 : size.systems);
   } else {
     core_s += kFilePasses * traffic.update / machine.memory_bytes_per_s;
   }
-  if (way.form.compact) core_s += kCodeSeconds * parameters;
+  if (execution.form.compact) core_s += kCodeSeconds * parameters;
   const double cores = std::max(1, machine.cores);
   time.compute_s =
       time.flops / (kGemmShare * rate) + bytes / machine.memory_bytes_per_s + core_s / cores;
 
-  const double windows = std::max(1.0, micro_batches / double(std::max<int64_t>(1, way.window)));
+  const double windows =
+      std::max(1.0, micro_batches / double(std::max<int64_t>(1, execution.window)));
   if (size.systems > 1) {
     const double forward_s = time.compute_s * forward / time.flops;
-    add_network(needs, size, way, windows, forward_s, time.compute_s - forward_s,
+    add_network(estimate, size, execution, windows, forward_s, time.compute_s - forward_s,
                 network_bytes_per_s, time);
   }
-  if (way.file.empty() || disk.mixed <= 0) return time;
+  if (execution.file.empty() || disk.mixed <= 0) return time;
 
   // The passes that make the updates have theirs to hide behind, the others what is left.
-  const bool backward = way.form.gradient == GradientForm::kNone;
+  const bool backward = execution.form.gradient == GradientForm::kNone;
   const double share = (backward ? time.flops - forward : forward) / time.flops / windows;
   const double rest = traffic.read + traffic.write - traffic.update;
   time.stall_s = std::max(0.0, traffic.update / disk.mixed - share * time.compute_s) +

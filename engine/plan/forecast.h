@@ -1,7 +1,7 @@
 // What a step of a run moves and how long it takes. No LibTorch.
 #pragma once
 
-#include "engine/plan/needs.h"
+#include "engine/plan/memory_estimate.h"
 
 namespace gigagpt::engine {
 
@@ -27,7 +27,7 @@ struct StepTime {
 // On size.systems systems like this machine, with so many bytes a second between them. Gradients go
 // behind the last backward pass but for those of the first layer, weights behind the first forward
 // pass but for its weights.
-StepTime step_time(const Needs& needs, const RunSize& size, const Choices& way,
+StepTime step_time(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
                    const StepTraffic& traffic, const Machine& machine, const DiskRates& disk,
                    double network_bytes_per_s = 0);
 

@@ -25,7 +25,7 @@ Machine Machine::shared_by(int64_t systems) const {
   return part;
 }
 
-bool Machine::is_this() const {
+bool Machine::is_current_host() const {
   return cpu == cpu_name() && cores == core_count();
 }
 
@@ -64,7 +64,7 @@ std::optional<Machine> read_machine() try {
 
 bool machine_is_known(const Path& path) {
   const auto machine = read_machine();
-  return machine && machine->is_this() && machine->disk_of(path).mixed > 0;
+  return machine && machine->is_current_host() && machine->disk_of(path).mixed > 0;
 }
 
 void write_machine(const Machine& machine) try {

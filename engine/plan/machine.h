@@ -26,7 +26,7 @@ struct Machine {
   // What each of several systems has that share this machine.
   Machine shared_by(int64_t systems) const;
   // Whether it was measured on a machine like this one.
-  bool is_this() const;
+  bool is_current_host() const;
 };
 
 // $XDG_CACHE_HOME/gigagpt/machine.json, else below ~/.cache; empty if there is no home.

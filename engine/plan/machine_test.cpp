@@ -30,7 +30,7 @@ TEST_F(MachineFile, IsReadBackAndNeverTrusted) {
   EXPECT_EQ(back->flops(Precision::kBf16), 1e12);
   EXPECT_EQ(back->flops(Precision::kFp32), 2e11);
   EXPECT_EQ(back->disk_of("nowhere/yet").mixed, 1.5e9);
-  EXPECT_FALSE(back->is_this());
+  EXPECT_FALSE(back->is_current_host());
   const std::string whole = read_text(machine_file());
   std::mt19937_64 random(1);
   int accepted = 0;

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/system.h"
 #include "engine/plan/forecast.h"
-#include "engine/plan/needs.h"
+#include "engine/plan/memory_estimate.h"
 #include "engine/state/state_file.h"
 
 namespace gigagpt::engine {
@@ -53,18 +53,19 @@ struct Choice {
 };
 
 Choice choose_ram(const Request& r) {
-  const Needs needs(r.specs, r.form(r.by_layer() ? GradientForm::kNone : GradientForm::kFp32),
-                    r.size, r.shard);
+  const MemoryEstimate estimate(
+      r.specs, r.form(r.by_layer() ? GradientForm::kNone : GradientForm::kFp32), r.size, r.shard);
   Choice choice;
   for (const bool recompute : r.recompute_choices()) {
     Plan plan;
-    plan.way.form = needs.layout().form();
-    plan.way.recompute = recompute && r.size.training;
+    plan.execution.form = estimate.layout().form();
+    plan.execution.recompute = recompute && r.size.training;
     // With all weights at hand one micro-batch after the other needs least.
-    plan.way.window = r.by_layer() ? r.size.micro_batches() : 1;
-    const double state = needs.state_in_ram() + needs.of_passing_gradients();
-    plan.state_gb = needs.state_in_ram() / 1e9;
-    const double peak = kProgramBytes + state + needs.of_activations(plan.way.window, recompute);
+    plan.execution.window = r.by_layer() ? r.size.micro_batches() : 1;
+    const double state = estimate.state_bytes() + estimate.transient_gradient_bytes();
+    plan.state_gb = estimate.state_bytes() / 1e9;
+    const double peak =
+        kProgramBytes + state + estimate.activation_bytes(plan.execution.window, recompute);
     plan.activation_bytes = uint64_t(std::max(0.0, r.budget - kProgramBytes - state));
     if (choice.offer(plan, peak, r.budget)) break;
   }
@@ -79,27 +80,27 @@ Choice choose_file(const Request& r) {
   if (r.by_layer()) forms = {GradientForm::kNone};
   if (r.existing) forms = {r.existing->gradient};
   for (const GradientForm form : forms) {
-    const Needs needs(r.specs, r.form(form), r.size, r.shard);
+    const MemoryEstimate estimate(r.specs, r.form(form), r.size, r.shard);
     for (const bool recompute : r.recompute_choices()) {
       const int64_t all = r.size.micro_batches();
       const bool any_window =
           form == GradientForm::kFp32 && (recompute || r.rules.recompute == "off");
       for (int64_t window = all; window >= (any_window ? 1 : all); --window) {
         Plan plan;
-        plan.way = {store_file(r.rules.store, r.out_dir, r.shard), needs.layout().form(), window,
-                    recompute && r.size.training};
+        plan.execution = {store_file(r.rules.store, r.out_dir, r.shard), estimate.layout().form(),
+                          window, recompute && r.size.training};
         const double fixed =
-            kProgramBytes + needs.of_buffers() + needs.of_activations(window, recompute);
-        const double layers = needs.of_layers(recompute);
+            kProgramBytes + estimate.buffer_bytes() + estimate.activation_bytes(window, recompute);
+        const double layers = estimate.streamed_layer_bytes(recompute);
         const double in_file =
-            double(needs.layout().segments().size()) * double(needs.layout().slot_bytes());
+            double(estimate.layout().segments().size()) * double(estimate.layout().slot_bytes());
         const double spare = std::max(0.0, r.budget - fixed - layers);
         plan.layer_bytes = uint64_t(layers + std::min(layers, spare));
         const double more = std::max(0.0, r.budget - fixed - double(plan.layer_bytes));
         plan.cache_bytes = r.size.training ? uint64_t(std::min(0.9 * more, in_file)) : 0;
         const double held = double(plan.layer_bytes + plan.cache_bytes);
         plan.activation_bytes =
-            uint64_t(std::max(0.0, r.budget - kProgramBytes - needs.of_buffers() - held));
+            uint64_t(std::max(0.0, r.budget - kProgramBytes - estimate.buffer_bytes() - held));
         const double peak = fixed + (spare > 0 ? held : layers);
         if (choice.offer(plan, peak, r.budget)) return choice;
       }
@@ -111,20 +112,22 @@ Choice choose_file(const Request& r) {
 std::string memory_refusal(const Request& r, double least) {
   if (r.rules.store == "memory") {
     return fmt::format(
-        "store: in RAM this run needs about {:.1f} GB, but memory_gb is {:.1f}; leave store out to "
+        "store: in RAM this run estimate about {:.1f} GB, but memory_gb is {:.1f}; leave store out "
+        "to "
         "stream from a file",
         least / 1e9, r.budget / 1e9);
   }
   return fmt::format(
-      "memory_gb: {:.2f} is not enough: streamed{} this run needs about {:.2f} GB", r.budget / 1e9,
-      r.by_layer() ? ", the whole step at once," : " one micro-batch at a time", least / 1e9);
+      "memory_gb: {:.2f} is not enough: streamed{} this run estimate about {:.2f} GB",
+      r.budget / 1e9, r.by_layer() ? ", the whole step at once," : " one micro-batch at a time",
+      least / 1e9);
 }
 
 // What is on the disk in the end, and how much of that is new.
-void plan_disk(const Request& r, const Needs& needs, Plan& plan) {
-  const bool in_file = !plan.way.file.empty();
+void plan_disk(const Request& r, const MemoryEstimate& estimate, Plan& plan) {
+  const bool in_file = !plan.execution.file.empty();
   const double store =
-      in_file ? double(StateFile::planned_bytes(needs.layout(), 2 * kUpdateBuffers)) : 0;
+      in_file ? double(StateFile::planned_bytes(estimate.layout(), 2 * kUpdateBuffers)) : 0;
   if (in_file) plan.state_gb = store / 1e9;
   plan.disk_gb = plan.most_disk_gb = store / 1e9;
   plan.free_gb = double(r.free(r.out_dir)) / 1e9;
@@ -132,7 +135,7 @@ void plan_disk(const Request& r, const Needs& needs, Plan& plan) {
   double weights = 0, others = 0;
   for (const LayerSpec& spec : r.specs) {
     for (const ParamSpec& param : spec.params) {
-      const bool rounded = param.shape.size() >= 2 && plan.way.form.compact;
+      const bool rounded = param.shape.size() >= 2 && plan.execution.form.compact;
       weights += double(param.count()) * (rounded ? 2 : 4);
       others += in_file ? 0 : 8 * double(param.count());
     }
@@ -151,17 +154,17 @@ void plan_disk(const Request& r, const Needs& needs, Plan& plan) {
   plan.most_disk_gb = plan.disk_gb + (saves > keep ? plan.snapshot_gb : 0);
   plan.all_write_gb = steps * plan.write_gb + saves * plan.snapshot_gb + store / 1e9;
   plan.freed_gb = double(used_bytes(r.out_dir)) / 1e9;
-  const bool elsewhere = in_file && plan.way.file.parent_path() != r.out_dir;
-  if (elsewhere) plan.freed_gb += double(used_bytes(plan.way.file)) / 1e9;
+  const bool elsewhere = in_file && plan.execution.file.parent_path() != r.out_dir;
+  if (elsewhere) plan.freed_gb += double(used_bytes(plan.execution.file)) / 1e9;
 }
 
 std::string disk_refusal(const Request& r, const Plan& plan) {
-  const bool in_file = !plan.way.file.empty();
-  const bool one_disk = !in_file || disk_name(plan.way.file) == disk_name(r.out_dir);
+  const bool in_file = !plan.execution.file.empty();
+  const bool one_disk = !in_file || disk_name(plan.execution.file) == disk_name(r.out_dir);
   const double store_gb = in_file ? plan.state_gb : 0;
   const auto refuse = [](const Path& where, double needed_gb, const std::string& what,
                          double left_gb) {
-    return fmt::format("disk: this run needs {:.1f} GB more at {} ({}), but {:.1f} GB are free",
+    return fmt::format("disk: this run estimate {:.1f} GB more at {} ({}), but {:.1f} GB are free",
                        needed_gb, where.string(), what, left_gb);
   };
   const std::string snapshots = fmt::format("checkpoints of {:.1f} GB", plan.snapshot_gb);
@@ -173,9 +176,10 @@ std::string disk_refusal(const Request& r, const Plan& plan) {
                                                : store;
     return needed_gb > plan.free_gb ? refuse(r.out_dir, needed_gb, what, plan.free_gb) : "";
   }
-  const double store_free_gb = double(r.free(plan.way.file) + used_bytes(plan.way.file)) / 1e9;
+  const double store_free_gb =
+      double(r.free(plan.execution.file) + used_bytes(plan.execution.file)) / 1e9;
   if (store_gb > store_free_gb) {
-    return refuse(plan.way.file, store_gb, "the state", store_free_gb);
+    return refuse(plan.execution.file, store_gb, "the state", store_free_gb);
   }
   const double needed_gb = plan.most_disk_gb - store_gb - double(used_bytes(r.out_dir)) / 1e9;
   return needed_gb > plan.free_gb ? refuse(r.out_dir, needed_gb, snapshots, plan.free_gb) : "";
@@ -188,22 +192,24 @@ Plan attempt(const Request& r) {
   if (ram && file && !choice.fits) choice = choose_file(r);
   Plan& plan = choice.plan;
   if (!choice.fits) plan.refusal = memory_refusal(r, choice.least);
-  if (!r.size.training && !plan.way.file.empty()) {
-    plan.way.file = r.out_dir / fmt::format(".scratch-{}.store", ::getpid());
+  if (!r.size.training && !plan.execution.file.empty()) {
+    plan.execution.file = r.out_dir / fmt::format(".scratch-{}.store", ::getpid());
   }
-  const Needs needs(r.specs, plan.way.form, r.size, r.shard);
+  const MemoryEstimate estimate(r.specs, plan.execution.form, r.size, r.shard);
   StepTraffic traffic;
-  if (r.size.training && !plan.way.file.empty()) {
+  if (r.size.training && !plan.execution.file.empty()) {
     const int64_t all = r.size.micro_batches();
-    traffic = step_traffic(needs.layout(), (all + plan.way.window - 1) / plan.way.window,
-                           plan.way.recompute, plan.cache_bytes / needs.layout().slot_bytes());
+    traffic =
+        step_traffic(estimate.layout(), (all + plan.execution.window - 1) / plan.execution.window,
+                     plan.execution.recompute, plan.cache_bytes / estimate.layout().slot_bytes());
   }
   plan.read_gb = traffic.read / 1e9;
   plan.write_gb = traffic.write / 1e9;
-  const Path where = plan.way.file.empty() ? r.out_dir : plan.way.file;
+  const Path where = plan.execution.file.empty() ? r.out_dir : plan.execution.file;
   const DiskRates disk = r.machine.disk_of(where);
   const double network = r.size.network_gbit * 1e9 / 8;
-  const StepTime time = step_time(needs, r.size, plan.way, traffic, r.machine, disk, network);
+  const StepTime time =
+      step_time(estimate, r.size, plan.execution, traffic, r.machine, disk, network);
   plan.step_flops = time.flops;
   plan.compute_s = time.compute_s;
   plan.step_s = time.all_s();
@@ -215,15 +221,16 @@ Plan attempt(const Request& r) {
     RunSize many = r.size;
     many.systems = n;
     many.micro_batch_size = std::min(many.micro_batch_size, many.batch_size / n);
-    std::optional<Needs> of_smaller;
+    std::optional<MemoryEstimate> smaller;
     if (many.micro_batch_size != r.size.micro_batch_size)
-      of_smaller.emplace(r.specs, plan.way.form, many, r.shard);
-    const Needs& each = of_smaller ? *of_smaller : needs;
-    const StepTraffic less = shared_traffic(traffic, many, plan.way.window);
-    const double step_s = step_time(each, many, plan.way, less, r.machine, disk, network).all_s();
+      smaller.emplace(r.specs, plan.execution.form, many, r.shard);
+    const MemoryEstimate& each = smaller ? *smaller : estimate;
+    const StepTraffic less = shared_traffic(traffic, many, plan.execution.window);
+    const double step_s =
+        step_time(each, many, plan.execution, less, r.machine, disk, network).all_s();
     plan.on_systems.emplace_back(n, step_s);
   }
-  plan_disk(r, needs, plan);
+  plan_disk(r, estimate, plan);
   if (plan.refusal.empty()) plan.refusal = disk_refusal(r, plan);
   return plan;
 }
@@ -258,7 +265,7 @@ std::string what_fits(const Request& r) {
 void check_rules(const Request& r) {
   if (!r.size.training) return;
   if (r.rules.state == "compact" && r.precision != Precision::kBf16) {
-    fail("state: compact keeps weights in bf16; it needs precision: bf16");
+    fail("state: compact keeps weights in bf16; it estimate precision: bf16");
   }
   const Path file = store_file(r.rules.store, r.out_dir, r.shard);
   if (StateFile::is_foreign(file)) {
@@ -311,10 +318,10 @@ Precision precision_for(const std::string& wanted, bool compact, bool native_bf1
 }
 
 std::string Plan::note() const {
-  const std::string twice = way.recompute ? ", layers run again in the backward pass" : "";
-  if (way.file.empty()) return fmt::format("in RAM: about {:.1f} GB{}", peak_gb, twice);
+  const std::string twice = execution.recompute ? ", layers run again in the backward pass" : "";
+  if (execution.file.empty()) return fmt::format("in RAM: about {:.1f} GB{}", peak_gb, twice);
   return fmt::format("streaming {:.1f} GB of state from {} through {:.1f} GB of RAM{}", state_gb,
-                     way.file.string(), peak_gb, twice);
+                     execution.file.string(), peak_gb, twice);
 }
 
 Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const RunSize& size,

@@ -67,7 +67,7 @@ struct ScaleRules {
 Path store_file(const std::string& store, const Path& out_dir, const Shard& shard = {});
 
 // How a run is made.
-struct Choices {
+struct Execution {
   Path file;  // where the state is; empty: in RAM
   StateForm form;
   int64_t window = 1;      // as in ExecutorOptions
@@ -75,7 +75,7 @@ struct Choices {
 };
 
 struct Plan {
-  Choices way;
+  Execution execution;
   uint64_t layer_bytes = 0;       // for layers that stream through
   uint64_t cache_bytes = 0;       // for state that need not be read again
   uint64_t activation_bytes = 0;  // for tensors: what is left
@@ -101,13 +101,13 @@ struct Plan {
   std::vector<std::pair<int64_t, double>> on_systems = {};  // other numbers of them: step_s
 
   // Why it cannot be done and what could; empty if it can. The numbers above are then those of the
-  // least that it needs.
+  // least that it estimate.
   std::string refusal;
   std::string note() const;  // one line for the user
 };
 
-// From "fp32", "bf16" or "auto": bf16 where the CPU multiplies it natively, or compact state needs
-// it.
+// From "fp32", "bf16" or "auto": bf16 where the CPU multiplies it natively, or compact state
+// estimate it.
 Precision precision_for(const std::string& wanted, bool compact, bool native_bf16);
 
 // Plans a run, training or not. Throws Error for rules that contradict each other or a file that is

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/testing.h"
-#include "engine/plan/needs.h"
+#include "engine/plan/memory_estimate.h"
 #include "engine/state/state_file.h"
 
 namespace gigagpt::engine {
@@ -39,8 +39,8 @@ constexpr double kParameters = 20 * 16.78e6 + 51.46e6;
 
 TEST_F(PlanTest, TakesLessAsMemoryShrinks) {
   const Plan plenty = plan(40);
-  EXPECT_TRUE(plenty.way.file.empty());
-  EXPECT_FALSE(plenty.way.recompute);
+  EXPECT_TRUE(plenty.execution.file.empty());
+  EXPECT_FALSE(plenty.execution.recompute);
   EXPECT_NEAR(plenty.state_gb, 18 * kParameters / 1e9, 0.01);
   std::vector<std::string> kinds;
   int64_t window = 1 << 20;
@@ -48,16 +48,16 @@ TEST_F(PlanTest, TakesLessAsMemoryShrinks) {
     const Plan p = plan(memory_gb);
     EXPECT_EQ(p.refusal, "");
     EXPECT_LE(p.peak_gb, memory_gb) << p.note();
-    const std::string kind =
-        std::string(p.way.file.empty() ? "RAM" : "file") + (p.way.recompute ? ", twice" : "");
+    const std::string kind = std::string(p.execution.file.empty() ? "RAM" : "file") +
+                             (p.execution.recompute ? ", twice" : "");
     if (kinds.empty() || kinds.back() != kind) {
       kinds.push_back(kind);
       window = 1 << 20;
     }
-    EXPECT_LE(p.way.window, window) << "never more for less";
-    window = p.way.window;
-    if (!p.way.file.empty()) {
-      EXPECT_EQ(p.way.file, directory_.path() / "model.store");
+    EXPECT_LE(p.execution.window, window) << "never more for less";
+    window = p.execution.window;
+    if (!p.execution.file.empty()) {
+      EXPECT_EQ(p.execution.file, directory_.path() / "model.store");
       EXPECT_GT(p.layer_bytes, 0U);
       EXPECT_LE(double(p.layer_bytes + p.cache_bytes + p.activation_bytes), memory_gb * 1e9);
     }
@@ -73,11 +73,11 @@ TEST_F(PlanTest, TakesLessAsMemoryShrinks) {
 }
 
 TEST_F(PlanTest, DoesAsItIsTold) {
-  EXPECT_EQ(plan(40, {.store = "/x/y.store"}).way.file, "/x/y.store");
-  EXPECT_FALSE(plan(40, {.store = "/x/y.store"}).way.recompute);
-  EXPECT_EQ(plan(40, {.store = "/x/y.store"}).way.window, 4);
-  EXPECT_TRUE(plan(40, {.store = "memory", .recompute = "on"}).way.recompute);
-  EXPECT_FALSE(plan(15, {.recompute = "off"}).way.recompute);
+  EXPECT_EQ(plan(40, {.store = "/x/y.store"}).execution.file, "/x/y.store");
+  EXPECT_FALSE(plan(40, {.store = "/x/y.store"}).execution.recompute);
+  EXPECT_EQ(plan(40, {.store = "/x/y.store"}).execution.window, 4);
+  EXPECT_TRUE(plan(40, {.store = "memory", .recompute = "on"}).execution.recompute);
+  EXPECT_FALSE(plan(15, {.recompute = "off"}).execution.recompute);
   EXPECT_NE(plan(5, {.store = "memory"}).refusal.find("but memory_gb is 5.0; leave store out"),
             std::string::npos);
 }
@@ -87,18 +87,18 @@ TEST_F(PlanTest, CompactStateTakesLess) {
   EXPECT_NEAR(ram.state_gb, (2 + 2 + 4 + 8.0 / 2048) * kParameters / 1e9, 0.01);
   const Plan by_layer = plan(40, {.state = "compact", .clip = "layer"});
   EXPECT_NEAR(by_layer.state_gb, (2 + 2 + 8.0 / 2048) * kParameters / 1e9, 0.01);
-  EXPECT_EQ(by_layer.way.window, 4) << "the whole step at once";
+  EXPECT_EQ(by_layer.execution.window, 4) << "the whole step at once";
   // In a file, with some slots to spare: bf16 gradients if the step is one window.
   const Plan narrow = plan(20, {.store = "/x/y.store", .state = "compact"});
-  EXPECT_EQ(narrow.way.form.gradient, GradientForm::kBf16);
-  EXPECT_EQ(narrow.way.window, 4);
+  EXPECT_EQ(narrow.execution.form.gradient, GradientForm::kBf16);
+  EXPECT_EQ(narrow.execution.window, 4);
   EXPECT_NEAR(narrow.state_gb, 6.1 * kParameters / 1e9, 0.3);
   const Plan wide = plan(1.9, {.state = "compact"});
   EXPECT_EQ(wide.refusal, "");
-  EXPECT_EQ(wide.way.form.gradient, GradientForm::kFp32);
-  EXPECT_LT(wide.way.window, 4);
+  EXPECT_EQ(wide.execution.form.gradient, GradientForm::kFp32);
+  EXPECT_LT(wide.execution.window, 4);
   precision_ = Precision::kFp32;
-  EXPECT_ERROR(plan(40, {.state = "compact"}), "it needs precision: bf16");
+  EXPECT_ERROR(plan(40, {.state = "compact"}), "it estimate precision: bf16");
 }
 
 TEST_F(PlanTest, ReplacesNoFileOfSomebodyElse) {
@@ -112,12 +112,12 @@ TEST_F(PlanTest, ReplacesNoFileOfSomebodyElse) {
 TEST_F(PlanTest, InferenceNeedsTheWorkingWeights) {
   size_.training = false;
   const Plan resident = plan(40);
-  EXPECT_TRUE(resident.way.file.empty());
+  EXPECT_TRUE(resident.execution.file.empty());
   EXPECT_NEAR(resident.state_gb, 2 * kParameters / 1e9, 0.01);
   const Plan streamed = plan(1.4);
-  EXPECT_NE(streamed.way.file, "");
-  EXPECT_NE(streamed.way.file, directory_.path() / "model.store");
-  EXPECT_FALSE(streamed.way.recompute);
+  EXPECT_NE(streamed.execution.file, "");
+  EXPECT_NE(streamed.execution.file, directory_.path() / "model.store");
+  EXPECT_FALSE(streamed.execution.recompute);
 }
 
 TEST_F(PlanTest, CountsTheDiskWithItsSnapshots) {
@@ -138,7 +138,7 @@ TEST_F(PlanTest, CountsTheDiskWithItsSnapshots) {
   size_.checkpoint_steps = 1;
   size_.num_steps = 1 << 20;
   const Plan too_much = plan(40);
-  EXPECT_NE(too_much.refusal.find("disk: this run needs"), std::string::npos);
+  EXPECT_NE(too_much.refusal.find("disk: this run estimate"), std::string::npos);
   EXPECT_NE(too_much.refusal.find("what would fit: keep_checkpoints: 1"), std::string::npos)
       << too_much.refusal;
 }

@@ -72,7 +72,7 @@ class Output {
   std::optional<SafetensorsWriter> writer_;
 };
 
-void write_values(Output& writer, Store& store, Kept kept, const std::string& name, bool rounded,
+void write_values(Output& writer, Store& store, Array kept, const std::string& name, bool rounded,
                   ValueCounter& counter) {
   std::vector<float> values;
   in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
@@ -104,12 +104,12 @@ formats::FileSum write_weights(const Path& path, Store& store,
       continue;
     }
     if (t.transposed) {
-      std::vector<float> values = store.read(Kept::kMaster, t.parameter);
+      std::vector<float> values = store.read(Array::kMaster, t.parameter);
       const at::Tensor turned = wrap(values, store.param(t.parameter).shape).t();
       writer.write(bytes_of(turned.to(rounded(t) ? at::kBFloat16 : at::kFloat).contiguous()));
       counter.add(int64_t(values.size()));
     } else {
-      write_values(writer, store, Kept::kMaster, t.parameter, rounded(t), counter);
+      write_values(writer, store, Array::kMaster, t.parameter, rounded(t), counter);
     }
   }
   return writer.finish();
@@ -130,19 +130,19 @@ void for_each_parameter(Store& store, Visit visit) {
 // Calls visit(name in the file, parameter, what) for both moments of every parameter.
 template <class Visit>
 void for_each_moment(Store& store, Visit visit) {
-  for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq}) {
-    const std::string prefix = kept == Kept::kExpAvg ? "exp_avg/" : "exp_avg_sq/";
+  for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq}) {
+    const std::string prefix = kept == Array::kExpAvg ? "exp_avg/" : "exp_avg_sq/";
     for_each_parameter(store, [&](const std::string& name) { visit(prefix + name, name, kept); });
   }
 }
 
 formats::FileSum write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
   std::vector<TensorInfo> infos;
-  for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept) {
+  for_each_moment(store, [&](const std::string& stored, const std::string& name, Array) {
     infos.push_back({stored, "F32", store.param(name).shape});
   });
   Output writer(store.cluster(), path, infos, {});
-  for_each_moment(store, [&](const std::string&, const std::string& name, Kept kept) {
+  for_each_moment(store, [&](const std::string&, const std::string& name, Array kept) {
     write_values(writer, store, kept, name, /*rounded=*/false, counter);
   });
   return writer.finish();
@@ -158,7 +158,7 @@ void check_shape(const SafetensorsReader& reader, const std::string& name,
 
 // The leader reads; the others are sent what it reads.
 template <class Read>
-void read_values(Read read, Store& store, Kept kept, const std::string& name,
+void read_values(Read read, Store& store, Array kept, const std::string& name,
                  ValueCounter& counter) {
   std::vector<float> values;
   in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
@@ -185,20 +185,20 @@ void read_weights(const std::optional<StoredWeights>& weights, Store& store,
       const auto read = [&](int64_t first, std::span<float> values) {
         if (weights) weights->read_floats(t, first, values);
       };
-      return read_values(read, store, Kept::kMaster, name, counter);
+      return read_values(read, store, Array::kMaster, name, counter);
     }
     std::vector<float> values(size_t(store.param(name).count()));
     if (weights) weights->read_floats(t, 0, values);
     store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
     const at::Tensor turned = wrap(values, t.shape).t().contiguous();
-    store.write(Kept::kMaster, name, 0, {turned.data_ptr<float>(), values.size()});
+    store.write(Array::kMaster, name, 0, {turned.data_ptr<float>(), values.size()});
     counter.add(int64_t(values.size()));
   });
 }
 
 void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store,
                     ValueCounter& counter) {
-  for_each_moment(store, [&](const std::string& stored, const std::string& name, Kept kept) {
+  for_each_moment(store, [&](const std::string& stored, const std::string& name, Array kept) {
     if (reader) check_shape(*reader, stored, store.param(name).shape);
     const auto read = [&](int64_t first, std::span<float> values) {
       if (reader) reader->read_floats(stored, first, values);
@@ -275,7 +275,7 @@ void load_file(FileStorage* file, const StateLayout& layout, Store& store, Value
       const int64_t end = std::min(offset + params[p].count(), segment.begin + segment.count);
       if (begin >= end) continue;
       values.resize(size_t(end - begin));
-      for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+      for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
         if (file != nullptr) file->read(kept, segment.layer, begin, values);
         store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
         store.storage().write(kept, segment.layer, begin, values);

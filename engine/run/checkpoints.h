@@ -24,7 +24,7 @@ struct CheckpointRules {
 class Checkpoints {
  public:
   // Takes out_dir for this run, clears it of what killed runs left, and finds out where the run
-  // starts. Throws CommonError if another process trains there, or as find_resume_point does; reads
+  // starts. Throws AgreedError if another process trains there, or as find_resume_point does; reads
   // no weights. What is refused leaves no directory behind. Of several systems the one that leads
   // has the directory. The cluster must outlive this.
   explicit Checkpoints(CheckpointRules rules, Cluster& cluster = Cluster::alone());

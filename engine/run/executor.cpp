@@ -18,8 +18,8 @@ using at::Tensor;
 // What lives from the forward to the backward pass of one window.
 struct Executor::Window {
   std::span<const MicroBatch> batches;
-  std::vector<uint64_t> keys;     // per micro-batch
-  std::vector<double> shares;     // of the step's loss, per micro-batch
+  std::vector<uint64_t> keys;        // per micro-batch
+  std::vector<double> loss_weights;  // of the step's loss, per micro-batch
   std::function<bool(int)> tick;  // after each layer and micro-batch, by its work; false: abandon
   bool abandoned = false;
   double* loss = nullptr;  // of the step; micro-batches add their shares in order
@@ -88,7 +88,7 @@ std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch>
     window.batches = batches.subspan(first, std::min(window_size, batches.size() - first));
     for (size_t m = 0; m < window.batches.size(); ++m) {
       window.keys.push_back(mix(key, mine + first + m));
-      window.shares.push_back(double(window.batches[m].input.size(0)) / rows);
+      window.loss_weights.push_back(double(window.batches[m].input.size(0)) / rows);
     }
     window.tick = [&](int work) {
       work_done += work;
@@ -180,8 +180,8 @@ void Executor::backward_layer(Window& window, size_t layer) {
       output = std::exchange(run.outputs[m], Tensor());
     }
     if (last) {
-      *window.loss += window.shares[m] * output.item<double>();
-      window.gradients[m] = at::scalar_tensor(window.shares[m], output.options());
+      *window.loss += window.loss_weights[m] * output.item<double>();
+      window.gradients[m] = at::scalar_tensor(window.loss_weights[m], output.options());
     }
     window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);
     run.inputs[m] = Tensor();

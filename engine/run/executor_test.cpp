@@ -48,7 +48,7 @@ TEST_P(ExecutorModes, EqualsTheOracleForSeveralSteps) {
     EXPECT_EQ(gradients->loss, oracle.loss);
     for (const auto& [name, grad] : oracle.grads) {
       SCOPED_TRACE(name);
-      expect_same_bits(tensor_of(store, Kept::kGradient, name), grad);
+      expect_same_bits(tensor_of(store, Array::kGradient, name), grad);
     }
     store.commit(update, gradients->norm);
   }
@@ -71,7 +71,7 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   double squares = 0;
   std::map<std::string, at::Tensor> grads;
   for (const auto& [name, value] : values) {
-    grads[name] = tensor_of(store, Kept::kGradient, name);
+    grads[name] = tensor_of(store, Array::kGradient, name);
     squares += ops::f64(grads[name]).square().sum().item<double>();
   }
   const double max_norm = 0.25 * std::sqrt(squares);
@@ -82,7 +82,7 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
     const double decay = value.dim() >= 2 ? 0.5 : 0.0;
     const at::Tensor expected =
         ops::f64(value) * (1 - 0.1 * decay) - 0.1 * 0.25 * ops::f64(grads[name]);
-    ops::expect_close(tensor_of(store, Kept::kMaster, name), expected, 4 * ops::kUnit32 * 2);
+    ops::expect_close(tensor_of(store, Array::kMaster, name), expected, 4 * ops::kUnit32 * 2);
   }
 }
 
@@ -172,9 +172,9 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   const Model model = make_autoencoder(6, 5, 3);
   Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   store.initialise(1, {});
-  auto scale = store.read(Kept::kMaster, "gates.1.scale");
+  auto scale = store.read(Array::kMaster, "gates.1.scale");
   scale[2] = std::numeric_limits<float>::infinity();
-  store.set(Kept::kMaster, "gates.1.scale", scale);
+  store.set(Array::kMaster, "gates.1.scale", scale);
   try {
     Executor(model, store, {}).compute_gradients(make_batches(0), 1, {}, {});
     FAIL() << "no error";
@@ -243,7 +243,7 @@ TEST(Update, ByLayersEqualsThePlainFormulas) {
       const at::Tensor expected =
           ops::f64(before.at(name)) - lr * scale * ops::f64(oracle.grads.at(name));
       // Two products and a sum in fp32 of numbers below 4.
-      ops::expect_close(tensor_of(store, Kept::kMaster, name), expected, 4 * 4 * ops::kUnit32);
+      ops::expect_close(tensor_of(store, Array::kMaster, name), expected, 4 * 4 * ops::kUnit32);
     }
   }
   EXPECT_NEAR(result->norm, std::sqrt(all), 1e-5 * std::sqrt(all));

@@ -49,7 +49,7 @@ TEST_F(FileStorageTest, EveryWayOfStreamingEqualsTheOracle) {
       EXPECT_EQ(gradients->loss, oracle.loss);
       for (const auto& [name, grad] : oracle.grads) {
         SCOPED_TRACE(name);
-        expect_same_bits(tensor_of(trainer.store(), Kept::kGradient, name), grad);
+        expect_same_bits(tensor_of(trainer.store(), Array::kGradient, name), grad);
       }
       trainer.store().commit(update, gradients->norm);
     }

@@ -111,7 +111,7 @@ using Values = std::map<std::string, at::Tensor>;
 inline Values all_state(Store& store) {
   Values all;
   for (const auto& [name, _] : copy_values(store)) {
-    for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+    for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
       all[name + std::to_string(int(kept))] = tensor_of(store, kept, name);
     }
   }

@@ -54,7 +54,7 @@ Precision choose_precision(const std::string& wanted, bool compact) {
 
 Machine measure_machine(const Path& folder) {
   Machine machine = read_machine().value_or(Machine());
-  if (!machine.is_this()) machine = {};
+  if (!machine.is_current_host()) machine = {};
   machine.cpu = cpu_name();
   machine.cores = core_count();
   machine.native_bf16 = choose_precision("auto", /*compact=*/false) == Precision::kBf16;
@@ -68,7 +68,7 @@ Machine measure_machine(const Path& folder) {
 Machine known_machine(Precision precision, const Path& folder, int systems_here) {
   const bool keep = systems_here == 1;
   auto machine = read_machine();
-  if (!machine || !machine->is_this()) {
+  if (!machine || !machine->is_current_host()) {
     machine = measure_machine(folder);
     if (keep) write_machine(*machine);
   } else if (machine->disk_of(folder).mixed == 0) {

@@ -267,7 +267,7 @@ std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Clust
     failure = error.what();
   }
   failure = cluster.gather_texts(failure)[0];
-  if (!failure.empty()) throw CommonError(failure);
+  if (!failure.empty()) throw AgreedError(failure);
   const std::string leaders = cluster.gather_texts(to_text(point))[0];
   return cluster.leads() ? point : from_text(leaders);
 }

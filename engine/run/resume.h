@@ -36,7 +36,7 @@ struct ResumeRequest {
 // nothing if there is none, or nothing is wanted. Steps are counted by tokens, so a run may go on
 // elsewhere with another batch size, as long as the tokens seen are whole steps; a checkpoint with
 // weights only is at step 0. If files hold the state of a run, "latest" is that, unless the newest
-// checkpoint belongs to others. Throws CommonError if out_dir already holds a run that would be
+// checkpoint belongs to others. Throws AgreedError if out_dir already holds a run that would be
 // overwritten or branched off, or files of some systems are missing. All systems ask at once; what
 // the one that leads sees in out_dir counts for all.
 std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Cluster& cluster);

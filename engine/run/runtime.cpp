@@ -26,7 +26,7 @@ std::unique_ptr<Storage> open_storage(const std::vector<LayerSpec>& specs, const
                                       const Plan& plan, const StoreOrigin& origin,
                                       Cluster& cluster) {
   if (!plan.refusal.empty()) fail("{}", plan.refusal);
-  const auto& [file, form, window, recompute] = plan.way;
+  const auto& [file, form, window, recompute] = plan.execution;
   if (file.empty()) return std::make_unique<MemoryStorage>(specs, form, cluster);
   const auto mode = origin.reopen ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
   if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
@@ -69,7 +69,7 @@ Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
       layout(std::move(layout_)),
       plan(plan_together(specs_of(model), wanted, size, rules, out_dir, system)),
       store(open_together(specs_of(model), size, plan, origin, system.cluster)),
-      executor(model, store, {plan.way.window, plan.way.recompute}),
+      executor(model, store, {plan.execution.window, plan.execution.recompute}),
       cluster(system.cluster),
       peak_flops(cluster.sum(system.machine.flops(store.precision()))) {
   ops::limit_pages(plan.activation_bytes);

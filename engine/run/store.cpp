@@ -89,7 +89,7 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
           fill_normal(part, uint64_t(first + 4 * begin), key, float(spec.init_mean),
                       float(spec.init_std));
         });
-        write(Kept::kMaster, name, first, values);
+        write(Array::kMaster, name, first, values);
       }
     }
     if (progress) progress(double(i + 1) / double(layer_count()));
@@ -311,7 +311,7 @@ void Store::assemble_gradient(size_t layer_index) {
   state.square_sum = ops::sum_of_squares(all);
 }
 
-void Store::read(Kept kept, const std::string& name, int64_t first, std::span<float> values) {
+void Store::read(Array kept, const std::string& name, int64_t first, std::span<float> values) {
   const auto where = place(name);
   storage_->settle();
   int64_t element = layout().offset(where) + first;
@@ -331,13 +331,13 @@ void Store::read(Kept kept, const std::string& name, int64_t first, std::span<fl
   }
 }
 
-std::vector<float> Store::read(Kept kept, const std::string& name) {
+std::vector<float> Store::read(Array kept, const std::string& name) {
   std::vector<float> values(size_t(param(name).count()));
   read(kept, name, 0, values);
   return values;
 }
 
-void Store::write(Kept kept, const std::string& name, int64_t first,
+void Store::write(Array kept, const std::string& name, int64_t first,
                   std::span<const float> values) {
   const auto where = place(name);
   storage_->write(kept, where.layer, layout().offset(where) + first, values);
@@ -349,7 +349,7 @@ IoCounts Store::io_since_last_asked() {
           now.sent_bytes - before.sent_bytes, now.stall_ms - before.stall_ms};
 }
 
-void Store::set(Kept kept, const std::string& name, std::span<const float> values) {
+void Store::set(Array kept, const std::string& name, std::span<const float> values) {
   storage_->settle();
   storage_->begin_writing(storage_->step());
   write(kept, name, 0, values);

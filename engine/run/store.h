@@ -80,16 +80,15 @@ class Store {
   void settle() { storage_->settle(); }
   int64_t step() const { return storage_->step(); }
 
-  bool contains(const std::string& name) const { return layout().contains(name); }
   const ParamSpec& param(const std::string& name) const { return layout().param(place(name)); }
   // Values of a parameter from its element `first`, after all updates; gradients until an update.
   // All systems ask for the same, and the one that leads gets them.
-  void read(Kept kept, const std::string& name, int64_t first, std::span<float> values);
-  std::vector<float> read(Kept kept, const std::string& name);
+  void read(Array kept, const std::string& name, int64_t first, std::span<float> values);
+  std::vector<float> read(Array kept, const std::string& name);
   // Between storage().begin_writing() and finish_writing().
-  void write(Kept kept, const std::string& name, int64_t first, std::span<const float> values);
+  void write(Array kept, const std::string& name, int64_t first, std::span<const float> values);
   // The same for a few values, in between.
-  void set(Kept kept, const std::string& name, std::span<const float> values);
+  void set(Array kept, const std::string& name, std::span<const float> values);
 
   Storage& storage() { return *storage_; }
   Cluster& cluster() const { return storage_->cluster(); }

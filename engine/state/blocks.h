@@ -40,7 +40,7 @@ struct InfoBlock {
   uint64_t run_id;
   uint32_t kind, segment;
   int64_t step;
-  uint32_t part_crcs[5];  // by Kept, then the working weights
+  uint32_t part_crcs[5];  // by Array, then the working weights
   uint32_t crc;
 };
 constexpr size_t kWorkingCrc = 4;

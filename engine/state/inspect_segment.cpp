@@ -4,7 +4,7 @@
 #include "engine/state/state_file.h"
 
 namespace gigagpt::engine {
-void StateFile::look_at(size_t segment, Look& look) {
+void StateFile::inspect_segment(size_t segment, SegmentInspection& look) {
   look.problems.clear();
   for (auto* values : {&look.master, &look.exp_avg, &look.exp_avg_sq}) values->clear();
   if (!is_found(segment)) {
@@ -34,25 +34,25 @@ void StateFile::look_at(size_t segment, Look& look) {
     check_state_info(segment, slot + parts.info);
   });
   if (!usable) return;
-  const auto part_passes = [&](Kept kept, uint64_t info) {
+  const auto part_passes = [&](Array kept, uint64_t info) {
     return passes([&] { check_part(segment, kept, slot + info, slot + parts.of(kept).at); });
   };
   const SegmentArrays arrays = arrays_in_slot(layout_, s, slot);
   const bool working =
       passes([&] { check_working(segment, slot + parts.info, slot + parts.working.at); });
   const bool own_master = layout_.form().has_masters();
-  if (own_master ? part_passes(Kept::kMaster, parts.info) : working) {
-    look.master = read_segment(layout_, s, arrays, Kept::kMaster);
+  if (own_master ? part_passes(Array::kMaster, parts.info) : working) {
+    look.master = read_segment(layout_, s, arrays, Array::kMaster);
   }
-  for (const Kept kept : {Kept::kExpAvg, Kept::kExpAvgSq}) {
+  for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq}) {
     if (!layout_.training() || !part_passes(kept, parts.info)) continue;
-    (kept == Kept::kExpAvg ? look.exp_avg : look.exp_avg_sq) =
+    (kept == Array::kExpAvg ? look.exp_avg : look.exp_avg_sq) =
         read_segment(layout_, s, arrays, kept);
   }
   if (!owes_update) return;
   const bool described =
       passes([&] { check_gradient_info(segment, header_.step, slot + parts.gradient_info); });
-  if (described) part_passes(Kept::kGradient, parts.gradient_info);
+  if (described) part_passes(Array::kGradient, parts.gradient_info);
 }
 
 }  // namespace gigagpt::engine

@@ -52,15 +52,15 @@ LayerLayout lay_out(const LayerSpec& spec, bool compact) {
 
 }  // namespace
 
-const SlotPart& SlotParts::of(Kept kept) const {
+const SlotPart& SlotParts::of(Array kept) const {
   switch (kept) {
-    case Kept::kMaster:
+    case Array::kMaster:
       return master;
-    case Kept::kExpAvg:
+    case Array::kExpAvg:
       return exp_avg;
-    case Kept::kExpAvgSq:
+    case Array::kExpAvgSq:
       return exp_avg_sq;
-    case Kept::kGradient:
+    case Array::kGradient:
       break;
   }
   return gradient;

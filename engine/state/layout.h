@@ -26,7 +26,7 @@ inline int64_t element_bytes(Precision precision) {
 }
 
 // What is kept of each element.
-enum class Kept { kMaster, kExpAvg, kExpAvgSq, kGradient };
+enum class Array { kMaster, kExpAvg, kExpAvgSq, kGradient };
 
 // How a file keeps gradients between the backward pass and the update: what was added up in fp32,
 // that rounded to bf16, or not at all, as layers are updated in the backward pass. Without fp32
@@ -88,7 +88,7 @@ struct SlotParts {
   SlotPart working;
   uint64_t end = 0;
   uint64_t state = 0;  // where all but the gradient begins; it reaches to `end`
-  const SlotPart& of(Kept kept) const;
+  const SlotPart& of(Array kept) const;
   std::span<std::byte> state_in(std::byte* slot) const { return {slot + state, end - state}; }
 };
 
@@ -117,7 +117,6 @@ class StateLayout {
 
   // A parameter by its full name; asserts that it exists.
   Place place(const std::string& name) const;
-  bool contains(const std::string& name) const { return places_.contains(name); }
   const ParamSpec& param(Place place) const { return specs_[place.layer].params[place.param]; }
   int64_t offset(Place place) const { return layers_[place.layer].offsets[place.param]; }
 

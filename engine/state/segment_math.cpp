@@ -159,12 +159,12 @@ void update_segment_alone(const StateLayout& layout, const Segment& segment,
 }
 
 void read_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
-                 Kept kept, int64_t first, std::span<float> values) {
+                 Array kept, int64_t first, std::span<float> values) {
   const int64_t place = first - segment.begin;
-  if (kept == Kept::kGradient) {
+  if (kept == Array::kGradient) {
     if (arrays.narrow_gradient) return from_bf16(at<Bf16>(arrays.gradient, place), values);
     std::copy_n(at<float>(arrays.gradient, place), values.size(), values.begin());
-  } else if (kept == Kept::kMaster) {
+  } else if (kept == Array::kMaster) {
     if (layout.form().has_masters()) {
       std::copy_n(at<float>(arrays.master, place), values.size(), values.begin());
       return;
@@ -173,7 +173,7 @@ void read_values(const StateLayout& layout, const Segment& segment, const Segmen
     if (is_rounded(layout, segment.layer, first)) return from_bf16(at<Bf16>(working, 0), values);
     std::memcpy(values.data(), working, values.size_bytes());
   } else {
-    const bool positive = kept == Kept::kExpAvgSq;
+    const bool positive = kept == Array::kExpAvgSq;
     std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
     in_blocks(layout, segment, array, first, values.size(),
               [&](size_t begin, size_t count, const CompactMoment& moment) {
@@ -186,9 +186,9 @@ void read_values(const StateLayout& layout, const Segment& segment, const Segmen
 }
 
 void write_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
-                  Kept kept, int64_t first, std::span<const float> values) {
+                  Array kept, int64_t first, std::span<const float> values) {
   const int64_t place = first - segment.begin;
-  if (kept == Kept::kMaster) {
+  if (kept == Array::kMaster) {
     if (layout.form().has_masters()) {
       std::copy(values.begin(), values.end(), at<float>(arrays.master, place));
     }
@@ -196,8 +196,8 @@ void write_values(const StateLayout& layout, const Segment& segment, const Segme
                working_at(layout, segment, arrays, first));
     return;
   }
-  GIGAGPT_ASSERT(kept != Kept::kGradient);
-  const bool positive = kept == Kept::kExpAvgSq;
+  GIGAGPT_ASSERT(kept != Array::kGradient);
+  const bool positive = kept == Array::kExpAvgSq;
   std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
   in_blocks(layout, segment, array, first, values.size(),
             [&](size_t begin, size_t count, const CompactMoment& moment) {
@@ -214,7 +214,7 @@ void write_working(const StateLayout& layout, size_t layer, int64_t first,
 }
 
 std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
-                                const SegmentArrays& arrays, Kept kept) {
+                                const SegmentArrays& arrays, Array kept) {
   std::vector<float> values(static_cast<size_t>(segment.count));
   int64_t begin = 0;  // what is kept in other ways begins at these
   for (const int64_t end : {layout.coded_in(segment), layout.matrices_in(segment), segment.count}) {

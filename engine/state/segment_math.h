@@ -42,9 +42,9 @@ void update_segment_alone(const StateLayout& layout, const Segment& segment,
 // Moments in 8 bits are read and written from the first element of a block on, to the last of one
 // or of the parameter.
 void read_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
-                 Kept kept, int64_t first, std::span<float> values);
+                 Array kept, int64_t first, std::span<float> values);
 void write_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
-                  Kept kept, int64_t first, std::span<const float> values);
+                  Array kept, int64_t first, std::span<const float> values);
 
 // Weights to the working weights alone, of which those of the whole layer begin at `working`.
 void write_working(const StateLayout& layout, size_t layer, int64_t first,
@@ -52,6 +52,6 @@ void write_working(const StateLayout& layout, size_t layer, int64_t first,
 
 // All of a segment's, padding too.
 std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
-                                const SegmentArrays& arrays, Kept kept);
+                                const SegmentArrays& arrays, Array kept);
 
 }  // namespace gigagpt::engine

@@ -14,10 +14,10 @@ namespace gigagpt::engine {
 namespace {
 
 // What of a segment has an array in its state beside the working weights.
-std::vector<Kept> state_arrays(const StateForm& form) {
+std::vector<Array> state_arrays(const StateForm& form) {
   if (!form.training) return {};
-  std::vector<Kept> arrays = {Kept::kExpAvg, Kept::kExpAvgSq};
-  if (form.has_masters()) arrays.push_back(Kept::kMaster);
+  std::vector<Array> arrays = {Array::kExpAvg, Array::kExpAvgSq};
+  if (form.has_masters()) arrays.push_back(Array::kMaster);
   return arrays;
 }
 
@@ -55,12 +55,11 @@ std::string describe(const StateLayout& layout) {
                       {"parameters", params},
                       {"shared", spec.shared}});
   }
-  nlohmann::ordered_json description = {
-      {"precision", layout.precision() == Precision::kBf16 ? "bf16" : "fp32"},
-      {"training", layout.training()},
-      {"compact", layout.form().compact},
-      {"gradient", gradient_form_name(layout.form().gradient)},
-      {"segment_elements", layout.segment_elements()}};
+  nlohmann::ordered_json description = {{"precision", precision_name(layout.precision())},
+                                        {"training", layout.training()},
+                                        {"compact", layout.form().compact},
+                                        {"gradient", gradient_form_name(layout.form().gradient)},
+                                        {"segment_elements", layout.segment_elements()}};
   if (layout.shard().systems > 1) {
     description["system"] = layout.shard().rank;
     description["systems"] = layout.shard().systems;
@@ -123,7 +122,7 @@ std::unique_ptr<StateFile> StateFile::open(const Path& path, const StateLayout& 
   return opened;
 }
 
-std::unique_ptr<StateFile> StateFile::open_to_look(const Path& path) {
+std::unique_ptr<StateFile> StateFile::open_to_inspect(const Path& path) {
   std::unique_ptr<StateFile> opened(
       new StateFile(path, AsyncFile::Mode::kRead, layout_in(path), {}));
   opened->read_header();
@@ -316,7 +315,7 @@ bool StateFile::is_whole(size_t segment, uint32_t slot) {
     return crc32c({bytes + part.at, part.size_bytes}) == crc;
   };
   bool whole = holds(parts.working, info.part_crcs[kWorkingCrc]);
-  for (const Kept kept : state_arrays(layout_.form())) {
+  for (const Array kept : state_arrays(layout_.form())) {
     whole = whole && holds(parts.of(kept), info.part_crcs[size_t(kept)]);
   }
   return whole;
@@ -345,7 +344,7 @@ void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
   const auto crc_of_part = [&](const SlotPart& part) {
     return crc32c({slot + part.at, part.size_bytes});
   };
-  for (const Kept kept : state_arrays(layout_.form())) {
+  for (const Array kept : state_arrays(layout_.form())) {
     info.part_crcs[size_t(kept)] = crc_of_part(parts.of(kept));
   }
   info.part_crcs[kWorkingCrc] = crc_of_part(parts.working);
@@ -366,7 +365,7 @@ void StateFile::describe_gradient(size_t segment, int64_t step, const std::byte*
                                   std::byte* info_block) {
   InfoBlock info = make_info(run_id_, kGradientOnly, segment, step);
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  info.part_crcs[size_t(Kept::kGradient)] = crc32c({part, parts.gradient.size_bytes});
+  info.part_crcs[size_t(Array::kGradient)] = crc32c({part, parts.gradient.size_bytes});
   put_block(info, info_block);
 }
 
@@ -390,7 +389,7 @@ void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byt
        slot_offset(segment) + layout_.slot_parts(layout_.segments()[segment]).gradient_info);
 }
 
-void StateFile::check_part(size_t segment, Kept part, const std::byte* info,
+void StateFile::check_part(size_t segment, Array part, const std::byte* info,
                            const std::byte* bytes) const {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
   constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient"};
@@ -407,7 +406,7 @@ void StateFile::check_working(size_t segment, const std::byte* info, const std::
 void StateFile::check_state(size_t segment, const std::byte* slot) const {
   const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
   check_state_info(segment, slot + parts.info);
-  for (const Kept kept : state_arrays(layout_.form())) {
+  for (const Array kept : state_arrays(layout_.form())) {
     check_part(segment, kept, slot + parts.info, slot + parts.of(kept).at);
   }
   // Beside masters they are written without being looked at.

@@ -39,7 +39,7 @@ class StateFile {
 
   // Opens a store of whatever model to look at: it is only read, and segments may be missing. The
   // content may be anything; throws Error for what is no store, in use, or never completed.
-  static std::unique_ptr<StateFile> open_to_look(const Path& path);
+  static std::unique_ptr<StateFile> open_to_inspect(const Path& path);
 
   // What a file says of itself; nothing if it is no store, or was never completed.
   struct Summary {
@@ -88,20 +88,20 @@ class StateFile {
   // Checks blocks and parts that were read: throws Error naming the segment and what is wrong.
   void check_state_info(size_t segment, const std::byte* info) const;
   void check_gradient_info(size_t segment, int64_t step, const std::byte* info) const;
-  void check_part(size_t segment, Kept part, const std::byte* info, const std::byte* bytes) const;
+  void check_part(size_t segment, Array part, const std::byte* info, const std::byte* bytes) const;
   void check_working(size_t segment, const std::byte* info, const std::byte* bytes) const;
   // All that an update needs of a slot but the gradient.
   void check_state(size_t segment, const std::byte* slot) const;
 
   // What a look at a segment finds: all that is wrong with it, and arrays of its elements, empty if
   // they are not kept or something is wrong.
-  struct Look {
+  struct SegmentInspection {
     std::vector<float> master, exp_avg, exp_avg_sq;
     std::vector<std::string> problems;
   };
   // Reads a segment and checks every part of it, its gradient too where the update is still to be
   // made.
-  void look_at(size_t segment, Look& look);
+  void inspect_segment(size_t segment, SegmentInspection& look);
   uint32_t version() const;
   int64_t step_tokens() const { return step_tokens_; }
   uint64_t slot_count() const { return slot_count_; }

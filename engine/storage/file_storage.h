@@ -62,9 +62,9 @@ class FileStorage : public Storage {
   void defer(const Update& update) override;
   void settle() override;
   int64_t step() const override;
-  void read(Kept kept, size_t layer, int64_t first, std::span<float> values) override;
+  void read(Array kept, size_t layer, int64_t first, std::span<float> values) override;
   void begin_writing(int64_t step) override;
-  void write(Kept kept, size_t layer, int64_t first, std::span<const float> values) override;
+  void write(Array kept, size_t layer, int64_t first, std::span<const float> values) override;
   void finish_writing() override;
   IoCounts counts() const override;
   std::string file_id() const override { return file_->id(); }
@@ -195,7 +195,7 @@ class FileStorage : public Storage {
   }
   void load_for_edit(size_t segment) REQUIRES(thread_role_);
   void store_edited() REQUIRES(thread_role_);
-  void load_part(size_t segment, Kept kept) REQUIRES(thread_role_);
+  void load_part(size_t segment, Array kept) REQUIRES(thread_role_);
 
   const StreamOptions options_;
   const bool has_peers_;  // other systems, to whom updated weights go
@@ -257,7 +257,7 @@ class FileStorage : public Storage {
   static constexpr size_t kNone = ~size_t{0};
   // The segment whose content is in buffers_[0], or one part of whose content is.
   size_t edited_ GUARDED_BY(thread_role_) = kNone, part_segment_ GUARDED_BY(thread_role_) = kNone;
-  Kept part_ GUARDED_BY(thread_role_) = Kept::kMaster;
+  Array part_ GUARDED_BY(thread_role_) = Array::kMaster;
 
   // The storage's thread's, but for its path and id, and to wake the thread. It goes early, as it
   // waits for transfers into the buffers.

@@ -45,7 +45,7 @@ class Model {
       expected_.emplace_back(size_t(layout.layer(i).size), 0.0F);
       for (const int64_t offset : layout.layer(i).offsets) {
         std::vector<float> ones(size_t(offset == 0 ? kRows * kColumns : kRows), 1.0F);
-        storage_.write(Kept::kMaster, i, offset, ones);
+        storage_.write(Array::kMaster, i, offset, ones);
         std::copy(ones.begin(), ones.end(), expected_[i].begin() + offset);
       }
     }
@@ -128,7 +128,7 @@ TEST(FileStorageRaces, ThereAreNone) {
     }
     model.storage().settle();
     std::vector<float> vector(kRows);
-    model.storage().read(Kept::kMaster, 2, model.storage().layout().layer(2).offsets[1], vector);
+    model.storage().read(Array::kMaster, 2, model.storage().layout().layer(2).offsets[1], vector);
     EXPECT_LT(vector[0], 1.0F);
   }
 }

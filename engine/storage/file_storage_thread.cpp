@@ -347,7 +347,7 @@ void FileStorage::complete_part(const SegmentTransfer& transfer) {
     arrived(transfer);
   } else {
     file_->check_gradient_info(index, file_->header().step + 1, info);
-    file_->check_part(index, Kept::kGradient, info, gradient_at(index));
+    file_->check_part(index, Array::kGradient, info, gradient_at(index));
     arrived(transfer);
   }
 }
@@ -377,7 +377,7 @@ void FileStorage::update_segment(SegmentTransfer transfer, bool from_disk) {
   } else if (from_disk) {
     const std::byte* info = buffer + parts.gradient_info;
     file_->check_gradient_info(index, update.step, info);
-    file_->check_part(index, Kept::kGradient, info, buffer + parts.gradient.at);
+    file_->check_part(index, Array::kGradient, info, buffer + parts.gradient.at);
   }
   update_segment_alone(layout(), s, arrays, update);
   transfer.step = update.step;

@@ -21,7 +21,7 @@ void FileStorage::in_segments(size_t layer, int64_t first, Values values, const 
   }
 }
 
-void FileStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
+void FileStorage::read(Array kept, size_t layer, int64_t first, std::span<float> values) {
   run_on_thread([&] {
     thread_role_.assert_held();
     in_segments(layer, first, values, [&](size_t index, int64_t begin, std::span<float> piece) {
@@ -32,14 +32,14 @@ void FileStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> 
   });
 }
 
-void FileStorage::load_part(size_t index, Kept kept) {
+void FileStorage::load_part(size_t index, Array kept) {
   if (part_segment_ == index && part_ == kept) return;
   part_segment_ = kNone;
   const SlotParts parts = layout().slot_parts(segment(index));
   std::byte* slot = buffers_[0].data();
   AsyncFile& file = file_->file();
-  const bool gradient = kept == Kept::kGradient;
-  const bool working = kept == Kept::kMaster && !layout().form().has_masters();
+  const bool gradient = kept == Array::kGradient;
+  const bool working = kept == Array::kMaster && !layout().form().has_masters();
   const uint64_t info = gradient ? parts.gradient_info : parts.info;
   const uint64_t at = working ? parts.working.at : parts.of(kept).at;
   const uint64_t bytes = working ? parts.working.size_bytes : parts.of(kept).size_bytes;
@@ -72,7 +72,7 @@ void FileStorage::begin_writing(int64_t step) {
   step_ = step;
 }
 
-void FileStorage::write(Kept kept, size_t layer, int64_t first, std::span<const float> values) {
+void FileStorage::write(Array kept, size_t layer, int64_t first, std::span<const float> values) {
   run_on_thread([&] {
     thread_role_.assert_held();
     in_segments(layer, first, values,

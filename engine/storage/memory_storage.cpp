@@ -176,13 +176,13 @@ void MemoryStorage::wait_for(const size_t& missing) {
   stall_ms_ += watch.seconds() * 1e3;
 }
 
-void MemoryStorage::read(Kept kept, size_t layer, int64_t first, std::span<float> values) {
+void MemoryStorage::read(Array kept, size_t layer, int64_t first, std::span<float> values) {
   read_values(layout(), layout().shard_of(layer), arrays(layer), kept, first, values);
 }
 
-void MemoryStorage::write(Kept kept, size_t layer, int64_t first, std::span<const float> values) {
+void MemoryStorage::write(Array kept, size_t layer, int64_t first, std::span<const float> values) {
   const Segment shard = layout().shard_of(layer);
-  if (kept == Kept::kMaster) write_working(layout(), layer, first, values, working_at(layer, 0));
+  if (kept == Array::kMaster) write_working(layout(), layer, first, values, working_at(layer, 0));
   const int64_t begin = std::max(first, shard.begin);
   const int64_t end = std::min(first + int64_t(values.size()), shard.begin + shard.count);
   if (begin >= end) return;

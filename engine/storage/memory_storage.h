@@ -29,8 +29,8 @@ class MemoryStorage : public Storage {
   void defer(const Update& update) override;
   void settle() override;
   int64_t step() const override { return update_.step; }
-  void read(Kept kept, size_t layer, int64_t first, std::span<float> values) override;
-  void write(Kept kept, size_t layer, int64_t first, std::span<const float> values) override;
+  void read(Array kept, size_t layer, int64_t first, std::span<float> values) override;
+  void write(Array kept, size_t layer, int64_t first, std::span<const float> values) override;
   void begin_writing(int64_t step) override { update_.step = step; }
   void finish_writing() override {}
   IoCounts counts() const override;

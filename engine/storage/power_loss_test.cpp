@@ -69,14 +69,14 @@ class Expected {
         for (size_t e = 0; e < values.size(); ++e) {
           values[e] = value_at(mix(life, i), first + int64_t(e));
         }
-        write_values(layout_, whole(i), states_.back()[i].pointers(layout_.form()), Kept::kMaster,
+        write_values(layout_, whole(i), states_.back()[i].pointers(layout_.form()), Array::kMaster,
                      first, values);
       }
     }
   }
   void go_on_from(int64_t step) { states_.erase(states_.begin() + step + 1, states_.end()); }
   int64_t step() const { return int64_t(states_.size()) - 1; }
-  std::vector<float> values(Kept kept, size_t layer, int64_t first, int64_t count) {
+  std::vector<float> values(Array kept, size_t layer, int64_t first, int64_t count) {
     std::vector<float> values(static_cast<size_t>(count));
     read_values(layout_, whole(layer), states_.back()[layer].pointers(layout_.form()), kept, first,
                 values);
@@ -163,8 +163,8 @@ class Life {
     storage_ = open_as(FileStorage::Mode::kCreate);
     storage_->begin_writing(0);
     for_each_param([&](size_t layer, int64_t begin, int64_t count) {
-      storage_->write(Kept::kMaster, layer, begin,
-                      expected_.values(Kept::kMaster, layer, begin, count));
+      storage_->write(Array::kMaster, layer, begin,
+                      expected_.values(Array::kMaster, layer, begin, count));
     });
     storage_->finish_writing();
     promised_ = 0;
@@ -210,7 +210,7 @@ class Life {
   }
 
   void check_all() {
-    for (const Kept kept : {Kept::kMaster, Kept::kExpAvg, Kept::kExpAvgSq}) {
+    for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
       for_each_param([&](size_t layer, int64_t begin, int64_t count) {
         std::vector<float> values(static_cast<size_t>(count));
         storage_->read(kept, layer, begin, values);

@@ -76,11 +76,11 @@ class Storage {
 
   // Values of one parameter, from element `first` of its layer; of the shard only. Nothing may be
   // expected or deferred.
-  virtual void read(Kept kept, size_t layer, int64_t first, std::span<float> values) = 0;
+  virtual void read(Array kept, size_t layer, int64_t first, std::span<float> values) = 0;
   // Writing begins with the step that the state is then of, and counts once it is finished. All
   // systems are given all values, and keep what is theirs.
   virtual void begin_writing(int64_t step) = 0;
-  virtual void write(Kept kept, size_t layer, int64_t first, std::span<const float> values) = 0;
+  virtual void write(Array kept, size_t layer, int64_t first, std::span<const float> values) = 0;
   virtual void finish_writing() = 0;
 
   virtual IoCounts counts() const = 0;  // since the start

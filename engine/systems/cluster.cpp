@@ -191,13 +191,13 @@ void Cluster::agree_on_failure(const std::string& mine) {
   if (first == all.end()) return;
   const bool alike =
       std::all_of(all.begin(), all.end(), [&](const auto& s) { return s == *first; });
-  if (alike) throw CommonError(*first);
-  throw CommonError(fmt::format("{}: {}", name_of(int(first - all.begin())), *first));
+  if (alike) throw AgreedError(*first);
+  throw AgreedError(fmt::format("{}: {}", name_of(int(first - all.begin())), *first));
 }
 
 void Cluster::end(const std::exception& error) {
   if (is_alone()) throw;
-  const bool common = dynamic_cast<const CommonError*>(&error) != nullptr;
+  const bool common = dynamic_cast<const AgreedError*>(&error) != nullptr;
   end(rank_, common ? error.what() : fmt::format("{}: {}", name_of(rank_), error.what()), common);
 }
 
@@ -243,7 +243,7 @@ void Cluster::run(const WireMaker& make) {
     rank_ = wire_->rank();
     systems_ = wire_->systems();
     hosts_.assign(size_t(systems_), "");
-    lanes_.resize(size_t(2 * systems_));
+    lanes_.resize(2 * size_t(systems_));
     const MutexLock lock(mutex_);
     joined_ = true;
   } catch (...) {

@@ -23,7 +23,7 @@
 namespace gigagpt::engine {
 
 // An Error that all systems have met, with the same text on each.
-class CommonError : public Error {
+class AgreedError : public Error {
  public:
   using Error::Error;
 };
@@ -74,7 +74,7 @@ class Cluster {
   void broadcast(std::span<std::byte> bytes);
   // From one system to the leader.
   void bring(int from, std::span<std::byte> bytes);
-  // Does something on each; if it throws Error anywhere, throws CommonError everywhere.
+  // Does something on each; if it throws Error anywhere, throws AgreedError everywhere.
   template <class Work>
   auto together(const Work& work);
 

@@ -33,7 +33,7 @@ TEST(Cluster, OfOneNeedsNobody) {
   EXPECT_TRUE(alone.any(true));
   EXPECT_FALSE(alone.any(false));
   EXPECT_EQ(alone.together([] { return 3; }), 3);
-  EXPECT_THROW(alone.together([]() -> int { fail("no"); }), CommonError);
+  EXPECT_THROW(alone.together([]() -> int { fail("no"); }), AgreedError);
 }
 
 TEST(Cluster, GathersSumsAndBroadcasts) {
@@ -77,13 +77,13 @@ TEST(Cluster, WhatOneMeetsAllMeet) {
           if (cluster.rank() == bad) fail("oh");
         });
         EXPECT_HERE(!"thrown");
-      } catch (const CommonError& error) {
+      } catch (const AgreedError& error) {
         EXPECT_HERE(std::string(error.what()) == cluster.name_of(bad) + ": oh");
       }
     }
     try {
       cluster.together([] { fail("all alike"); });
-    } catch (const CommonError& error) {
+    } catch (const AgreedError& error) {
       EXPECT_HERE(std::string(error.what()) == "all alike");
     }
   }));

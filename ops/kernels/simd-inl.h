@@ -63,7 +63,7 @@ HWY_INLINE void StoreF(D d, hn::Vec<D> v, float* to) {
 
 // The upper halves of the floats, rounded to nearest even, in the lower halves of 32-bit lanes.
 template <class D>
-HWY_INLINE hn::Vec<hn::Rebind<uint32_t, D>> RoundToBf16(D d, hn::Vec<D> v) {
+HWY_INLINE hn::Vec<hn::Rebind<uint32_t, D>> RoundToBf16(D, hn::Vec<D> v) {
   const hn::Rebind<uint32_t, D> d32;
   const auto bits = hn::BitCast(d32, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));

@@ -116,7 +116,7 @@ HWY_NOINLINE void Tile(size_t rows, size_t columns, const typename E::T* a, size
       j += vectors * kLanes;
     };
     const size_t left = (columns - j + kLanes - 1) / kLanes;
-    if (left >= kGroup) {
+    if (left >= kGroup) {  // NOLINT(bugprone-branch-clone): the constants differ
       run(std::integral_constant<int, kGroup>());
     } else if (left >= 2) {
       run(std::integral_constant<int, 2>());

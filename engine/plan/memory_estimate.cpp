@@ -1,18 +1,18 @@
-#include "engine/plan/needs.h"
+#include "engine/plan/memory_estimate.h"
 
 #include <algorithm>
 
 namespace gigagpt::engine {
 
-Needs::Needs(const std::vector<LayerSpec>& specs, const StateForm& form, const RunSize& size,
-             const Shard& shard)
+MemoryEstimate::MemoryEstimate(const std::vector<LayerSpec>& specs, const StateForm& form,
+                               const RunSize& size, const Shard& shard)
     : layout_(specs, form, StateLayout::kSegmentElements, shard),
       size_(size),
-      wide_(form.precision == Precision::kBf16 ? 2 : 4) {
+      element_bytes_(double(element_bytes(form.precision))) {
   for (const LayerSpec& spec : specs) add_layer(spec);
 }
 
-double Needs::state_in_ram() const {
+double MemoryEstimate::state_bytes() const {
   double bytes = 0;
   for (const Segment& segment : layout_.segments()) {
     const SlotParts parts = layout_.slot_parts(segment);
@@ -26,7 +26,7 @@ double Needs::state_in_ram() const {
   return bytes;
 }
 
-double Needs::of_activations(int64_t window, bool recompute) const {
+double MemoryEstimate::activation_bytes(int64_t window, bool recompute) const {
   const double boundaries = kept_input_ * double(layout_.layer_count());
   if (!size_.training) return double(window) * kept_input_ + largest_graph_ + loss_;
   const double visit = std::max(1.6 * largest_graph_, loss_);
@@ -35,7 +35,7 @@ double Needs::of_activations(int64_t window, bool recompute) const {
 }
 
 // A gradient that is kept from the visit of one layer to that of its owner.
-double Needs::waiting_gradients() const {
+double MemoryEstimate::waiting_gradient_bytes() const {
   double bytes = 0;
   if (!size_.training || layout_.form().gradient == GradientForm::kFp32) return 0;
   for (size_t i = 0; i < layout_.layer_count(); ++i) {
@@ -46,30 +46,30 @@ double Needs::waiting_gradients() const {
   return bytes;
 }
 
-double Needs::of_passing_gradients() const {
+double MemoryEstimate::transient_gradient_bytes() const {
   if (!size_.training || layout_.form().gradient != GradientForm::kNone) return 0;
   double most = 0;
   for (size_t i = 0; i < layout_.layer_count(); ++i) {
     most = std::max(most, double(layout_.gradient_bytes(i)));
   }
-  return most + waiting_gradients();
+  return most + waiting_gradient_bytes();
 }
 
-double Needs::of_layers(bool recompute) const {
+double MemoryEstimate::streamed_layer_bytes(bool recompute) const {
   double most = 0, pinned = 0;
   const size_t count = layout_.layer_count();
   for (size_t i = 0; i < count; ++i) {
-    most = std::max(most, of_visit(i) + (i > 0 ? of_visit(i - 1) : 0.0));
+    most = std::max(most, visit_bytes(i) + (i > 0 ? visit_bytes(i - 1) : 0.0));
     pinned += double(layout_.working_bytes(i));
   }
-  return most + waiting_gradients() + (recompute || !size_.training ? 0.0 : pinned);
+  return most + waiting_gradient_bytes() + (recompute || !size_.training ? 0.0 : pinned);
 }
 
-double Needs::of_buffers() const {
+double MemoryEstimate::buffer_bytes() const {
   return kUpdateBuffers * double(layout_.slot_bytes());
 }
 
-void Needs::add_layer(const LayerSpec& spec) {
+void MemoryEstimate::add_layer(const LayerSpec& spec) {
   const double tokens = double(size_.micro_batch_tokens());
   double graph = 0, elements = 0;
   bool looks_up = false;
@@ -77,7 +77,7 @@ void Needs::add_layer(const LayerSpec& spec) {
     if (param.shape.size() < 2) continue;
     looks_up |= param.looked_up;
     kept_input_ = std::max(kept_input_, looks_up ? 4 * tokens * double(param.shape.back()) : 0.0);
-    graph += tokens * wide_ * double(param.shape.front() + param.shape.back());
+    graph += tokens * element_bytes_ * double(param.shape.front() + param.shape.back());
     elements += double(param.count());
     if (!param.looked_up) continue;
     const double step_tokens = tokens * double(size_.micro_batches());
@@ -91,20 +91,20 @@ void Needs::add_layer(const LayerSpec& spec) {
 }
 
 // Logits of a chunk, and with several micro-batches a gradient beside the sum.
-void Needs::add_loss(const LayerSpec& spec) {
+void MemoryEstimate::add_loss(const LayerSpec& spec) {
   for (const std::string& name : spec.shared) {
     const auto& shape = layout_.param(layout_.place(name)).shape;
     const double V = double(shape.front()), C = double(shape.back());
     const double tokens = double(size_.micro_batch_tokens());
-    const double rows = std::min<double>(tokens, wide_ == 2 ? 1024 : 512);
+    const double rows = std::min<double>(tokens, element_bytes_ == 2 ? 1024 : 512);
     loss_ += 4 * rows * V + (size_.training && size_.micro_batches() > 1 ? 4 * V * C : 0);
-    loss_ += tokens * C * (2 * wide_ + 8);
+    loss_ += tokens * C * (2 * element_bytes_ + 8);
     logits_ += 4 * tokens * V;
     last_ += V * C;
   }
 }
 
-double Needs::of_visit(size_t layer) const {
+double MemoryEstimate::visit_bytes(size_t layer) const {
   const auto of_one = [&](size_t i) {
     return double(layout_.working_bytes(i)) +
            (size_.training ? double(layout_.gradient_bytes(i)) : 0.0);
