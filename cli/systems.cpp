@@ -62,16 +62,15 @@ std::unique_ptr<engine::Cluster> join_systems(const GPTConfig& config) {
 }
 
 void check_alike(engine::Cluster& cluster, GPTConfig& config, const std::string& split) {
+  const auto folder = cluster.together([&] { return formats::find_dataset(config.dataset); });
+  if (cluster.is_alone()) return;  // data sets may be large
   const std::string mine = cluster.together([&] {
-    const auto folder = formats::find_dataset(config.dataset);
-    if (cluster.is_alone()) return std::string();
     const bool compact = config.storage.state == "compact";
     return fmt::format("version: {}\n{}precision in use: {}\n{}.bin: {}\n", program_version(),
                        config_text(config),
                        engine::precision_name(engine::choose_precision(config.precision, compact)),
                        split, formats::fingerprint(folder / (split + ".bin")));
   });
-  if (cluster.is_alone()) return;
   const auto all = cluster.gather_texts(mine);
   const auto first = lines_of(all[0]);
   for (size_t rank = 1; rank < all.size(); ++rank) {
@@ -87,12 +86,11 @@ void check_alike(engine::Cluster& cluster, GPTConfig& config, const std::string&
 }
 
 void share_config(engine::Cluster& cluster, GPTConfig& config) {
-  if (!cluster.is_alone()) apply_settings(leaders_settings(cluster, config), config);
+  apply_settings(leaders_settings(cluster, config), config);
 }
 
 void share_model(engine::Cluster& cluster, const std::vector<Setting>& settings,
                  GPTConfig& config) {
-  if (cluster.is_alone()) return;
   GPTConfig leaders;
   apply_settings(leaders_settings(cluster, config), leaders);
   cluster.together([&] { adopt_model(leaders, cluster.name_of(0), settings, config); });

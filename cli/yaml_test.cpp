@@ -330,6 +330,11 @@ TEST(Yaml, DamagedFilesNeverCrash) {
       GPTConfig config;
       apply_settings(read_yaml(directory.write("c.yaml", text), notes), config);
       config.check();
+      GPTConfig again;
+      for (const auto& [key, value] : option_texts(config.options())) {
+        set_option(find_option(again.options(), key), value);
+      }
+      EXPECT_EQ(option_texts(again.options()), option_texts(config.options()));
     })) << text;
   }
 }

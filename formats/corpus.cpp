@@ -52,20 +52,6 @@ bool is_hidden(std::string_view name) {
   return name.substr(name.find_last_of('/') + 1).starts_with('.');
 }
 
-// How much of valid UTF-8 that may go on is whole characters.
-size_t whole_characters(std::string_view text) {
-  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
-    const char c = text[text.size() - back];
-    if ((c & 0xC0) == 0x80) continue;
-    const size_t size_bytes = (c & 0x80) == 0      ? 1
-                              : (c & 0xE0) == 0xC0 ? 2
-                              : (c & 0xF0) == 0xE0 ? 3
-                                                   : 4;
-    return size_bytes > back ? text.size() - back : text.size();
-  }
-  return text.size();
-}
-
 size_t next_character(std::string_view text, size_t from) {
   while (from < text.size() && (text[from] & 0xC0) == 0x80) ++from;
   return from;

@@ -7,6 +7,7 @@
 #include "formats/corpus_testing.h"
 #include "formats/json_text.h"
 #include "formats/packed.h"
+#include "formats/utf8.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -322,7 +323,11 @@ TEST(Corpus, DamageIsAnErrorOrHarmless) {
     const std::string name = original == members[1].second ? "x.jsonl" : "x.tar";
     for (int i = 0; i < 300; ++i) {
       const std::string bad = damaged(original, random);
-      EXPECT_TRUE(returns_or_throws_error([&] { documents_of(directory, name, bad); }));
+      EXPECT_TRUE(returns_or_throws_error([&] {
+        for (const std::string& document : documents_of(directory, name, bad)) {
+          for (size_t at = 0; at < document.size();) next_code_point(document, at, "document");
+        }
+      }));
     }
   }
 }

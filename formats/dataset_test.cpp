@@ -104,6 +104,10 @@ TEST(DatasetMeta, DamagedFilesNeverCrash) {
       const DatasetMeta meta = read_dataset_meta(directory.path());
       EXPECT_GE(meta.vocab_size, 1);
       EXPECT_TRUE(meta.token_bytes == 2 || meta.token_bytes == 4);
+      write_dataset_meta(directory.path(), meta);
+      const DatasetMeta again = read_dataset_meta(directory.path());
+      EXPECT_EQ(again.vocab_size, meta.vocab_size);
+      EXPECT_EQ(again.token_bytes, meta.token_bytes);
     })) << text;
   }
 }

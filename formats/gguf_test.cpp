@@ -254,7 +254,9 @@ TEST(Gguf, DamagedHeadersAreErrorsOrFiles) {
     }
     EXPECT_TRUE(returns_or_throws_error([&] {
       const GgufReader reader = open(directory, content);
-      for (size_t t = 0; t < reader.tensors().size(); ++t) reader.bytes(t);
+      for (size_t t = 0; t < reader.tensors().size(); ++t) {
+        EXPECT_EQ(reader.bytes(t).size(), reader.tensors()[t].size_bytes());
+      }
     }));
   }
 }

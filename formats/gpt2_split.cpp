@@ -1,6 +1,7 @@
 #include "formats/gpt2_split.h"
 
 #include <unicode/uchar.h>
+#include <unicode/utf8.h>
 
 #include <cstdint>
 #include <vector>
@@ -38,27 +39,14 @@ struct Character {
   uint8_t size_bytes;
 };
 
-// Of the character at `at`, before `end`.
+// Of the character at `at`, before `end`; a byte that begins none is a symbol.
 inline Character character_at(const uint8_t* at, const uint8_t* end, const uint8_t* kinds) {
-  const uint32_t lead = *at;
-  if (lead < 0x80) return {kinds[lead], 1};
-  const ptrdiff_t left = end - at;
-  const auto follows = [&](ptrdiff_t i) { return i < left && (at[i] & 0xC0) == 0x80; };
-  if (lead >= 0xC2 && lead < 0xE0) {
-    if (follows(1)) return {kinds[(lead & 0x1F) << 6 | (at[1] & 0x3F)], 2};
-  } else if (lead >= 0xE0 && lead < 0xF0) {
-    if (follows(1) && follows(2)) {
-      const uint32_t c = (lead & 0x0F) << 12 | (at[1] & 0x3FU) << 6 | (at[2] & 0x3FU);
-      if (c >= 0x800 && (c < 0xD800 || c >= 0xE000)) return {kinds[c], 3};
-    }
-  } else if (lead >= 0xF0 && lead < 0xF5) {
-    if (follows(1) && follows(2) && follows(3)) {
-      const uint32_t c =
-          (lead & 0x07) << 18 | (at[1] & 0x3FU) << 12 | (at[2] & 0x3FU) << 6 | (at[3] & 0x3FU);
-      if (c >= 0x10000 && c < kCodePoints) return {kinds[c], 4};
-    }
-  }
-  return {kSymbol, 1};
+  if (U8_IS_SINGLE(*at)) return {kinds[*at], 1};
+  ptrdiff_t size = 0;
+  UChar32 code_point = 0;
+  U8_NEXT(at, size, end - at, code_point);
+  if (code_point < 0) return {kSymbol, 1};
+  return {kinds[code_point], static_cast<uint8_t>(size)};
 }
 
 // The size of 's, 't, 're, 've, 'm, 'll or 'd after an apostrophe; 0 if it is none of them.

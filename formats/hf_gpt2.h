@@ -22,6 +22,8 @@ struct HfGpt2Config {
   double dropout = 0.0;
   double initializer_range = 0.02;
   bool bias = true;  // our flag `gigagpt_bias`: false means that the linear biases are zeros
+
+  bool operator==(const HfGpt2Config&) const = default;
 };
 
 // What `activation` may be.

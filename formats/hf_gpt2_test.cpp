@@ -168,7 +168,11 @@ TEST(HfConfig, DamagedFilesNeverCrash) {
   std::mt19937_64 random(8);
   for (int i = 0; i < 3000; ++i) {
     const std::string text = damaged(whole, random);
-    ASSERT_TRUE(returns_or_throws_error([&] { read_json(directory, text); })) << text;
+    ASSERT_TRUE(returns_or_throws_error([&] {
+      const HfGpt2Config config = read_json(directory, text);
+      write_hf_config(directory.path(), config);
+      EXPECT_EQ(read_hf_config(directory.path()), config);
+    })) << text;
   }
 }
 

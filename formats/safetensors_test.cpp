@@ -54,6 +54,21 @@ void read_all(const Path& path) {
   }
 }
 
+// Whatever could be read from the file x is written, and read again.
+void expect_round_trip(const TemporaryDirectory& directory) {
+  const SafetensorsReader read(directory / "x");
+  SafetensorsWriter writer(directory / "y", read.tensors(), read.metadata());
+  for (const TensorInfo& tensor : read.tensors()) writer.write(read.bytes(tensor.name));
+  writer.finish();
+  const SafetensorsReader again(directory / "y");
+  EXPECT_EQ(again.tensors(), read.tensors());
+  EXPECT_EQ(again.metadata(), read.metadata());
+  for (const TensorInfo& tensor : read.tensors()) {
+    const auto before = read.bytes(tensor.name), after = again.bytes(tensor.name);
+    EXPECT_TRUE(std::equal(before.begin(), before.end(), after.begin(), after.end()));
+  }
+}
+
 TEST(Safetensors, WhatIsWrittenReadsBack) {
   const TemporaryDirectory directory;
   const std::vector<TensorInfo> tensors = {{"weight", "F32", {2, 3}},
@@ -298,12 +313,14 @@ TEST(SafetensorsHostile, EmptyTensorOfAHugeShapeIsEmptyOrRefused) {
     const std::string header =
         fmt::format(R"({{"x":{{"dtype":"F32","shape":{},"data_offsets":[0,0]}}}})", shape);
     const Path path = directory.write("x", file_with(header, ""));
-    EXPECT_TRUE(returns_or_throws_error([&] {
+    try {
       const SafetensorsReader reader(path);
-      EXPECT_EQ(reader.info("x").count(), 0);
-      EXPECT_EQ(reader.info("x").size_bytes(), 0U);
+      EXPECT_EQ(reader.info("x").count(), 0) << shape;
+      EXPECT_EQ(reader.info("x").size_bytes(), 0U) << shape;
       reader.read_floats("x", {});
-    })) << shape;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string_view(error.what()).find("shape"), std::string::npos) << error.what();
+    }
   }
 }
 
@@ -377,7 +394,10 @@ TEST(SafetensorsHostile, DamagedFilesNeverCrash) {
     // Half of them keep a header length that fits, so that the damage gets past it.
     const std::string bytes =
         i % 2 == 0 ? damaged(whole, random) : file_with(damaged(header, random), data);
-    ASSERT_TRUE(returns_or_throws_error([&] { read_all(directory.write("x", bytes)); })) << bytes;
+    ASSERT_TRUE(returns_or_throws_error([&] {
+      read_all(directory.write("x", bytes));
+      expect_round_trip(directory);
+    })) << bytes;
   }
 }
 

@@ -23,9 +23,6 @@ class Tokenizer {
   // Character level: token i is the i-th code point of the alphabet. Written as a byte-pair model
   // without merges, which Hugging Face's library reads as it is.
   explicit Tokenizer(std::vector<char32_t> alphabet);
-  static Tokenizer of_characters(std::vector<char32_t> alphabet) {
-    return Tokenizer(std::move(alphabet));
-  }
   explicit Tokenizer(Bpe bpe);
 
   // Reads a tokenizer.json, or what a folder (a data set, a checkpoint, one of Hugging Face's)

@@ -291,13 +291,19 @@ TEST(TokenizerJsonHostile, DeepNestingIsRefused) {
 }
 
 TEST(TokenizerJsonHostile, DamagedFilesNeverCrash) {
+  const TemporaryDirectory directory;
   const std::string whole = file_json().dump();
   std::mt19937_64 random(6);
   for (int i = 0; i < 3000; ++i) {
     const std::string text = damaged(whole, random);
     ASSERT_TRUE(returns_or_throws_error([&] {
       const Tokenizer tokenizer = Tokenizer::parse(text, "t.json");
-      for (int32_t token = -1; token <= tokenizer.vocab_size(); ++token) tokenizer.decode(token);
+      tokenizer.save(directory.path());
+      const Tokenizer again = Tokenizer::load(directory.path());
+      ASSERT_EQ(again.vocab_size(), tokenizer.vocab_size());
+      for (int32_t token = -1; token <= tokenizer.vocab_size(); ++token) {
+        ASSERT_EQ(again.decode(token), tokenizer.decode(token));
+      }
       if (!tokenizer.is_character_level()) tokenizer.encode_with_special(text.substr(0, 300));
     })) << text;
   }

@@ -117,7 +117,12 @@ TEST(Utf8, RandomBytesNeverReadBeyondTheText) {
     const std::string_view text(bytes.data(), bytes.size());
     size_t position = 0;
     ASSERT_TRUE(returns_or_throws_error([&] {
-      while (position < text.size()) next_code_point(text, position, "text");
+      while (position < text.size()) {
+        const size_t begin = position;
+        std::string again;
+        append_utf8(again, next_code_point(text, position, "text"));
+        ASSERT_EQ(again, text.substr(begin, position - begin));
+      }
     }));
     ASSERT_LE(position, text.size());
   }
@@ -237,7 +242,12 @@ TEST(TokenizerHostile, DamagedFilesNeverCrash) {
     const std::string text = damaged(whole, random);
     ASSERT_TRUE(returns_or_throws_error([&] {
       const Tokenizer tokenizer = Tokenizer::parse(text, "tokenizer.json");
-      for (int32_t token = -1; token <= tokenizer.vocab_size(); ++token) tokenizer.decode(token);
+      tokenizer.save(directory.path());
+      const Tokenizer again = Tokenizer::load(directory.path());
+      ASSERT_EQ(again.vocab_size(), tokenizer.vocab_size());
+      for (int32_t token = -1; token <= tokenizer.vocab_size(); ++token) {
+        ASSERT_EQ(again.decode(token), tokenizer.decode(token));
+      }
     })) << text;
   }
 }

@@ -112,13 +112,13 @@ Choice choose_file(const Request& r) {
 std::string memory_refusal(const Request& r, double least) {
   if (r.rules.store == "memory") {
     return fmt::format(
-        "store: in RAM this run estimate about {:.1f} GB, but memory_gb is {:.1f}; leave store out "
+        "store: in RAM this run needs about {:.1f} GB, but memory_gb is {:.1f}; leave store out "
         "to "
         "stream from a file",
         least / 1e9, r.budget / 1e9);
   }
   return fmt::format(
-      "memory_gb: {:.2f} is not enough: streamed{} this run estimate about {:.2f} GB",
+      "memory_gb: {:.2f} is not enough: streamed{} this run needs about {:.2f} GB",
       r.budget / 1e9, r.by_layer() ? ", the whole step at once," : " one micro-batch at a time",
       least / 1e9);
 }
@@ -164,7 +164,7 @@ std::string disk_refusal(const Request& r, const Plan& plan) {
   const double store_gb = in_file ? plan.state_gb : 0;
   const auto refuse = [](const Path& where, double needed_gb, const std::string& what,
                          double left_gb) {
-    return fmt::format("disk: this run estimate {:.1f} GB more at {} ({}), but {:.1f} GB are free",
+    return fmt::format("disk: this run needs {:.1f} GB more at {} ({}), but {:.1f} GB are free",
                        needed_gb, where.string(), what, left_gb);
   };
   const std::string snapshots = fmt::format("checkpoints of {:.1f} GB", plan.snapshot_gb);
@@ -265,7 +265,7 @@ std::string what_fits(const Request& r) {
 void check_rules(const Request& r) {
   if (!r.size.training) return;
   if (r.rules.state == "compact" && r.precision != Precision::kBf16) {
-    fail("state: compact keeps weights in bf16; it estimate precision: bf16");
+    fail("state: compact keeps weights in bf16; it needs precision: bf16");
   }
   const Path file = store_file(r.rules.store, r.out_dir, r.shard);
   if (StateFile::is_foreign(file)) {

@@ -101,13 +101,13 @@ struct Plan {
   std::vector<std::pair<int64_t, double>> on_systems = {};  // other numbers of them: step_s
 
   // Why it cannot be done and what could; empty if it can. The numbers above are then those of the
-  // least that it estimate.
+  // least that it needs.
   std::string refusal;
   std::string note() const;  // one line for the user
 };
 
 // From "fp32", "bf16" or "auto": bf16 where the CPU multiplies it natively, or compact state
-// estimate it.
+// needs it.
 Precision precision_for(const std::string& wanted, bool compact, bool native_bf16);
 
 // Plans a run, training or not. Throws Error for rules that contradict each other or a file that is

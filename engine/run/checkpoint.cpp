@@ -1,8 +1,12 @@
 #include "engine/run/checkpoint.h"
 
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
+#include <torch/version.h>
+#include <dnnl.hpp>
 
 #include <algorithm>
 #include <map>
@@ -10,7 +14,7 @@
 #include <optional>
 
 #include "base/error.h"
-#include "engine/run/manifest.h"
+#include "base/system.h"
 #include "engine/storage/file_storage.h"
 
 namespace gigagpt::engine {
@@ -205,6 +209,16 @@ void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store
     };
     read_values(read, store, kept, name, counter);
   });
+}
+
+// What computed a checkpoint: enough to tell why two runs differ in their last bits.
+formats::TextPairs manifest() {
+  const dnnl_version_t* dnnl = dnnl_version();
+  return {{"gigagpt", GIGAGPT_VERSION},
+          {"libtorch", TORCH_VERSION},
+          {"onednn", fmt::format("{}.{}.{}", dnnl->major, dnnl->minor, dnnl->patch)},
+          {"cpu", cpu_name()},
+          {"threads", std::to_string(at::get_num_threads())}};
 }
 
 }  // namespace

@@ -13,8 +13,7 @@ Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster)
     lock_.emplace(rules_.out_dir, "out_dir", "training");
     remove_leftovers(rules_.out_dir);
   });
-  from_ = find_resume_point({rules_.out_dir, rules_.store, rules_.from, rules_.size.step_tokens()},
-                            cluster);
+  from_ = find_resume_point(rules_, cluster);
 }
 
 std::string Checkpoints::origin() const {

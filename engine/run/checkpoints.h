@@ -8,18 +8,10 @@
 
 #include "base/lock.h"
 #include "base/system.h"
-#include "engine/plan/plan.h"
 #include "engine/run/checkpoint.h"
 #include "engine/run/runtime.h"
 
 namespace gigagpt::engine {
-
-struct CheckpointRules {
-  Path out_dir;
-  std::string store;                // as in StoreRules
-  std::optional<std::string> from;  // as in find_resume_point
-  RunSize size;                     // how often, and how many are kept
-};
 
 class Checkpoints {
  public:

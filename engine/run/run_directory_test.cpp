@@ -84,7 +84,7 @@ TEST(Checkpoints, OneRunAtATimeHasAnOutDir) {
 TEST(Checkpoints, ARefusedRunLeavesNoDirectory) {
   const TemporaryDirectory directory;
   CheckpointRules wrong = rules(directory / "a" / "out");
-  wrong.from = (directory / "nowhere").string();
+  wrong.wanted = (directory / "nowhere").string();
   EXPECT_ERROR(Checkpoints(std::move(wrong)), "nowhere");
   EXPECT_TRUE(fs::is_empty(directory.path()));
 }

@@ -44,6 +44,17 @@ const char* gradient_form_name(GradientForm form) {
   return form == GradientForm::kBf16 ? "bf16" : "fp32";
 }
 
+HeaderBlock read_newest_header(AsyncFile& file) {
+  const std::string where = "store: " + file.path().string();
+  if (file.size_bytes() < kDescriptionBegin) fail("{} is no store, or cut off", where);
+  const PageBuffer headers(kDescriptionBegin);
+  file.run({false, 0, {headers.bytes()}});
+  const auto header = newest_header(headers.data());
+  if (!header) fail("{} is no store, or both its headers are damaged", where);
+  if (header->version == kVersion) return *header;
+  fail("{} has version {}, this program knows {}", where, header->version, kVersion);
+}
+
 std::string describe(const StateLayout& layout) {
   nlohmann::ordered_json layers = nlohmann::ordered_json::array();
   for (size_t i = 0; i < layout.layer_count(); ++i) {
@@ -134,26 +145,18 @@ std::unique_ptr<StateFile> StateFile::open_to_inspect(const Path& path) {
 StateLayout StateFile::layout_in(const Path& path) {
   AsyncFile file(path, AsyncFile::Mode::kRead);
   const std::string where = "store: " + path.string();
-  const uint64_t size = file.size_bytes();
-  if (size < kDescriptionBegin) fail("{} is no store, or cut off", where);
-  const PageBuffer headers(kDescriptionBegin);
-  file.run({false, 0, {headers.bytes()}});
-  const auto header = newest_header(headers.data());
-  if (!header) fail("{} is no store, or both its headers are damaged", where);
-  if (header->version != kVersion) {
-    fail("{} has version {}, this program knows {}", where, header->version, kVersion);
-  }
-  const uint64_t bytes = header->description_bytes;
+  const HeaderBlock header = read_newest_header(file);
+  const uint64_t size = file.size_bytes(), bytes = header.description_bytes;
   if (bytes > kMostDescriptionBytes) fail("{}: its description is too long", where);
   if (in_blocks(bytes) > size - kDescriptionBegin) fail("{} is cut off", where);
   const PageBuffer memory(bytes);
   if (bytes > 0) file.run({false, kDescriptionBegin, {memory.bytes()}});
   const std::string_view text(reinterpret_cast<const char*>(memory.data()), bytes);
-  if (crc32c(memory.bytes().first(bytes)) != header->description_crc) {
+  if (crc32c(memory.bytes().first(bytes)) != header.description_crc) {
     fail("{}: its description, {} bytes from byte {}, is damaged", where, bytes, kDescriptionBegin);
   }
   StateLayout layout = read_description(text, size, where + ": its description");
-  if (describe(layout) != text || header->slot_bytes != layout.slot_bytes()) {
+  if (describe(layout) != text || header.slot_bytes != layout.slot_bytes()) {
     fail("{}: its description is not written as this program writes it", where);
   }
   return layout;
@@ -237,30 +240,25 @@ void StateFile::write_header(const StateHeader& header) {
 
 void StateFile::read_header() {
   const std::string name = file_.path().string();
-  if (file_.size_bytes() < slots_begin_) fail("store: {} is no store, or cut off", name);
-  const PageBuffer memory(slots_begin_);
-  file_.run({false, 0, {memory.bytes()}});
-  const auto newest = newest_header(memory.data());
-  if (!newest) fail("store: {} is no store, or both its headers are damaged", name);
-  if (newest->version != kVersion) {
-    fail("store: {} has version {}, this program knows {}", name, newest->version, kVersion);
-  }
-  const bool same =
-      newest->description_bytes == description_.size() &&
-      newest->slot_bytes == layout_.slot_bytes() &&
-      std::memcmp(memory.data() + kDescriptionBegin, description_.data(), description_.size()) == 0;
+  const HeaderBlock newest = read_newest_header(file_);
+  if (file_.size_bytes() < slots_begin_) fail("store: {} is cut off", name);
+  const PageBuffer text(description_.size());
+  file_.run({false, kDescriptionBegin, {text.bytes()}});
+  const bool same = newest.description_bytes == description_.size() &&
+                    newest.slot_bytes == layout_.slot_bytes() &&
+                    std::memcmp(text.data(), description_.data(), description_.size()) == 0;
   if (!same) fail("store: {} holds another model, precision, form of state or segment size", name);
-  run_id_ = newest->run_id;
-  sequence_ = newest->sequence;
-  step_tokens_ = newest->step_tokens;
-  slot_count_ = newest->slot_count;
-  header_.step = newest->step;
-  header_.pending = newest->pending != 0;
-  header_.update = {.rule = {newest->sgd != 0, newest->beta1, newest->beta2, newest->epsilon,
-                             newest->weight_decay, newest->seed},
-                    .lr = newest->lr,
-                    .step = newest->step,
-                    .grad_scale = newest->grad_scale};
+  run_id_ = newest.run_id;
+  sequence_ = newest.sequence;
+  step_tokens_ = newest.step_tokens;
+  slot_count_ = newest.slot_count;
+  header_ = {newest.step,
+             newest.pending != 0,
+             {.rule = {newest.sgd != 0, newest.beta1, newest.beta2, newest.epsilon,
+                       newest.weight_decay, newest.seed},
+              .lr = newest.lr,
+              .step = newest.step,
+              .grad_scale = newest.grad_scale}};
   if (header_.step < 0) fail("store: {} was never completed; delete it to start again", name);
   const uint64_t room = (file_.size_bytes() - slots_begin_) / layout_.slot_bytes();
   if (slot_count_ > std::min<uint64_t>(room, kNone)) fail("store: {} is cut off", name);
