@@ -74,7 +74,14 @@ check_ledger() {
   [[ $gpt -le 565 && -z $long ]]
 }
 
-check_format() { sources | xargs clang-format --dry-run --Werror; }
+# Other versions lay out a few lines in another way, so one version decides: Debian 12's.
+check_format() {
+  if [[ $(clang-format --version) == *"version 14."* ]]; then
+    sources | xargs clang-format --dry-run --Werror
+  else
+    echo "format: not checked, as clang-format here is not version 14"
+  fi
+}
 
 for check in "${@:-walls ledger format}"; do
   for part in $check; do "check_$part"; done
