@@ -118,9 +118,8 @@ std::string memory_refusal(const Request& r, double least) {
         least / 1e9, r.budget / 1e9);
   }
   return fmt::format(
-      "memory_gb: {:.2f} is not enough: streamed{} this run needs about {:.2f} GB",
-      r.budget / 1e9, r.by_layer() ? ", the whole step at once," : " one micro-batch at a time",
-      least / 1e9);
+      "memory_gb: {:.2f} is not enough: streamed{} this run needs about {:.2f} GB", r.budget / 1e9,
+      r.by_layer() ? ", the whole step at once," : " one micro-batch at a time", least / 1e9);
 }
 
 // What is on the disk in the end, and how much of that is new.
