@@ -73,6 +73,8 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
   room_test(systems ALL_CORES LABEL slow SOURCES gpt/systems_test.cpp LIBRARIES gpt)
   room_test(systems_programs ALL_CORES LABEL slow SOURCES cli/systems_test.cpp LIBRARIES arguments)
   add_dependencies(systems_programs_test gigagpt gigagpt-compute)
+  room_test(surroundings ALL_CORES LABEL slow SOURCES cli/surroundings_test.cpp LIBRARIES resume)
+  add_dependencies(surroundings_test gigagpt gigagpt-compute)
 
   # What runs in threads of its own, with ThreadSanitizer. Without LibTorch, whose OpenMP it does
   # not understand; all of it is compiled once more.

@@ -10,6 +10,8 @@
 #include "cli/arguments.h"
 #include "cli/compute_parts.h"
 #include "cli/display.h"
+#include "cli/launch.h"
+#include "cli/output.h"
 #include "cli/plan_text.h"
 #include "cli/run_settings.h"
 #include "cli/sample.h"
@@ -73,6 +75,7 @@ class TrainDisplay {
   }
 
   bool stepped() const { return first_step_ >= 0; }
+  int64_t steps_done() const { return done_; }
   void show_profile() { display_.line(profile_text(profile_)); }
 
  private:
@@ -154,9 +157,8 @@ class TrainDisplay {
 
 void save_trace(const Path& file) {
   const size_t missing = write_trace(file);
-  fmt::print(stderr, "wrote {}; https://ui.perfetto.dev shows it\n", file.string());
-  if (missing > 0)
-    fmt::print(stderr, "it has the last {} ops, not the {} before\n", kTraceSize, missing);
+  print_message("wrote {}; https://ui.perfetto.dev shows it", file.string());
+  if (missing > 0) print_message("it has the last {} ops, not the {} before", kTraceSize, missing);
 }
 
 // What this machine can do for one of the systems that share it.
@@ -165,12 +167,13 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
   const engine::Precision precision = engine::choose_precision(config.precision, compact);
   const Path where = engine::store_file(config.storage.store, config.out_dir);
   if (!engine::machine_is_known(where) && cluster.leads()) {
-    fmt::print(stderr, "measuring this machine, once: some five seconds\n");
+    print_message("measuring this machine, once: some five seconds");
   }
   return engine::known_machine(precision, where, cluster.systems_here());
 }
 
-void train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& arguments) {
+// Returns the status to exit with.
+int train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& arguments) {
   set_threads(config.threads, cluster.systems_here());
   catch_stop_signals();
   if (config.checkpoint_path) share_model(cluster, arguments.settings, config);
@@ -182,23 +185,27 @@ void train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& argu
   if (arguments.profile || tracing) start_tracing(tracing ? kTraceSize : 0);
   train(config, system, display.events());
   stop_tracing();
-  if (!cluster.leads()) return;
+  const bool stopped = stop_requested() && display.steps_done() < config.num_steps;
+  if (!cluster.leads()) return stopped ? stop_status() : 0;
   if (arguments.profile) display.show_profile();
-  if (stop_requested()) {
-    fmt::print(stderr, "stopped; the same command with --checkpoint_path latest continues\n");
+  if (stopped) {
+    print_message("stopped; the same command with --checkpoint_path latest continues");
   } else if (!display.stepped()) {
-    fmt::print(stderr, "nothing to do: {} has all {} steps\n", config.out_dir, config.num_steps);
+    print_message("nothing to do: {} has all {} steps", config.out_dir, config.num_steps);
   }
   if (tracing) save_trace(arguments.trace_file);
   display.show_comparison();
+  return stopped ? stop_status() : 0;
 }
 
-void run_train(const Arguments& arguments) {
+int run_train(const Arguments& arguments) {
   GPTConfig config;
   apply_run_settings(arguments.settings, config);
   config.check();
   const auto cluster = join_systems(config);
-  cluster->guard([&] { train_on(*cluster, config, arguments); });
+  int status = 0;
+  cluster->guard([&] { status = train_on(*cluster, config, arguments); });
+  return status;
 }
 
 // For the front program's plan.
@@ -239,7 +246,7 @@ void keep_result(const Path& checkpoint, double loss) {
     formats::write_eval_event(run / "tensorboard" / "eval",
                               formats::read_trainer_state(checkpoint).step, loss, std::exp(loss));
   } catch (const Error& error) {
-    fmt::print(stderr, "note: not kept for TensorBoard: {}\n", error.what());
+    print_message("note: not kept for TensorBoard: {}", error.what());
   }
 }
 
@@ -276,7 +283,7 @@ void run_eval(const Arguments& arguments) {
   cluster->guard([&] { eval_on(*cluster, asked, arguments); });
 }
 
-void run(int argc, char** argv) {
+int run(int argc, char** argv) {
   keep_freed_memory();
   ops::use_page_allocator();
   const Arguments arguments = parse_arguments(argc, argv);
@@ -284,31 +291,37 @@ void run(int argc, char** argv) {
     case Arguments::Command::kTrain:
       return run_train(arguments);
     case Arguments::Command::kEval:
-      return run_eval(arguments);
+      run_eval(arguments);
+      return 0;
     case Arguments::Command::kSample:
-      return sample(arguments.sample);
+      sample(arguments.sample);
+      return 0;
     case Arguments::Command::kPlan:
-      return run_measure(arguments);
+      run_measure(arguments);
+      return 0;
     case Arguments::Command::kPrepare:
     case Arguments::Command::kInspect:
     case Arguments::Command::kTokenizer:
     case Arguments::Command::kExport:
       fail("this command is run by `gigagpt`, not `gigagpt-compute`");
   }
+  return 1;
 }
 
 }  // namespace
 }  // namespace gigagpt::cli
 
 int main(int argc, char** argv) {
+  using namespace gigagpt::cli;
+  secure_standard_streams();
   try {
-    gigagpt::cli::run(argc, argv);
-    return 0;
+    const int status = run(argc, argv);
+    finish_results();
+    return status;
   } catch (const c10::Error& error) {
-    std::fprintf(stderr, "gigagpt: internal error: %s\n", error.what());
-    return 1;
+    say(std::string("internal error: ") + error.what());
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "gigagpt: %s\n", error.what());
-    return 1;
+    say(error.what());
   }
+  return 1;
 }

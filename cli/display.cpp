@@ -1,6 +1,5 @@
 #include "cli/display.h"
 
-#include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -9,6 +8,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+
+#include "cli/output.h"
 
 namespace gigagpt::cli {
 
@@ -102,7 +103,7 @@ Display::~Display() {
 void Display::line(const std::string& text) {
   if (!talks_) return;
   clear();
-  fmt::print(stderr, "{}\n", text);
+  print_message("{}", text);
 }
 
 void Display::live(const std::string& text) {
@@ -110,8 +111,7 @@ void Display::live(const std::string& text) {
   // A line that wraps could not be rewritten.
   const std::string shown = text.substr(0, size_t(terminal_columns()) - 1);
   // Shorter lines are padded over the longer one before; nothing flickers.
-  fmt::print(stderr, "\r{:<{}}", shown, live_size_);
-  std::fflush(stderr);
+  write_message(fmt::format("\r{:<{}}", shown, live_size_));
   live_size_ = shown.size();
 }
 
@@ -135,8 +135,7 @@ void Display::share(const std::string& what, double share) {
 
 void Display::clear() {
   if (live_size_ == 0) return;
-  fmt::print(stderr, "\r{:<{}}\r", "", live_size_);
-  std::fflush(stderr);
+  write_message(fmt::format("\r{:<{}}\r", "", live_size_));
   live_size_ = 0;
 }
 

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
+#include "cli/output.h"
 #include "engine/run/resume.h"
 #include "formats/gguf_gpt2.h"
 
@@ -153,16 +154,16 @@ std::optional<formats::Tokenizer> find_tokenizer(const ExportArguments& argument
 void print_notes(const formats::HfGpt2Config& config,
                  const std::optional<formats::Tokenizer>& tokenizer) {
   if (config.activation == "gelu")
-    fmt::print(stderr,
-               "note: llama.cpp computes GELU by its tanh approximation, this model by the "
-               "exact formula: logits there differ by some 0.001\n");
+    print_message(
+        "note: llama.cpp computes GELU by its tanh approximation, this model by the "
+        "exact formula: logits there differ by some 0.001");
   if (!tokenizer || tokenizer->is_character_level() || tokenizer->end_of_text()) return;
   const int64_t end = formats::gguf_end_of_text(*tokenizer, config.vocab_size);
   if (end >= tokenizer->vocab_size()) return;
-  fmt::print(stderr,
-             "note: the tokenizer has no <|endoftext|>, but llama.cpp needs one: it will end "
-             "a text after token {}, '{}'\n",
-             end, printable(tokenizer->decode(int32_t(end))));
+  print_message(
+      "note: the tokenizer has no <|endoftext|>, but llama.cpp needs one: it will end "
+      "a text after token {}, '{}'",
+      end, printable(tokenizer->decode(int32_t(end))));
 }
 
 void write_file(const StoredWeights& weights, const std::vector<GgufSource>& sources,

@@ -19,11 +19,13 @@
 #include "base/file.h"
 #include "base/system.h"
 #include "cli/display.h"
+#include "cli/output.h"
 
 namespace gigagpt::cli {
 namespace {
 
 constexpr unsigned kEndedByNow_s = 10;  // mpirun takes one or two
+constexpr double kRepeated_s = 0.5;     // within that a signal is the same request once more
 constexpr unsigned kAborted_s = 5;      // with a host that does not answer mpirun would wait
 
 constexpr const char* kGoesOn = ". The same command with --checkpoint_path latest goes on";
@@ -42,10 +44,6 @@ std::string name_of(const Rank& rank, int64_t num_systems) {
 // What clears the live line of a terminal.
 const char* line_start() {
   return terminal_columns() > 0 ? "\r\x1b[K" : "";
-}
-
-void say(const std::string& text) {
-  fmt::print(stderr, "{}gigagpt: {}\n", line_start(), text);
 }
 
 Host parse_host(const std::string& text, const std::string& where) {
@@ -134,7 +132,8 @@ int wait_for(pid_t child, const sigset_t& caught, const std::function<void(int)>
 }
 
 void become_mpirun(std::vector<std::string> arguments) {
-  ::setsid();  // Ctrl-C is for the process that waits
+  ::setsid();                     // Ctrl-C is for the process that waits
+  std::signal(SIGUSR1, SIG_IGN);  // until it passes them on
   const int nothing = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (nothing >= 0) ::dup2(nothing, STDIN_FILENO);
   std::vector<char*> argv;
@@ -149,6 +148,10 @@ void become_mpirun(std::vector<std::string> arguments) {
 }
 
 }  // namespace
+
+void say(const std::string& text) {
+  print_message("{}gigagpt: {}", line_start(), text);
+}
 
 std::optional<Rank> find_rank(const Environment& environment) {
   const auto value = [&](const char* name) {
@@ -256,34 +259,41 @@ int launch(const GPTConfig& config, bool training, char** argv) {
   arguments.push_back(std::filesystem::read_symlink("/proc/self/exe").string());
   while (*++argv) arguments.emplace_back(*argv);
 
-  const sigset_t caught = set_of({SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGALRM, SIGCHLD});
+  const sigset_t caught = set_of({SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGTSTP, SIGALRM, SIGCHLD});
   const pid_t mpirun = start_process(caught, SIGTERM, [&] { become_mpirun(std::move(arguments)); });
-  int requests = 0;
+  int request = 0;  // the first signal that asked
+  bool ending = false;
+  Stopwatch since_request;
   const int status = wait_for(mpirun, caught, [&](int signal) {
     if (signal == SIGTSTP) {  // Ctrl-Z; `fg` goes on
       ::kill(mpirun, SIGTSTP);
       ::raise(SIGSTOP);
       ::kill(mpirun, SIGCONT);
-    } else if (signal == SIGALRM) {
+    } else if (signal == SIGALRM && ending) {
       ::kill(mpirun, SIGKILL);
-    } else if (++requests == 1) {
+    } else if (signal == SIGALRM || request == 0) {
+      if (request == 0) request = signal, since_request = {};
       ::kill(mpirun, SIGUSR1);
-    } else if (requests == 2) {
+      ::alarm(1);  // again: mpirun passes nothing on before it has started all systems
+    } else if ((signal == SIGINT || signal == SIGTERM) && since_request.seconds() > kRepeated_s) {
+      ending = true;
       ::kill(mpirun, SIGTERM);
       ::alarm(kAborted_s);
     }
   });
-  fmt::print(stderr, "{}", line_start());  // what a system that was ended has left
+  write_message(line_start());  // what a system that was ended has left
   const bool killed = WIFSIGNALED(status);
   const std::string text = killed ? death_text("mpirun", WTERMSIG(status), training)
                                   : mpirun_text(WEXITSTATUS(status), hosts, training);
-  if (!text.empty() && requests == 0) say(text);
+  if (!text.empty() && request == 0) say(text);
+  if (request != 0 && status != 0) return 128 + request;
   return killed ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
 int supervise(const Rank& rank, int64_t num_systems, bool training,
               const std::function<void()>& compute) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // with mpirun
+  std::signal(SIGUSR1, SIG_IGN);       // in what computes, until it is ready for requests
   if (rank.starter == "mpirun") ::setenv(kLaunchedVariable, "1", 1);
   ::setenv("OMPI_MCA_opal_signal", "", 0);  // no page from Open MPI about a death either
   // Reading from each other's memory is forbidden in many containers, noisily, and is no faster

@@ -54,10 +54,12 @@ std::vector<std::string> mpirun_arguments(int64_t num_systems, const std::vector
 // has said it.
 std::string mpirun_text(int status, const std::vector<Host>& hosts, bool training);
 
-// Runs this command line on config.num_systems systems and returns the exit status. SIGINT, SIGTERM
-// or SIGHUP asks them to stop, a second one ends them at once; SIGTSTP halts them. Nothing on this
-// machine outlives this process.
-// Throws Error.
+// Prints an error, or why this process ends, as a line of its own.
+void say(const std::string& text);
+
+// Runs this command line on config.num_systems systems and returns the exit status. SIGINT,
+// SIGTERM, SIGHUP or SIGUSR1 asks them to stop, a second SIGINT or SIGTERM ends them at once;
+// SIGTSTP halts them. Nothing on this machine outlives this process. Throws Error.
 int launch(const GPTConfig& config, bool training, char** argv);
 
 // What one of several systems does: runs `compute`, which executes the program that computes, in a

@@ -202,7 +202,11 @@ TEST(SuperviseDeathTest, IsSilentWhenAllSystemsAreToEnd) {
   EXPECT_EXIT(supervise_and_exit([] { ::raise(SIGTERM); }), testing::ExitedWithCode(143),
               "was killed by signal 15");
   // A request to stop that came before the program could take it.
-  EXPECT_EXIT(supervise_and_exit([] { ::raise(SIGUSR1); }), testing::ExitedWithCode(138), "^$");
+  EXPECT_EXIT(supervise_and_exit([] {
+                std::signal(SIGUSR1, SIG_DFL);
+                ::raise(SIGUSR1);
+              }),
+              testing::ExitedWithCode(138), "^$");
 }
 
 TEST(SuperviseDeathTest, OutlivesSignalsForTheOther) {

@@ -14,6 +14,7 @@
 #include "cli/export.h"
 #include "cli/inspect.h"
 #include "cli/launch.h"
+#include "cli/output.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
 #include "cli/run_settings.h"
@@ -30,7 +31,7 @@ double state_gb(const GPTConfig& config) {
 }
 
 void print_notes(const Arguments& arguments) {
-  for (const std::string& note : arguments.notes) fmt::print(stderr, "note: {}\n", note);
+  for (const std::string& note : arguments.notes) print_message("note: {}", note);
 }
 
 void print_config(GPTConfig& config) {
@@ -60,7 +61,7 @@ void print_config(GPTConfig& config) {
 
 // The same command line has the other program measure this machine, and keep that.
 void measure(char** argv) {
-  fmt::print(stderr, "measuring this machine: some five seconds\n");
+  print_message("measuring this machine: some five seconds");
   const pid_t child = ::fork();
   if (child < 0) fail_errno("cannot start another process");
   if (child == 0) become_compute(argv);
@@ -147,11 +148,15 @@ std::optional<Rank> rank_of(int argc, char** argv) {
 }  // namespace gigagpt::cli
 
 int main(int argc, char** argv) {
-  const auto rank = gigagpt::cli::rank_of(argc, argv);
+  using namespace gigagpt::cli;
+  secure_standard_streams();
+  const auto rank = rank_of(argc, argv);
   try {
-    return gigagpt::cli::run(argc, argv, rank);
+    const int status = run(argc, argv, rank);
+    finish_results();
+    return status;
   } catch (const std::exception& error) {
-    gigagpt::cli::report(rank, error.what());
-    return 1;
+    report(rank, error.what());
+    return stop_requested() ? stop_status() : 1;
   }
 }

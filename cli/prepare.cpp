@@ -10,6 +10,7 @@
 #include "cli/corpus_stats.h"
 #include "cli/display.h"
 #include "cli/encode.h"
+#include "cli/output.h"
 #include "cli/signals.h"
 #include "formats/corpus.h"
 #include "formats/dataset.h"
@@ -184,17 +185,16 @@ void check_found(const formats::CorpusCounts& counts, uint64_t bytes,
   if (counts.documents == 0) fail("--input: {} holds no documents", inputs);
   if (bytes == 0) fail("--input: {} is empty", inputs);
   if (counts.skipped_files > 0) {
-    fmt::print(stderr, "note: left out, not being named .txt or .jsonl: {} files, the first {}\n",
-               counts.skipped_files, counts.first_skipped);
+    print_message("note: left out, not being named .txt or .jsonl: {} files, the first {}",
+                  counts.skipped_files, counts.first_skipped);
   }
 }
 
 void note_sides(const Writer& writer, const PrepareArguments& arguments) {
   if (arguments.val_fraction == 0) return;
   if (writer.val_tokens() > 0 && writer.train_tokens() > 0) return;
-  fmt::print(stderr,
-             "note: all documents are for {}; with so few use --split tail, or another --seed\n",
-             writer.val_tokens() > 0 ? "validation" : "training");
+  print_message("note: all documents are for {}; with so few use --split tail, or another --seed",
+                writer.val_tokens() > 0 ? "validation" : "training");
 }
 
 // How to encode and whom to validate with, once what must be known of the input is.
@@ -218,7 +218,7 @@ Plan make_plan(const PrepareArguments& arguments) {
   const bool tail = arguments.split == "tail" ||
                     (arguments.split == "auto" && (characters || survey.one_document));
   if (!tail && !characters && !tokenizer->end_of_text()) {
-    fmt::print(stderr, "note: this tokenizer has no <|endoftext|>; nothing parts the documents\n");
+    print_message("note: this tokenizer has no <|endoftext|>; nothing parts the documents");
   }
   const int threads = arguments.threads > 0 ? int(arguments.threads) : core_count();
   return {*tokenizer,

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "cli/compute_parts.h"
+#include "cli/output.h"
 #include "engine/run/resume.h"
 #include "formats/json.h"
 #include "formats/utf8.h"
@@ -106,7 +107,7 @@ void sample(const SampleArguments& arguments) {
     try {
       answers.give(prompt);
     } catch (const Error& error) {
-      fmt::print(stderr, "{}\n", error.what());
+      print_message("{}", error.what());
     }
   }
 }

@@ -1,6 +1,7 @@
 #include "formats/dataset.h"
 
 #include <cstring>
+#include <vector>
 
 #include "base/crc32c.h"
 #include "formats/json.h"
@@ -44,23 +45,24 @@ Path find_dataset(const std::string& dataset) {
 }
 
 TokenFile::TokenFile(const Path& path, const DatasetMeta& meta)
-    : file_(path),
+    : file_(File::open_read(path)),
       token_bytes_(meta.token_bytes),
-      size_(static_cast<int64_t>(file_.bytes().size()) / meta.token_bytes) {
-  if (file_.bytes().size() % static_cast<size_t>(token_bytes_) != 0) {
+      size_(static_cast<int64_t>(file_.size_bytes()) / meta.token_bytes) {
+  if (file_.size_bytes() % static_cast<size_t>(token_bytes_) != 0) {
     fail(
         "{}: {} bytes are not a whole number of {}-byte tokens; it is truncated or meta.json is "
         "wrong",
-        path.string(), file_.bytes().size(), token_bytes_);
+        path.string(), file_.size_bytes(), token_bytes_);
   }
 }
 
 void TokenFile::copy(int64_t first, int64_t count, int64_t vocab_size, int64_t* out) const {
   GIGAGPT_ASSERT(first >= 0 && count >= 0 && first + count <= size_);
-  const std::byte* bytes = file_.bytes().data() + first * token_bytes_;
+  std::vector<std::byte> bytes(size_t(count * token_bytes_));
+  file_.read_at(uint64_t(first * token_bytes_), bytes);
   for (int64_t i = 0; i < count; ++i) {
     uint32_t token = 0;
-    std::memcpy(&token, bytes + i * token_bytes_, static_cast<size_t>(token_bytes_));
+    std::memcpy(&token, &bytes[size_t(i * token_bytes_)], static_cast<size_t>(token_bytes_));
     if (token >= vocab_size) {
       fail(
           "{}: token {} at position {} is not below vocab_size {}; the data belongs to another "
@@ -69,7 +71,6 @@ void TokenFile::copy(int64_t first, int64_t count, int64_t vocab_size, int64_t* 
     }
     out[i] = token;
   }
-  file_.drop({bytes, size_t(count * token_bytes_)});
 }
 
 TokenFile open_split(const std::string& dataset, const std::string& split, int64_t vocab_size,

@@ -22,17 +22,18 @@ void write_dataset_meta(const Path& directory, const DatasetMeta& meta);
 // both when neither exists.
 Path find_dataset(const std::string& dataset);
 
-// The ids in a train.bin or val.bin, memory-mapped; what was read does not stay in memory.
+// The ids in a train.bin or val.bin. They are read and not mapped, as a map of a file that is
+// shortened meanwhile would kill the program.
 class TokenFile {
  public:
   TokenFile(const Path& path, const DatasetMeta& meta);
   int64_t size() const { return size_; }
   // Copies tokens [first, first + count) to `out`. Throws Error naming file and position if one is
-  // not below `vocab_size`.
+  // not below `vocab_size`, or if the file has become shorter.
   void copy(int64_t first, int64_t count, int64_t vocab_size, int64_t* out) const;
 
  private:
-  MappedFile file_;
+  File file_;
   int token_bytes_;
   int64_t size_;
 };

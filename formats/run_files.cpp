@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <sstream>
+#include <utility>
 
 #include "formats/json.h"
 
@@ -91,19 +92,50 @@ TrainerState read_trainer_state(const Path& directory) {
 }
 
 MetricsLog::MetricsLog(const Path& out_dir, int64_t completed_steps, const TextPairs& config,
-                       bool writes) {
+                       bool writes, Warn warn)
+    : board_directory_(out_dir / "tensorboard"), warn_(std::move(warn)) {
   if (!writes) return;
   const Path path = out_dir / "metrics.jsonl";
   write_text_atomically(path, lines_to_keep(path, completed_steps));
   file_.emplace(File::open_append(path));
-  board_.emplace(out_dir / "tensorboard", completed_steps);
-  board_->write_text(completed_steps + 1, "config", markdown_table(config));
+  attempt([&] {
+    board_.emplace(board_directory_, completed_steps);
+    board_->write_text(completed_steps + 1, "config", markdown_table(config));
+  });
+}
+
+template <class Write>
+bool MetricsLog::attempt(const Write& write) {
+  try {
+    write();
+    return true;
+  } catch (const Error& error) {
+    if (warn_ && !std::exchange(warned_, true)) {
+      warn_(fmt::format("note: {}; the run goes on, and its log has a gap", error.what()));
+    }
+    return false;
+  }
 }
 
 void MetricsLog::sync() {
   if (!file_) return;
-  file_->sync();
-  board_->sync();
+  attempt([&] {
+    file_->sync();
+    if (board_) board_->sync();
+  });
+}
+
+void MetricsLog::write_line(const std::string& text) {
+  cut_ = !attempt([&] { file_->write(cut_ ? "\n" + text : text); });
+}
+
+// A file of events that was cut short cannot be read beyond that: a new one goes on.
+void MetricsLog::write_events(std::initializer_list<Scalar> scalars) {
+  const bool written = attempt([&] {
+    if (!board_) board_.emplace(board_directory_, step_ - 1);
+    board_->write(step_, scalars);
+  });
+  if (!written) board_.reset();
 }
 
 void MetricsLog::begin(const StepMetrics& m) {
@@ -123,20 +155,22 @@ void MetricsLog::begin(const StepMetrics& m) {
                             {"stall_ms", m.io.stall_ms}};
   std::string text = to_text(row);
   text.back() = ' ';  // in place of the brace: no number is cut short
-  file_->write(text);
+  write_line(text);
   step_ = m.step;
-  board_->write(step_, {{"train/loss", m.loss},
-                        {"train/grad_norm", m.grad_norm},
-                        {"train/lr", m.lr},
-                        {"train/tokens_per_s", m.tokens_per_s},
-                        {"train/mfu", m.mfu}});
+  write_events({{"train/loss", m.loss},
+                {"train/grad_norm", m.grad_norm},
+                {"train/lr", m.lr},
+                {"train/tokens_per_s", m.tokens_per_s},
+                {"train/mfu", m.mfu}});
 }
 
 void MetricsLog::end(std::optional<double> val_loss) {
   if (!file_) return;
-  file_->write(val_loss ? to_text(ordered_json{{"val_loss", *val_loss}}).replace(0, 1, ",") + "\n"
+  if (!cut_) {
+    write_line(val_loss ? to_text(ordered_json{{"val_loss", *val_loss}}).replace(0, 1, ",") + "\n"
                         : "}\n");
-  if (val_loss) board_->write(step_, {{"val/loss", *val_loss}});
+  }
+  if (val_loss) write_events({{"val/loss", *val_loss}});
 }
 
 }  // namespace gigagpt::formats

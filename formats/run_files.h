@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -53,11 +55,13 @@ struct StepMetrics {
 // out_dir/metrics.jsonl: one JSON object a step. Continuing a run first drops the lines of steps
 // that will be run again, and a line that a crash cut short; one that was begun is ended. The same
 // numbers go to out_dir/tensorboard, and at the start the configuration. Where several processes
-// take part one writes, and the others do nothing here.
+// take part one writes, and the others do nothing here. What cannot be written, as on a full disk,
+// ends no run: `warn` is told once, and later lines are tried again.
 class MetricsLog {
  public:
+  using Warn = std::function<void(const std::string&)>;
   MetricsLog(const Path& out_dir, int64_t completed_steps, const TextPairs& config,
-             bool writes = true);
+             bool writes = true, Warn warn = {});
   void write(const StepMetrics& metrics) { begin(metrics), end(metrics.val_loss); }
   // The same in two: first all but val_loss.
   void begin(const StepMetrics& metrics);
@@ -65,8 +69,17 @@ class MetricsLog {
   void sync();  // before a checkpoint that counts on the lines so far
 
  private:
+  void write_line(const std::string& text);
+  void write_events(std::initializer_list<Scalar> scalars);
+  template <class Write>
+  bool attempt(const Write& write);
+
   std::optional<File> file_;
   std::optional<EventWriter> board_;
+  Path board_directory_;
+  Warn warn_;
+  bool warned_ = false;
+  bool cut_ = false;  // the last line may be
   int64_t step_ = 0;  // that was begun
 };
 

@@ -2,8 +2,10 @@
 #include "formats/run_files.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <cmath>
+#include <csignal>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -245,6 +247,30 @@ TEST(MetricsLog, ForeignLinesAreDropped) {
 TEST(MetricsLog, ErrorNamesTheFile) {
   const TemporaryDirectory directory;
   EXPECT_ERROR(MetricsLog(directory / "no", 0, {}), (directory / "no" / "metrics.jsonl").string());
+}
+
+// The limit stands for a full disk.
+TEST(MetricsLog, AFullDiskEndsNoRunAndIsSaidOnce) {
+  const TemporaryDirectory directory;
+  std::vector<std::string> warnings;
+  MetricsLog log(directory.path(), 0, {}, true,
+                 [&](const auto& text) { warnings.push_back(text); });
+  log.write(metrics_of(1));
+  const Path path = directory / "metrics.jsonl";
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  rlimit full = before;
+  full.rlim_cur = std::filesystem::file_size(path) + 10;
+  ::setrlimit(RLIMIT_FSIZE, &full);
+  for (int64_t step = 2; step <= 4; ++step) log.write(metrics_of(step));
+  log.sync();
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  log.write(metrics_of(5));
+  ASSERT_EQ(warnings.size(), 1U);
+  EXPECT_NE(warnings[0].find("the run goes on"), std::string::npos) << warnings[0];
+  MetricsLog(directory.path(), 5, {});
+  EXPECT_EQ(steps_of(path), (std::vector<int64_t>{1, 5}));
 }
 
 TEST(MetricsLog, DamagedFilesNeverCrash) {

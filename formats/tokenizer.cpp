@@ -84,7 +84,10 @@ void Tokenizer::save(const Path& directory) const {
 
 std::string Tokenizer::read(const Path& directory) {
   const Path path = directory / "tokenizer.json";
-  return std::filesystem::exists(path) ? read_text(path) : "";
+  if (!std::filesystem::exists(path)) return "";
+  std::string text = read_text(path);
+  parse(text, path.string());
+  return text;
 }
 
 void Tokenizer::write(const Path& directory, const std::string& text) {

@@ -32,7 +32,8 @@ class Tokenizer {
   // The content of a tokenizer.json; `where` names it in errors.
   static Tokenizer parse(std::string_view text, const std::string& where);
   void save(const Path& directory) const;  // directory/tokenizer.json
-  // A directory's tokenizer.json as it is on disk ("" if it has none), and back.
+  // Reads a directory's tokenizer.json as it is on disk ("" if it has none) and throws Error if it
+  // is not one; writes it back.
   static std::string read(const Path& directory);
   static void write(const Path& directory, const std::string& text);
 

@@ -28,7 +28,8 @@ class Training {
   void run() {
     events_.planned(gpt_.plan, checkpoints_.origin());
     step_ = checkpoints_.start(gpt_.store, gpt_.layout, config_.seed, events_.io_progress);
-    metrics_.emplace(config_.out_dir, step_, option_texts(config_.options()), gpt_.cluster.leads());
+    metrics_.emplace(config_.out_dir, step_, option_texts(config_.options()), gpt_.cluster.leads(),
+                     events_.note);
     for (bool stop = false; step_ < config_.num_steps && !stop;) {
       auto report = step();
       if (!report) break;
