@@ -136,21 +136,14 @@ float EncodePositive(const float* values, uint8_t* codes) {
   return scale;
 }
 
-HWY_INLINE void DecodeWith(const CodeTable& table, const uint8_t* codes, float scale,
-                           float* values) {
+template <bool kPositive>
+void Decode(const uint8_t* codes, float scale, float* values) {
+  const CodeTable& table = code_table(kPositive);
   const DF d;
   for (size_t i = 0; i < kCodeBlock; i += kLanes) {
     const auto code = hn::PromoteTo(DI(), hn::LoadU(DB(), codes + i));
     StoreF(d, hn::Mul(hn::GatherIndex(d, table.value, code), hn::Set(d, scale)), values + i);
   }
-}
-
-void Decode(const uint8_t* codes, float scale, float* values) {
-  DecodeWith(code_table(false), codes, scale, values);
-}
-
-void DecodePositive(const uint8_t* codes, float scale, float* values) {
-  DecodeWith(code_table(true), codes, scale, values);
 }
 
 // Each counter has eight numbers of 16 bits, for elements that are kStride apart.
@@ -177,8 +170,8 @@ void RoundAtRandom(const float* values, uint64_t key, uint64_t block, Bf16* roun
 }
 
 const CodeKernels& Codes() {
-  static constexpr CodeKernels kernels = {Encode, Decode, EncodePositive, DecodePositive,
-                                          RoundAtRandom};
+  static constexpr CodeKernels kernels = {
+      {Encode, EncodePositive}, {Decode<false>, Decode<true>}, RoundAtRandom};
   return kernels;
 }
 
