@@ -28,12 +28,12 @@ Tensor weight_gradient(GradientSum* to, const Tensor& dy_t, const Tensor& rows,
   // In fp32 a product on its own, added as a whole, has the bits that autograd would give.
   const bool first = to != nullptr && to->state == GradientSum::kEmpty;
   if (first || (to != nullptr && weight.scalar_type() == at::kBFloat16)) {
-    gemm(dy_t, GemmOperand(rows), to->sum, {.add = !first, .read_late = true});
+    padded_gemm(dy_t, rows, to->sum, {.add = !first, .read_late = true});
     to->state = GradientSum::kFilled;
     return {};
   }
   const Tensor dweight = at::empty(weight.sizes(), at::kFloat);  // N K
-  gemm(dy_t, GemmOperand(rows), dweight);
+  padded_gemm(dy_t, rows, dweight);
   return deliver(to, dweight);
 }
 

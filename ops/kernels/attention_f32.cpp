@@ -9,7 +9,7 @@ HWY_BEFORE_NAMESPACE();
 namespace gigagpt::ops::kernels::HWY_NAMESPACE {
 
 const AttentionKernels<float>& FloatAttention() {
-  static const auto kernels = MakeAttentionKernels<FloatElement>();
+  static const auto kernels = MakeAttentionKernels<float>();
   return kernels;
 }
 
@@ -20,7 +20,8 @@ HWY_AFTER_NAMESPACE();
 namespace gigagpt::ops::kernels {
 
 HWY_EXPORT(FloatAttention);
-const AttentionKernels<float>& attention_kernels_f32() {
+template <>
+const AttentionKernels<float>& attention_kernels<float>() {
   return HWY_DYNAMIC_DISPATCH(FloatAttention)();
 }
 
