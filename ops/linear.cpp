@@ -1,10 +1,11 @@
 // Linear layers, alone and as the end of a residual branch.
 #include <ATen/ops/empty.h>
 
+#include <tuple>
+
 #include "base/trace.h"
 #include "ops/autograd.h"
-#include "ops/dropout.h"
-#include "ops/gelu.h"
+#include "ops/elementwise.h"
 #include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/ops.h"
@@ -60,9 +61,8 @@ std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fus
       gemm(as_type(dy, type), weight, dx);
     }
     if (fused.gelu) {
-      const GeluBackward through = differentiate_gelu(rows, dx, *fused.gelu, /*want_y=*/true);
-      dx = as_type(through.dx, saved.x_type);
-      input = through.y;
+      std::tie(dx, input) = differentiate_gelu(rows, dx, *fused.gelu);
+      dx = as_type(dx, saved.x_type);
     }
     dx = dx.view(saved.x_sizes);
   }

@@ -1,7 +1,8 @@
 // Products: gemm and linear layers against double precision.
+#include "ops/gelu_testing.h"
 #include "ops/gemm.h"
 #include "ops/ops.h"
-#include "ops/reference.h"
+#include "ops/reference_testing.h"
 #include "ops/testing.h"
 
 namespace gigagpt::ops {
