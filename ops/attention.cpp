@@ -138,7 +138,7 @@ void attend_one(const AttentionArgs<T>& a) {
     std::fill_n(q, 2 * a.D, 0.0F);
     rows.add_scaled(1.0F / std::sqrt(float(a.D)), a.q + of_q, a.D, q);
     for (size_t j = 0; j < a.Tk; ++j) p[j] = rows.dot(q, a.k + of_kv + j * a.kv_row, a.D);
-    const float sum = kernels::exponentials(p, a.Tk, 1.0F);
+    const float sum = rows.exponentials(p, a.Tk, 1.0F);
     for (size_t j = 0; j < a.Tk; ++j)
       rows.add_scaled(p[j] / sum, a.v + of_kv + j * a.kv_row, a.D, y);
     rows.from_floats(y, a.D, a.y + a.head_at(head, a.y_batch));

@@ -4,9 +4,9 @@
 #include <ATen/ops/ones.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/error.h"
+#include "base/system.h"
 #include "ops/kernels/gemm.h"
 #include "ops/kernels/rows.h"
 #include "ops/onednn.h"
@@ -154,13 +154,12 @@ double measure_gemm_flops(at::ScalarType type) {
   constexpr int64_t M = 1024, K = 1024, N = 3072;
   const Tensor a = at::ones({M, K}, type), b = at::ones({N, K}, type).t(),
                c = at::empty({M, N}, type);
-  using Clock = std::chrono::steady_clock;
   double best_s = 1e30;
-  const auto start = Clock::now();
-  for (int i = 0; i < 4 || Clock::now() - start < std::chrono::milliseconds(300); ++i) {
-    const auto before = Clock::now();
+  const Stopwatch all;
+  for (int i = 0; i < 4 || all.seconds() < 0.3; ++i) {
+    const Stopwatch one;
     gemm(a, b, c);
-    best_s = std::min(best_s, std::chrono::duration<double>(Clock::now() - before).count());
+    best_s = std::min(best_s, one.seconds());
   }
   return 2.0 * M * K * N / best_s;
 }

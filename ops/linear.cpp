@@ -40,15 +40,15 @@ Tensor weight_gradient(GradientSum* to, const Tensor& dy_t, const Tensor& rows,
 
 // What the backward pass needs of the forward pass.
 struct Saved {
-  Tensor rows, weight;  // R K, N K
+  Tensor rows;  // R K
   std::vector<int64_t> x_sizes;
   at::ScalarType x_type;
-  bool x_wanted, has_bias, has_residual;
+  bool x_wanted, has_residual;
 };
 
 std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fused& fused,
                                   const Tensor& dout) {
-  const Tensor &rows = saved.rows, &weight = saved.weight;
+  const Tensor &rows = saved.rows, &weight = w.weight.value;
   const auto type = weight.scalar_type();
   Tensor dy = dout.contiguous().view({-1, weight.size(0)});  // R N
   if (fused.dropout_p > 0.0) dy = drop(dy, fused.dropout_p, fused.key);
@@ -67,7 +67,7 @@ std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fus
     dx = dx.view(saved.x_sizes);
   }
   const Zone zone("linear backward, weight", flops);
-  const Tensor dbias = saved.has_bias ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
+  const Tensor dbias = w.bias.defined() ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
   const Tensor dy_t = transposed(dy, type, dbias);  // N R
   const Tensor dweight = weight_gradient(w.weight.grad, dy_t, input, weight);
   return {dx, dweight, deliver(w.bias.grad, dbias), saved.has_residual ? dout : Tensor()};
@@ -94,13 +94,7 @@ Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Fus
   if (residual.defined() && fused.dropout_p > 0.0)
     y = drop(y, fused.dropout_p, fused.key).add_(residual.reshape({R, N}));
   y = y.view(sizes);
-  const Saved saved{rows,
-                    weight,
-                    x.sizes().vec(),
-                    x.scalar_type(),
-                    x.requires_grad(),
-                    w.bias.defined(),
-                    residual.defined()};
+  const Saved saved{rows, x.sizes().vec(), x.scalar_type(), x.requires_grad(), residual.defined()};
   recording.record(
       {y}, [=](const std::vector<Tensor>& dy) { return differentiate(saved, w, fused, dy[0]); });
   return y;

@@ -104,7 +104,8 @@ TEST(Exponentials, MatchDouble) {
   for (const int64_t n : {1, 5, 16, 40, 4001}) {
     const Tensor x = at::randn({n}) * 30, x64 = f64(x), y = x.clone();
     const Tensor exponents = (x64 - x64.max()) * double(0.7F), truth = exponents.exp();
-    const float sum = kernels::exponentials(y.data_ptr<float>(), size_t(n), 0.7F);
+    const float sum =
+        kernels::row_kernels<float>().exponentials(y.data_ptr<float>(), size_t(n), 0.7F);
     const Tensor error = truth * (exponents.abs() * (4 * kUnit32) + kExp);
     expect_close(y, truth, error + 1.2e-38);
     expect_close(at::scalar_tensor(sum), truth.sum(),

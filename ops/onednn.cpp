@@ -25,6 +25,7 @@ memory::desc describe(const at::Tensor& t) {
 }
 
 void append_key(std::vector<int64_t>& key, const at::Tensor& t) {
+  if (!t.defined()) return;
   key.push_back(static_cast<int64_t>(t.scalar_type()));
   key.insert(key.end(), t.sizes().begin(), t.sizes().end());
   key.insert(key.end(), t.strides().begin(), t.strides().end());
@@ -56,8 +57,7 @@ dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::
                             const memory::desc& bias, const GemmExtras& extras) {
   static std::map<std::vector<int64_t>, dnnl::matmul> cache;
   std::vector<int64_t> key = {extras.bias.defined(), extras.add, extras.residual.defined()};
-  for (const at::Tensor* t : {&a, &b, &c}) append_key(key, *t);
-  if (extras.residual.defined()) append_key(key, extras.residual);
+  for (const at::Tensor* t : {&a, &b, &c, &extras.residual}) append_key(key, *t);
   auto found = cache.find(key);
   if (found == cache.end()) {
     dnnl::post_ops post;

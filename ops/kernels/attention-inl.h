@@ -104,6 +104,11 @@ HWY_INLINE T* PackedAt(T* packed, size_t r, size_t j) {
   return packed + (r / kPair<T> * kColumns + j) * kPair<T>;
 }
 
+template <class T>
+HWY_INLINE void StoreRow(const float* from, size_t n, T* to) {
+  ForVectors(n, [&](auto tag, size_t c) { StoreF(tag, LoadF(tag, from + c), to + c); });
+}
+
 // Masks the scores S^T [rows, 64] of keys that a query may not see: row r is key first_key + r,
 // column c sees keys up to first_visible + c.
 inline void MaskLater(float* s, size_t rows, size_t first_key, size_t first_visible) {
@@ -237,8 +242,7 @@ struct Forward {
     Transpose(t.y, kBlock, a.D, kBlock, t.yt, a.D);
     for (size_t i = 0; i < queries; ++i) {
       T* y = a.y + a.head_at(head, a.y_batch) + (query + i) * a.y_row;
-      ForVectors(a.D,
-                 [&](auto tag, size_t c) { StoreF(tag, LoadF(tag, t.yt + i * a.D + c), y + c); });
+      StoreRow(t.yt + i * a.D, a.D, y);
       a.lse[head * a.Tq + query + i] = t.max[i] + std::log2(t.sum[i]);
     }
   }

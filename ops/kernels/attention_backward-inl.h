@@ -76,10 +76,6 @@ struct Backward {
   }
 
  private:
-  static void StoreRow(const float* from, size_t n, T* to) {
-    ForVectors(n, [&](auto tag, size_t c) { StoreF(tag, LoadF(tag, from + c), to + c); });
-  }
-
   static void PrepareQueries(const Args& a, size_t head, const Scratch& t) {
     const T* q = a.q + a.head_at(head, a.q_batch);
     const size_t y_offset = a.head_at(head, a.y_batch);
@@ -179,10 +175,9 @@ struct Backward {
 };
 
 template <class T>
-AttentionKernels<T> MakeAttentionKernels() {
-  return {Forward<T>::PackedBytes, Forward<T>::ScratchBytes, Backward<T>::ScratchBytes,
-          Forward<T>::Pack,        Forward<T>::Block,        Backward<T>::Head};
-}
+constexpr AttentionKernels<T> kAttentionKernels = {
+    Forward<T>::PackedBytes, Forward<T>::ScratchBytes, Backward<T>::ScratchBytes,
+    Forward<T>::Pack,        Forward<T>::Block,        Backward<T>::Head};
 
 }  // namespace gigagpt::ops::kernels::GIGAGPT_SIMD
 HWY_AFTER_NAMESPACE();

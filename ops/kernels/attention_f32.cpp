@@ -9,8 +9,7 @@ HWY_BEFORE_NAMESPACE();
 namespace gigagpt::ops::kernels::HWY_NAMESPACE {
 
 const AttentionKernels<float>& FloatAttention() {
-  static const auto kernels = MakeAttentionKernels<float>();
-  return kernels;
+  return kAttentionKernels<float>;
 }
 
 }  // namespace gigagpt::ops::kernels::HWY_NAMESPACE

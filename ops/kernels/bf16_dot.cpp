@@ -39,8 +39,7 @@ using namespace N_AVX3_BF16;
 
 template <>
 const AttentionKernels<Bf16>& attention_kernels<Bf16>() {
-  static const auto kernels = MakeAttentionKernels<Bf16>();
-  return kernels;
+  return kAttentionKernels<Bf16>;
 }
 
 const RowKernels<Bf16>& row_kernels_avx512_bf16() {

@@ -258,6 +258,8 @@ constexpr RowKernels<T> kRowKernels = {
     {Gelu<T, GeluForm::kErf>, Gelu<T, GeluForm::kTanh>},
     {GeluBackward<T, GeluForm::kErf>, GeluBackward<T, GeluForm::kTanh>},
     CrossEntropy<T>,
+    CrossEntropyLoss,
+    Exponentials,
     Dropout<T>,
     FromFloats<T>,
     Dot<T>,

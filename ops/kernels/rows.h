@@ -29,6 +29,10 @@ struct RowKernels {
   // The loss of one row of logits, logsumexp(x) - x[label], and its gradient by the logits
   // (softmax(x) - onehot(label)) scale. Overwrites x; dx may lie in the same place.
   double (*cross_entropy)(float* x, size_t V, size_t label, float scale, T* dx);
+  // That loss without the gradient.
+  double (*cross_entropy_loss)(const float* x, size_t V, size_t label);
+  // x's entries become exp(scale (x - max)); returns their sum.
+  float (*exponentials)(float* x, size_t n, float scale);
   // y = x / (1 - p) where dropout keeps it, else 0, with p above 0; element i takes word (first +
   // i) % 4 of philox(key, (first + i) / 4). y may be x.
   void (*dropout)(const T* x, size_t n, double p, uint64_t key, uint64_t first, T* y);
@@ -44,10 +48,5 @@ template <class T>
 const RowKernels<T>& row_kernels();
 // With its instruction for rounding; only where has_avx512_bf16().
 const RowKernels<Bf16>& row_kernels_avx512_bf16();
-
-// The loss of cross_entropy without the gradient.
-double cross_entropy_loss(const float* x, size_t V, size_t label);
-// x's entries become exp(scale (x - max)); returns their sum.
-float exponentials(float* x, size_t n, float scale);
 
 }  // namespace gigagpt::ops::kernels
