@@ -13,11 +13,12 @@
 #include <vector>
 
 #include "base/system.h"
+#include "ops/gelu_testing.h"
 #include "ops/gemm.h"
 #include "ops/ops.h"
 #include "ops/optimizer.h"
 #include "ops/page_allocator.h"
-#include "ops/reference.h"
+#include "ops/reference_testing.h"
 
 namespace gigagpt::bench {
 namespace {

@@ -20,14 +20,6 @@ using at::Tensor;
 using kernels::AttentionArgs;
 using kernels::Bf16;
 
-template <class T>
-const kernels::AttentionKernels<T>& attention_kernels() {
-  if constexpr (std::is_same_v<T, float>)
-    return kernels::attention_kernels_f32();
-  else
-    return kernels::attention_kernels_bf16();
-}
-
 // One allocation per pass, cut into pieces for heads or threads.
 class Pieces {
  public:
@@ -61,7 +53,7 @@ AttentionArgs<T> arguments(const Tensor& q, const Tensor& k, const Tensor& v, co
 
 template <class T>
 void run_forward(const AttentionArgs<T>& args) {
-  const auto& kernel = attention_kernels<T>();
+  const auto& kernel = kernels::attention_kernels<T>();
   const size_t heads = args.B * args.H;
   const size_t blocks = (args.Tq + kernels::kQueryBlock - 1) / kernels::kQueryBlock;
   const Pieces packed(heads, kernel.packed_bytes(args));
@@ -74,10 +66,10 @@ void run_forward(const AttentionArgs<T>& args) {
 }
 
 template <class T>
-void run_backward(const kernels::AttentionBackwardArgs<T>& args) {
-  const auto& kernel = attention_kernels<T>();
-  const Pieces scratch(size_t(thread_count()), kernel.backward_scratch_bytes(args.forward));
-  parallel_tasks(args.forward.B * args.forward.H, [&](size_t head, int thread) {
+void run_backward(const AttentionArgs<T>& args) {
+  const auto& kernel = kernels::attention_kernels<T>();
+  const Pieces scratch(size_t(thread_count()), kernel.backward_scratch_bytes(args));
+  parallel_tasks(args.B * args.H, [&](size_t head, int thread) {
     kernel.backward(args, head, scratch[size_t(thread)]);
   });
 }
@@ -121,8 +113,12 @@ Tensor causal_attention(const Tensor& qkv_any, const AttentionRule& rule) {
     const Zone zone("attention backward", 2.5 * forward_flops(from.q, from.k));
     dispatch_type(qkv, [&](auto element) {
       using T = decltype(element);
-      run_backward<T>({arguments<T>(from.q, from.k, from.v, y, lse, rule), data<T>(dy),
-                       data<T>(to.q), data<T>(to.k), data<T>(to.v)});
+      AttentionArgs<T> args = arguments<T>(from.q, from.k, from.v, y, lse, rule);
+      args.dy = data<T>(dy);
+      args.dq = data<T>(to.q);
+      args.dk = data<T>(to.k);
+      args.dv = data<T>(to.v);
+      run_backward<T>(args);
     });
     return std::vector{as_type(dqkv, type)};
   });
@@ -142,7 +138,7 @@ void attend_one(const AttentionArgs<T>& a) {
     std::fill_n(q, 2 * a.D, 0.0F);
     rows.add_scaled(1.0F / std::sqrt(float(a.D)), a.q + of_q, a.D, q);
     for (size_t j = 0; j < a.Tk; ++j) p[j] = rows.dot(q, a.k + of_kv + j * a.kv_row, a.D);
-    const float sum = kernels::exponentials(p, a.Tk, 1.0F);
+    const float sum = rows.exponentials(p, a.Tk, 1.0F);
     for (size_t j = 0; j < a.Tk; ++j)
       rows.add_scaled(p[j] / sum, a.v + of_kv + j * a.kv_row, a.D, y);
     rows.from_floats(y, a.D, a.y + a.head_at(head, a.y_batch));

@@ -3,18 +3,15 @@
 #include <algorithm>
 
 #include "base/random.h"
+#include "ops/kernels/optimizer.h"
 
 namespace gigagpt::ops {
+namespace {
 
 using kernels::kCodeBlock;
 
-CompactUpdater::CompactUpdater(const UpdateRule& rule, double lr, double grad_scale, int64_t step,
-                               uint64_t layer)
-    : update_(rule, lr, grad_scale, step),
-      sgd_(rule.sgd),
-      key_(mix(mix(mix(rule.seed, hash_name("rounding")), uint64_t(step)), layer)) {}
-
-void CompactUpdater::operator()(const CompactPiece& piece) const {
+// `key` is that of random rounding.
+void update_piece(const CompactPiece& piece, const kernels::UpdateNumbers& numbers, uint64_t key) {
   // Elements have the places in these that they have in their block.
   alignas(64) float weights[kCodeBlock], grads[kCodeBlock], m[kCodeBlock], v[kCodeBlock];
   const size_t at = size_t(piece.first) % kCodeBlock, n = piece.count;
@@ -34,19 +31,28 @@ void CompactUpdater::operator()(const CompactPiece& piece) const {
     return decoded;
   };
   float* exp_avg = plain(piece.exp_avg, false, m);
-  float* exp_avg_sq = sgd_ ? nullptr : plain(piece.exp_avg_sq, true, v);
-  update_({{w, n}, {grad, n}, {exp_avg, n}, {exp_avg_sq, n}, nullptr, piece.decays}, 0, n);
+  float* exp_avg_sq = numbers.sgd ? nullptr : plain(piece.exp_avg_sq, true, v);
+  kernels::optimizer_kernels().update(
+      {{w, n}, {grad, n}, {exp_avg, n}, {exp_avg_sq, n}, nullptr, piece.decays}, numbers, 0, n);
   if (exp_avg == m) write_moment(m, false, n, piece.exp_avg);
   if (exp_avg_sq == v) write_moment(v, true, n, piece.exp_avg_sq);
   if (piece.rounded == nullptr) return;
   const uint64_t block = uint64_t(piece.first) / kCodeBlock;
-  if (n == kCodeBlock)
-    return kernels::code_kernels().round_at_random(w, key_, block, piece.rounded);
+  if (n == kCodeBlock) return kernels::code_kernels().round_at_random(w, key, block, piece.rounded);
   std::fill(weights, weights + at, 0.0F);
   std::fill(weights + at + n, weights + kCodeBlock, 0.0F);
   alignas(64) kernels::Bf16 all[kCodeBlock];
-  kernels::code_kernels().round_at_random(weights, key_, block, all);
+  kernels::code_kernels().round_at_random(weights, key, block, all);
   std::copy_n(all + at, n, piece.rounded);
+}
+
+}  // namespace
+
+void update_alone(std::span<const CompactPiece> pieces, const UpdateRule& rule, double lr,
+                  double grad_scale, int64_t step, uint64_t layer) {
+  const kernels::UpdateNumbers numbers = kernels::update_numbers(rule, lr, grad_scale, step);
+  const uint64_t key = mix(mix(mix(rule.seed, hash_name("rounding")), uint64_t(step)), layer);
+  for (const CompactPiece& piece : pieces) update_piece(piece, numbers, key);
 }
 
 void read_moment(const CompactMoment& moment, bool positive, size_t count, float* values) {
@@ -54,8 +60,7 @@ void read_moment(const CompactMoment& moment, bool positive, size_t count, float
     std::copy_n(moment.values, count, values);
     return;
   }
-  const kernels::CodeKernels& code = kernels::code_kernels();
-  (positive ? code.decode_positive : code.decode)(moment.codes, *moment.scale, values);
+  kernels::code_kernels().decode[size_t(positive)](moment.codes, *moment.scale, values);
 }
 
 void write_moment(const float* values, bool positive, size_t count, const CompactMoment& moment) {
@@ -63,8 +68,7 @@ void write_moment(const float* values, bool positive, size_t count, const Compac
     std::copy_n(values, count, moment.values);
     return;
   }
-  const kernels::CodeKernels& code = kernels::code_kernels();
-  *moment.scale = (positive ? code.encode_positive : code.encode)(values, moment.codes);
+  *moment.scale = kernels::code_kernels().encode[size_t(positive)](values, moment.codes);
 }
 
 }  // namespace gigagpt::ops

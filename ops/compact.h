@@ -1,12 +1,12 @@
-// The optimizer step on weights that are kept in bf16 alone, with moments in 8 bits or fp32. On the
-// caller's thread; plain arrays, no LibTorch.
+// The optimizer step on weights that are kept in bf16 alone, with moments in 8 bits or fp32. Plain
+// arrays, no LibTorch.
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "ops/kernels/codes.h"
 #include "ops/optimizer.h"
-#include "ops/updater.h"
 
 namespace gigagpt::ops {
 
@@ -32,17 +32,11 @@ struct CompactPiece {
 // The formulas of ops/optimizer.h, computed in fp32 from what the state stands for. The new bits
 // depend on the old ones, the rule (its seed too), the step, `layer` and the elements' places, not
 // on how they are cut into pieces or on the thread.
-class CompactUpdater {
- public:
-  CompactUpdater(const UpdateRule& rule, double lr, double grad_scale, int64_t step,
-                 uint64_t layer);
-  void operator()(const CompactPiece& piece) const;
-
- private:
-  Updater update_;
-  bool sgd_;
-  uint64_t key_;
-};
+void update(std::span<const CompactPiece> pieces, const UpdateRule& rule, double lr,
+            double grad_scale, int64_t step, uint64_t layer);
+// The same bits from the caller's thread alone, which may be one without OpenMP.
+void update_alone(std::span<const CompactPiece> pieces, const UpdateRule& rule, double lr,
+                  double grad_scale, int64_t step, uint64_t layer);
 
 // A moment's values, from what keeps them and back. In codes there is a whole block.
 void read_moment(const CompactMoment& moment, bool positive, size_t count, float* values);

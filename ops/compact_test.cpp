@@ -37,15 +37,13 @@ struct Encoded {
 
 Encoded encode(const Block& values, bool positive) {
   Encoded encoded;
-  encoded.scale = (positive ? code_kernels().encode_positive : code_kernels().encode)(
-      values.data(), encoded.codes.data());
+  encoded.scale = code_kernels().encode[size_t(positive)](values.data(), encoded.codes.data());
   return encoded;
 }
 
 Block decode(const Encoded& encoded, bool positive) {
   Block values(kCodeBlock);
-  (positive ? code_kernels().decode_positive : code_kernels().decode)(encoded.codes.data(),
-                                                                      encoded.scale, values.data());
+  code_kernels().decode[size_t(positive)](encoded.codes.data(), encoded.scale, values.data());
   return values;
 }
 
@@ -147,6 +145,11 @@ TEST(RandomRounding, GoesToANeighbourAndKeepsTheMean) {
   for (const Bf16 x : rounded) ASSERT_EQ(kernels::to_float(x), -1.5F);
 }
 
+void update_one(const CompactPiece& piece, const UpdateRule& rule, double grad_scale, int64_t step,
+                uint64_t layer) {
+  update_alone(std::span(&piece, 1), rule, 0.01, grad_scale, step, layer);
+}
+
 struct State {
   std::vector<Bf16> weights;
   Encoded exp_avg, exp_avg_sq;
@@ -176,8 +179,7 @@ TEST(CompactUpdate, IsThePlainOneOnWhatTheCodesStandFor) {
     for (const Bf16 x : state.weights) w.push_back(kernels::to_float(x));
     const Block before = w;
     update_alone(std::vector<ParamState>{{w, state.grad, m, v, nullptr, true}}, rule, 0.01, 0.7, 3);
-    const CompactUpdater updater(rule, 0.01, 0.7, 3, /*layer=*/2);
-    updater(state.piece(4096));
+    update_one(state.piece(4096), rule, 0.7, 3, /*layer=*/2);
     EXPECT_EQ(state.exp_avg.codes, encode(m, false).codes);
     EXPECT_EQ(state.exp_avg.scale, encode(m, false).scale);
     EXPECT_EQ(state.exp_avg_sq.codes, encode(v, true).codes);
@@ -195,8 +197,7 @@ TEST(CompactUpdate, IsThePlainOneOnWhatTheCodesStandFor) {
 TEST(CompactUpdate, BitsDependOnPlaceStepLayerAndSeedAlone) {
   const auto weights_after = [](uint64_t seed, int64_t step, uint64_t layer, int64_t first) {
     State state = draw_state();
-    const CompactUpdater updater({.seed = seed}, 0.01, 1, step, layer);
-    updater(state.piece(first));
+    update_one(state.piece(first), {.seed = seed}, 1, step, layer);
     std::vector<uint16_t> bits;
     for (const Bf16 x : state.weights) bits.push_back(x.bits);
     return bits;
@@ -212,7 +213,6 @@ TEST(CompactUpdate, BitsDependOnPlaceStepLayerAndSeedAlone) {
 // Small parameters have moments in fp32 and may be cut anywhere.
 TEST(CompactUpdate, PiecesMayBeCutAnywhere) {
   const UpdateRule rule{.seed = 4};
-  const CompactUpdater updater(rule, 0.01, 1, 9, 0);
   const auto run = [&](const std::vector<size_t>& cuts) {
     State state = draw_state();
     Block m = draw(5, false), v = draw(6, true);
@@ -220,12 +220,13 @@ TEST(CompactUpdate, PiecesMayBeCutAnywhere) {
     for (const float g : state.grad) narrow.push_back(kernels::to_bf16(g));
     for (size_t i = 0; i + 1 < cuts.size(); ++i) {
       const size_t begin = cuts[i];
-      updater({.first = int64_t(2048 + begin),
-               .count = cuts[i + 1] - begin,
-               .rounded = &state.weights[begin],
-               .narrow_grad = &narrow[begin],
-               .exp_avg = {.values = &m[begin]},
-               .exp_avg_sq = {.values = &v[begin]}});
+      const CompactPiece piece{.first = int64_t(2048 + begin),
+                               .count = cuts[i + 1] - begin,
+                               .rounded = &state.weights[begin],
+                               .narrow_grad = &narrow[begin],
+                               .exp_avg = {.values = &m[begin]},
+                               .exp_avg_sq = {.values = &v[begin]}};
+      update_one(piece, rule, 1, 9, 0);
     }
     for (const Bf16 x : state.weights) m.push_back(kernels::to_float(x));
     m.insert(m.end(), v.begin(), v.end());

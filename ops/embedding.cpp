@@ -50,6 +50,15 @@ void add_rows(const Tensor& from, std::span<const int64_t> token_of_row, RowSums
   });
 }
 
+// A dense gradient to which `add` adds: its sum, or zeros, which are then returned for autograd.
+template <class F>
+Tensor deliver_dense(GradientSum* sum, at::IntArrayRef sizes, const F& add) {
+  if (sum != nullptr) fill_gradient(*sum);
+  const Tensor dense = sum != nullptr ? sum->sum : at::zeros(sizes, at::kFloat);
+  add(dense);
+  return sum != nullptr ? Tensor() : dense;
+}
+
 // The gradient of wte: into its sum, or for autograd.
 Tensor deliver_rows(GradientSum* sum, int64_t row_count, const Tensor& from,
                     std::span<const int64_t> token_of_row) {
@@ -59,11 +68,8 @@ Tensor deliver_rows(GradientSum* sum, int64_t row_count, const Tensor& from,
   }
   RowSums rows(row_count);
   add_rows(from, token_of_row, rows);
-  if (sum != nullptr) fill_gradient(*sum);
-  const Tensor dense =
-      sum != nullptr ? sum->sum : at::zeros({row_count, from.size(-1)}, at::kFloat);
-  rows.add_to(dense);
-  return sum != nullptr ? Tensor() : dense;
+  return deliver_dense(sum, {row_count, from.size(-1)},
+                       [&](const Tensor& dense) { rows.add_to(dense); });
 }
 
 // wte[token] + wpe[first_position + t]: B T C fp32.
@@ -87,10 +93,9 @@ Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe, int64
 
 // The gradient of wpe, of which positions from `first` on were used.
 Tensor deliver_positions(GradientSum* sum, int64_t row_count, const Tensor& dx, int64_t first) {
-  if (sum != nullptr) fill_gradient(*sum);
-  const Tensor dense = sum != nullptr ? sum->sum : at::zeros({row_count, dx.size(2)}, at::kFloat);
-  dense.narrow(0, first, dx.size(1)).add_(dx.sum(0));
-  return sum != nullptr ? Tensor() : dense;
+  return deliver_dense(sum, {row_count, dx.size(2)}, [&](const Tensor& dense) {
+    dense.narrow(0, first, dx.size(1)).add_(dx.sum(0));
+  });
 }
 
 }  // namespace

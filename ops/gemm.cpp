@@ -4,9 +4,9 @@
 #include <ATen/ops/ones.h>
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/error.h"
+#include "base/system.h"
 #include "ops/kernels/gemm.h"
 #include "ops/kernels/rows.h"
 #include "ops/onednn.h"
@@ -38,10 +38,10 @@ Tensor pack(const Tensor& b) {
   Tensor packed = at::empty({int64_t(kernels::gemm_packed_bytes(K, N))}, at::kByte);
   std::byte* to = bytes_of(packed);
   const bool in_rows = b.stride(1) == 1;
-  const auto pack_panel = in_rows ? kernels::gemm_pack_rows : kernels::gemm_pack_columns;
   const size_t ldb = size_t(in_rows ? b.stride(0) : b.stride(1));
-  parallel_tasks(panels(b.size(1)),
-                 [&](size_t task, int) { pack_panel(data<Bf16>(b), ldb, K, N, task, to); });
+  parallel_tasks(panels(b.size(1)), [&](size_t task, int) {
+    kernels::gemm_pack(data<Bf16>(b), ldb, in_rows, K, N, task, to);
+  });
   return packed;
 }
 
@@ -63,15 +63,15 @@ void multiply_row(const Tensor& a, const Tensor& b, const Tensor& c, const GemmE
   extras.add ? c.add_(y) : c.copy_(y);
 }
 
-void own_gemm(const Tensor& a, const GemmOperand& b, const Tensor& c, const GemmExtras& extras) {
-  const Tensor& bt = b.tensor();
+void own_gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmExtras& extras) {
+  const Tensor packed = pack(b);
   const bool bf16 = c.scalar_type() == at::kBFloat16;
   const kernels::Bf16Gemm g{size_t(c.size(0)),
-                            size_t(bt.size(0)),
+                            size_t(b.size(0)),
                             size_t(c.size(1)),
                             data<Bf16>(a),
                             size_t(a.stride(0)),
-                            bytes_of(b.packed()),
+                            bytes_of(packed),
                             extras.bias.defined() ? data<float>(extras.bias) : nullptr,
                             extras.residual.defined() ? data<float>(extras.residual) : nullptr,
                             bf16 ? nullptr : data<float>(c),
@@ -92,25 +92,20 @@ void use_own_gemm(bool use) {
   own_gemm_wanted() = use;
 }
 
-GemmOperand::GemmOperand(const Tensor& b) : tensor_(b) {
-  if (is_own(b)) packed_ = pack(b);
-}
-
-void gemm(const Tensor& a, const GemmOperand& b, const Tensor& c, const GemmExtras& extras) {
-  const Tensor& bt = b.tensor();
-  const int64_t K = bt.size(0), even = (K + 1) / 2 * 2;
+void padded_gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmExtras& extras) {
+  const int64_t K = b.size(0), even = (K + 1) / 2 * 2;
   GIGAGPT_ASSERT(a.dim() == 2 && (a.size(1) == K || a.size(1) == even));
-  GIGAGPT_ASSERT(a.size(0) == c.size(0) && bt.size(1) == c.size(1));
+  GIGAGPT_ASSERT(a.size(0) == c.size(0) && b.size(1) == c.size(1));
   if (c.numel() == 0) return;
   const bool residual_fits = !extras.residual.defined() || extras.residual.stride(0) == c.stride(0);
-  if (!b.packed().defined() || c.stride(1) != 1 || !residual_fits)
-    return onednn_gemm(a.narrow(1, 0, K), bt, c, extras);
-  if (a.size(1) == even && a.stride(1) == 1) return own_gemm(a, b, c, extras);
-  if (a.stride(0) == 1 && a.size(0) > 0) {
-    const Tensor rows = transposed(a.t(), at::kBFloat16, {});  // M K, with even strides
-    if (rows.size(1) == even) return own_gemm(rows, b, c, extras);
+  if (is_own(b) && c.stride(1) == 1 && residual_fits) {
+    if (a.size(1) == even && a.stride(1) == 1) return own_gemm(a, b, c, extras);
+    if (a.stride(0) == 1) {
+      const Tensor rows = transposed(a.t(), at::kBFloat16, {});  // M K, with even strides
+      if (rows.size(1) == even) return own_gemm(rows, b, c, extras);
+    }
   }
-  onednn_gemm(a.narrow(1, 0, K), bt, c, extras);
+  onednn_gemm(a.narrow(1, 0, K), b, c, extras);
 }
 
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmExtras& extras) {
@@ -118,7 +113,7 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& c, const GemmExtras& e
   GIGAGPT_ASSERT(a.size(-1) == b.size(-2) && a.size(-2) == c.size(-2) && b.size(-1) == c.size(-1));
   if (c.numel() == 0) return;
   if (c.dim() == 2 && c.size(0) == 1 && b.stride(0) == 1) return multiply_row(a, b, c, extras);
-  if (c.dim() == 2 && is_own(b)) return gemm(a, GemmOperand(b), c, extras);
+  if (c.dim() == 2 && is_own(b)) return padded_gemm(a, b, c, extras);
   onednn_gemm(a, b, c, extras);
 }
 
@@ -159,13 +154,12 @@ double measure_gemm_flops(at::ScalarType type) {
   constexpr int64_t M = 1024, K = 1024, N = 3072;
   const Tensor a = at::ones({M, K}, type), b = at::ones({N, K}, type).t(),
                c = at::empty({M, N}, type);
-  using Clock = std::chrono::steady_clock;
   double best_s = 1e30;
-  const auto start = Clock::now();
-  for (int i = 0; i < 4 || Clock::now() - start < std::chrono::milliseconds(300); ++i) {
-    const auto before = Clock::now();
+  const Stopwatch all;
+  for (int i = 0; i < 4 || all.seconds() < 0.3; ++i) {
+    const Stopwatch one;
     gemm(a, b, c);
-    best_s = std::min(best_s, std::chrono::duration<double>(Clock::now() - before).count());
+    best_s = std::min(best_s, one.seconds());
   }
   return 2.0 * M * K * N / best_s;
 }

@@ -1,6 +1,6 @@
 // Matrix products: oneDNN's, or for bf16 on AVX512_BF16 without AMX our own, which is a little
-// faster there, needs no pass of its own over the result and packs an operand once for several
-// products (ops/kernels/gemm.h). ATen's fp32 products go to a BLAS with threads of its own.
+// faster there and needs no pass of its own over the result (ops/kernels/gemm.h). ATen's fp32
+// products go to a BLAS with threads of its own.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,18 +16,6 @@ bool has_native_bf16();
 bool has_own_gemm();
 void use_own_gemm(bool use);
 
-// The right-hand operand of products, [K, N] in any strides, made ready once for several of them.
-// Keeps the tensor alive; its values must not change.
-class GemmOperand {
- public:
-  explicit GemmOperand(const at::Tensor& b);
-  const at::Tensor& tensor() const { return tensor_; }
-  const at::Tensor& packed() const { return packed_; }  // bytes; undefined for oneDNN
-
- private:
-  at::Tensor tensor_, packed_;
-};
-
 // What is done with a product on its way to c.
 struct GemmExtras {
   at::Tensor bias = {};      // [N] fp32, added to every row
@@ -42,10 +30,10 @@ struct GemmExtras {
 // fixed thread count. Call from one thread at a time.
 void gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
           const GemmExtras& extras = {});
-// The same in two dimensions with an operand made ready. a may have one column of zeros more than b
-// has rows: pairs of bf16 are multiplied at once.
-void gemm(const at::Tensor& a, const GemmOperand& b, const at::Tensor& c,
-          const GemmExtras& extras = {});
+// The same in two dimensions. a may have one column of zeros more than b has rows: pairs of bf16
+// are multiplied at once.
+void padded_gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
+                 const GemmExtras& extras = {});
 
 // x [R, N], rows of fp32 or bf16, as the left operand of x^T b: [N, R] of `type`. Fills `sums` [N]
 // fp32, if defined, with the sums of x's columns.

@@ -4,6 +4,8 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/scalar_tensor.h>
 
+#include <numeric>
+
 #include "base/trace.h"
 #include "ops/autograd.h"
 #include "ops/gemm.h"
@@ -25,51 +27,46 @@ int64_t chunk_rows(at::ScalarType type) {
   return type == at::kBFloat16 ? 1024 : 512;
 }
 
-// The losses of rows of logits [n, V], whose gradients times `scale` then lie in `dlogits`
-// [n, V] of the weight's type: in the same memory, the logits are gone.
-struct ChunkLoss {
-  double sum;
-  Tensor dlogits;
-};
-
-ChunkLoss differentiate_logits(const Tensor& logits, const int64_t* labels, double scale,
-                               at::ScalarType type) {
-  const Zone zone("softmax and loss");
-  const size_t n = size_t(logits.size(0)), V = size_t(logits.size(1));
+// The sum of loss_of(row, label) over the rows of logits [n, V], added in order.
+template <class F>
+double sum_of_losses(const Tensor& logits, const int64_t* labels, const F& loss_of) {
   const size_t stride = size_t(logits.stride(0));
-  std::vector<double> losses(n);
-  Tensor dlogits;
-  dispatch_type(type, [&](auto element) {
-    using T = decltype(element);
-    const size_t wide = stride * sizeof(float) / sizeof(T);
-    const auto differentiate = kernels::row_kernels<T>().cross_entropy;
-    parallel_parts(n, 4, [&](size_t begin, size_t end, size_t) {
-      for (size_t r = begin; r < end; ++r) {
-        float* x = data<float>(logits) + r * stride;
-        losses[r] = differentiate(x, V, size_t(labels[r]), float(scale), reinterpret_cast<T*>(x));
-      }
-    });
-    dlogits = at::from_blob(logits.data_ptr(), {int64_t(n), int64_t(V)}, {int64_t(wide), 1}, type);
-  });
-  double sum = 0;
-  for (const double loss : losses) sum += loss;
-  return {sum, dlogits};
-}
-
-// The sum of the losses of all rows, alone.
-double loss_of(const Tensor& logits, const int64_t* labels) {
-  const size_t n = size_t(logits.size(0)), V = size_t(logits.size(1));
-  const size_t stride = size_t(logits.stride(0));
-  std::vector<double> losses(n);
-  parallel_parts(n, 4, [&](size_t begin, size_t end, size_t) {
+  std::vector<double> losses(size_t(logits.size(0)));
+  parallel_parts(losses.size(), 4, [&](size_t begin, size_t end, size_t) {
     for (size_t r = begin; r < end; ++r) {
-      losses[r] = kernels::cross_entropy_loss(data<float>(logits) + r * stride, size_t(V),
-                                              size_t(labels[r]));
+      losses[r] = loss_of(data<float>(logits) + r * stride, size_t(labels[r]));
     }
   });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
+// The sum of the losses. The gradients times `scale` then lie in the same memory as `as_gradients`
+// has them; the logits are gone.
+double differentiate_logits(const Tensor& logits, const int64_t* labels, double scale,
+                            at::ScalarType type) {
+  const Zone zone("softmax and loss");
   double sum = 0;
-  for (const double loss : losses) sum += loss;
+  dispatch_type(type, [&](auto element) {
+    using T = decltype(element);
+    const auto differentiate = kernels::row_kernels<T>().cross_entropy;
+    sum = sum_of_losses(logits, labels, [&](float* x, size_t label) {
+      return differentiate(x, size_t(logits.size(1)), label, float(scale), reinterpret_cast<T*>(x));
+    });
+  });
   return sum;
+}
+
+// The memory of logits as that of their gradients [n, V] of that type.
+Tensor as_gradients(const Tensor& logits, at::ScalarType type) {
+  const auto stride = logits.stride(0) * int64_t(sizeof(float) / c10::elementSize(type));
+  return at::from_blob(logits.data_ptr(), logits.sizes(), {stride, 1}, type);
+}
+
+double loss_alone(const Tensor& logits, const int64_t* labels) {
+  const auto loss_of = kernels::row_kernels<float>().cross_entropy_loss;
+  return sum_of_losses(logits, labels, [&](const float* x, size_t label) {
+    return loss_of(x, size_t(logits.size(1)), label);
+  });
 }
 
 // Memory for a chunk's logits [rows, V and more], kept from call to call: coming and going, the
@@ -113,18 +110,17 @@ double losses_of(const Tensor& h, const Tensor& weight, const Tensor& labels, co
       onednn_gemm(x, weight.t(), chunk, {});
     }
     if (!dh.defined()) {
-      sum += loss_of(chunk, label);
+      sum += loss_alone(chunk, label);
       continue;
     }
-    const ChunkLoss loss =
-        differentiate_logits(chunk, label, 1.0 / double(R), weight.scalar_type());
-    sum += loss.sum;
+    sum += differentiate_logits(chunk, label, 1.0 / double(R), weight.scalar_type());
+    const Tensor dlogits = as_gradients(chunk, weight.scalar_type());  // n V
     {
       const Zone zone("head backward, input", flops);
-      onednn_gemm(loss.dlogits, weight, dh.narrow(0, first, n), {});
+      onednn_gemm(dlogits, weight, dh.narrow(0, first, n), {});
     }
     const Zone zone("head backward, weight", flops);
-    onednn_gemm(loss.dlogits.t(), x, dweight, {.add = first > 0});
+    onednn_gemm(dlogits.t(), x, dweight, {.add = first > 0});
   }
   return sum;
 }

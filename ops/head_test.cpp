@@ -3,8 +3,9 @@
 
 #include <memory>
 
+#include "ops/gelu_testing.h"
 #include "ops/ops.h"
-#include "ops/reference.h"
+#include "ops/reference_testing.h"
 #include "ops/row_sums.h"
 #include "ops/testing.h"
 

@@ -7,7 +7,7 @@
 
 namespace gigagpt::ops {
 
-KVCache::View KVCache::append(const at::Tensor& k, const at::Tensor& v) {
+std::pair<at::Tensor, at::Tensor> KVCache::append(const at::Tensor& k, const at::Tensor& v) {
   const int64_t T = k.size(1);
   if (!k_.defined()) {
     k_ = at::empty({k.size(0), capacity_, k.size(2)}, k.options());

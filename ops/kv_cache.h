@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <utility>
 
 namespace gigagpt::ops {
 
@@ -13,10 +14,7 @@ class KVCache {
   explicit KVCache(int64_t capacity) : capacity_(capacity) {}
 
   // Appends k and v [B, T, C] and returns all keys and values so far as views [B, length, C].
-  struct View {
-    at::Tensor k, v;
-  };
-  View append(const at::Tensor& k, const at::Tensor& v);
+  std::pair<at::Tensor, at::Tensor> append(const at::Tensor& k, const at::Tensor& v);
   int64_t length() const { return length_; }
   void clear() { length_ = 0; }
 

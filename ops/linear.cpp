@@ -1,10 +1,11 @@
 // Linear layers, alone and as the end of a residual branch.
 #include <ATen/ops/empty.h>
 
+#include <tuple>
+
 #include "base/trace.h"
 #include "ops/autograd.h"
-#include "ops/dropout.h"
-#include "ops/gelu.h"
+#include "ops/elementwise.h"
 #include "ops/gemm.h"
 #include "ops/gradient.h"
 #include "ops/ops.h"
@@ -28,26 +29,26 @@ Tensor weight_gradient(GradientSum* to, const Tensor& dy_t, const Tensor& rows,
   // In fp32 a product on its own, added as a whole, has the bits that autograd would give.
   const bool first = to != nullptr && to->state == GradientSum::kEmpty;
   if (first || (to != nullptr && weight.scalar_type() == at::kBFloat16)) {
-    gemm(dy_t, GemmOperand(rows), to->sum, {.add = !first, .read_late = true});
+    padded_gemm(dy_t, rows, to->sum, {.add = !first, .read_late = true});
     to->state = GradientSum::kFilled;
     return {};
   }
   const Tensor dweight = at::empty(weight.sizes(), at::kFloat);  // N K
-  gemm(dy_t, GemmOperand(rows), dweight);
+  padded_gemm(dy_t, rows, dweight);
   return deliver(to, dweight);
 }
 
 // What the backward pass needs of the forward pass.
 struct Saved {
-  Tensor rows, weight;  // R K, N K
+  Tensor rows;  // R K
   std::vector<int64_t> x_sizes;
   at::ScalarType x_type;
-  bool x_wanted, has_bias, has_residual;
+  bool x_wanted, has_residual;
 };
 
 std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fused& fused,
                                   const Tensor& dout) {
-  const Tensor &rows = saved.rows, &weight = saved.weight;
+  const Tensor &rows = saved.rows, &weight = w.weight.value;
   const auto type = weight.scalar_type();
   Tensor dy = dout.contiguous().view({-1, weight.size(0)});  // R N
   if (fused.dropout_p > 0.0) dy = drop(dy, fused.dropout_p, fused.key);
@@ -60,14 +61,13 @@ std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fus
       gemm(as_type(dy, type), weight, dx);
     }
     if (fused.gelu) {
-      const GeluBackward through = differentiate_gelu(rows, dx, *fused.gelu, /*want_y=*/true);
-      dx = as_type(through.dx, saved.x_type);
-      input = through.y;
+      std::tie(dx, input) = differentiate_gelu(rows, dx, *fused.gelu);
+      dx = as_type(dx, saved.x_type);
     }
     dx = dx.view(saved.x_sizes);
   }
   const Zone zone("linear backward, weight", flops);
-  const Tensor dbias = saved.has_bias ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
+  const Tensor dbias = w.bias.defined() ? at::empty({weight.size(0)}, at::kFloat) : Tensor();
   const Tensor dy_t = transposed(dy, type, dbias);  // N R
   const Tensor dweight = weight_gradient(w.weight.grad, dy_t, input, weight);
   return {dx, dweight, deliver(w.bias.grad, dbias), saved.has_residual ? dout : Tensor()};
@@ -94,13 +94,7 @@ Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Fus
   if (residual.defined() && fused.dropout_p > 0.0)
     y = drop(y, fused.dropout_p, fused.key).add_(residual.reshape({R, N}));
   y = y.view(sizes);
-  const Saved saved{rows,
-                    weight,
-                    x.sizes().vec(),
-                    x.scalar_type(),
-                    x.requires_grad(),
-                    w.bias.defined(),
-                    residual.defined()};
+  const Saved saved{rows, x.sizes().vec(), x.scalar_type(), x.requires_grad(), residual.defined()};
   recording.record(
       {y}, [=](const std::vector<Tensor>& dy) { return differentiate(saved, w, fused, dy[0]); });
   return y;

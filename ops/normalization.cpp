@@ -5,8 +5,7 @@
 
 #include "base/trace.h"
 #include "ops/autograd.h"
-#include "ops/dropout.h"
-#include "ops/gelu.h"
+#include "ops/elementwise.h"
 #include "ops/gradient.h"
 #include "ops/kernels/rows.h"
 #include "ops/ops.h"
@@ -29,7 +28,6 @@ size_t least_rows(size_t C) {
 std::vector<Tensor> differentiate_layer_norm(const Tensor& x, const Affine& w, const Tensor& stats,
                                              const Tensor& dy_any, const Tensor& also_any) {
   const Zone zone("layer norm backward");
-  const auto* stat = reinterpret_cast<const kernels::RowStats*>(data<float>(stats));
   const bool has_bias = w.bias.defined();
   const Tensor dy = dy_any.defined() ? dy_any.contiguous() : at::zeros_like(x);
   const Tensor also = also_any.defined() ? also_any.contiguous() : Tensor();
@@ -43,8 +41,9 @@ std::vector<Tensor> differentiate_layer_norm(const Tensor& x, const Affine& w, c
     parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t part) {
       float* dweight = parts.data() + part * 2 * C;
       for (size_t r = begin; r < end; ++r) {
-        differentiate(data<float>(x) + r * C, data<float>(w.weight.value), stat[r],
-                      data<T>(dy) + r * C, also.defined() ? data<float>(also) + r * C : nullptr, C,
+        differentiate(data<float>(x) + r * C, data<float>(w.weight.value),
+                      data<float>(stats) + 2 * r, data<T>(dy) + r * C,
+                      also.defined() ? data<float>(also) + r * C : nullptr, C,
                       data<float>(dx) + r * C, dweight, has_bias ? dweight + C : nullptr);
       }
     });
@@ -64,15 +63,14 @@ Branch apply_layer_norm(const Tensor& x_any, const Affine& w, at::ScalarType out
   const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
   const Tensor y = at::empty(x.sizes(), out);
   const Tensor stats = at::empty({int64_t(R), 2}, at::kFloat);  // mean, 1 / standard deviation
-  auto* stat = reinterpret_cast<kernels::RowStats*>(data<float>(stats));
   const float* b = w.bias.defined() ? data<float>(w.bias.value) : nullptr;
   dispatch_type(out, [&](auto element) {
     using T = decltype(element);
     const auto normalise = row_kernels<T>().layer_norm;
     parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t) {
       for (size_t r = begin; r < end; ++r) {
-        stat[r] = normalise(data<float>(x) + r * C, data<float>(w.weight.value), b, C, float(eps),
-                            data<T>(y) + r * C);
+        normalise(data<float>(x) + r * C, data<float>(w.weight.value), b, C, float(eps),
+                  data<T>(y) + r * C, data<float>(stats) + 2 * r);
       }
     });
   });
@@ -97,31 +95,28 @@ Tensor apply_gelu(const Tensor& x, GeluForm form) {
   return y;
 }
 
-GeluBackward differentiate_gelu(const Tensor& x, const Tensor& dy, GeluForm form, bool want_y) {
+std::pair<Tensor, Tensor> differentiate_gelu(const Tensor& x, const Tensor& dy, GeluForm form) {
   const Zone zone("gelu backward");
-  const GeluBackward result{at::empty(x.sizes(), x.options()),
-                            want_y ? at::empty(x.sizes(), x.options()) : Tensor()};
+  const Tensor dx = at::empty(x.sizes(), x.options()), y = at::empty_like(dx);
   dispatch_type(x, [&](auto element) {
     using T = decltype(element);
     parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
-      T* y = want_y ? data<T>(result.y) + begin : nullptr;
       row_kernels<T>().gelu_backward[size_t(form)](data<T>(x) + begin, data<T>(dy) + begin,
-                                                   end - begin, data<T>(result.dx) + begin, y);
+                                                   end - begin, data<T>(dx) + begin,
+                                                   data<T>(y) + begin);
     });
   });
-  return result;
+  return {dx, y};
 }
 
-Tensor drop(const Tensor& x_any, double p, uint64_t key, int64_t first) {
+Tensor drop(const Tensor& x_any, double p, uint64_t key) {
   const Zone zone("dropout");
   const Tensor x = x_any.contiguous();
   Tensor y = at::empty(x.sizes(), x.options());
-  const kernels::DropoutRule rule{p, key};
   dispatch_type(x, [&](auto element) {
     using T = decltype(element);
     parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t begin, size_t end, size_t) {
-      row_kernels<T>().dropout(data<T>(x) + begin, end - begin, rule, uint64_t(first) + begin,
-                               data<T>(y) + begin);
+      row_kernels<T>().dropout(data<T>(x) + begin, end - begin, p, key, begin, data<T>(y) + begin);
     });
   });
   return y;
@@ -133,15 +128,6 @@ Branch branch(const Tensor& x, const Affine& w, at::ScalarType out) {
 
 Tensor layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
   return apply_layer_norm(x, w, out, eps).normal;
-}
-
-Tensor gelu(const Tensor& x_any, GeluForm form) {
-  Recording recording({x_any});
-  const Tensor x = x_any.contiguous(), y = apply_gelu(x, form);
-  recording.record({y}, [=](const std::vector<Tensor>& dy) {
-    return std::vector{differentiate_gelu(x, dy[0].contiguous(), form, /*want_y=*/false).dx};
-  });
-  return y;
 }
 
 Tensor dropout(const Tensor& x, double p, uint64_t key) {

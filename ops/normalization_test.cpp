@@ -2,12 +2,11 @@
 #include <cmath>
 
 #include "base/random.h"
-#include "ops/dropout.h"
-#include "ops/gelu.h"
+#include "ops/gelu_testing.h"
 #include "ops/gemm.h"
 #include "ops/kernels/rows.h"
 #include "ops/ops.h"
-#include "ops/reference.h"
+#include "ops/reference_testing.h"
 #include "ops/testing.h"
 
 namespace gigagpt::ops {
@@ -105,7 +104,8 @@ TEST(Exponentials, MatchDouble) {
   for (const int64_t n : {1, 5, 16, 40, 4001}) {
     const Tensor x = at::randn({n}) * 30, x64 = f64(x), y = x.clone();
     const Tensor exponents = (x64 - x64.max()) * double(0.7F), truth = exponents.exp();
-    const float sum = kernels::exponentials(y.data_ptr<float>(), size_t(n), 0.7F);
+    const float sum =
+        kernels::row_kernels<float>().exponentials(y.data_ptr<float>(), size_t(n), 0.7F);
     const Tensor error = truth * (exponents.abs() * (4 * kUnit32) + kExp);
     expect_close(y, truth, error + 1.2e-38);
     expect_close(at::scalar_tensor(sum), truth.sum(),
@@ -159,9 +159,9 @@ TEST(Gelu, IsMadeAgainWithItsBits) {
     for (const int64_t n : {1, 33, 10001}) {
       const Tensor x = at::randn({n}).to(type), dy = at::randn({n}).to(type);
       for (const GeluForm form : kForms) {
-        const GeluBackward both = differentiate_gelu(x, dy, form, true);
-        expect_same_bits(both.y, apply_gelu(x, form));
-        expect_same_bits(both.dx, differentiate_gelu(x, dy, form, false).dx);
+        const auto [dx, y] = differentiate_gelu(x, dy, form);
+        expect_same_bits(y, apply_gelu(x, form));
+        expect_same_bits(dx, run(gelu_op(form), {x}, dy).grads[0]);
       }
     }
   }
@@ -179,11 +179,11 @@ TEST(Gelu, FarOutAndNan) {
   const Tensor far = at::tensor({-1e30F, -100.0F, 0.0F, 100.0F, 1e30F});
   for (const GeluForm form : kForms) {
     expect_same_bits(ops::gelu(far, form), at::clamp_min(far, 0));
-    const Tensor slope = differentiate_gelu(far, at::ones({5}), form, false).dx;
+    const Tensor slope = differentiate_gelu(far, at::ones({5}), form).first;
     expect_close(slope, at::tensor({0.0F, 0.0F, 0.5F, 1.0F, 1.0F}), 2 * kUnit32);
     const Tensor nans = at::full({20}, NAN);
     EXPECT_TRUE(has_nan(ops::gelu(nans, form)));
-    EXPECT_TRUE(has_nan(differentiate_gelu(nans, nans, form, false).dx));
+    EXPECT_TRUE(has_nan(differentiate_gelu(nans, nans, form).first));
   }
 }
 
@@ -235,15 +235,23 @@ TEST(Dropout, MultipliesWithTheWrittenOutFactors) {
   }
 }
 
+// The elements of x as those from `first` on of a whole.
+Tensor drop_part(const Tensor& x, uint64_t first) {
+  const Tensor y = at::empty_like(x);
+  kernels::row_kernels<float>().dropout(x.data_ptr<float>(), size_t(x.numel()), 0.5, 3, first,
+                                        y.data_ptr<float>());
+  return y;
+}
+
 // Also where the counter does not fit in 32 bits.
 TEST(Dropout, PartDropsWhatTheWholeWould) {
   const Tensor x = at::randn({1001}), whole = drop(x, 0.5, 3);
   for (const int64_t first : {0, 1, 4, 7, 62, 63, 65, 998, 1000}) {
-    expect_same_bits(drop(x.narrow(0, first, 1001 - first), 0.5, 3, first),
+    expect_same_bits(drop_part(x.narrow(0, first, 1001 - first), uint64_t(first)),
                      whole.narrow(0, first, 1001 - first));
   }
   const uint64_t far = (uint64_t{1} << 34) - 70;
-  const Tensor y = drop(at::ones({140}), 0.5, 3, int64_t(far));
+  const Tensor y = drop_part(at::ones({140}), far);
   for (uint64_t i = 0; i < 140; ++i) {
     const bool kept = philox(3, (far + i) / 4)[(far + i) % 4] >= 0x80000000U;
     EXPECT_EQ(y[int64_t(i)].item<float>(), kept ? 2.0F : 0.0F) << i;

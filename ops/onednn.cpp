@@ -25,6 +25,7 @@ memory::desc describe(const at::Tensor& t) {
 }
 
 void append_key(std::vector<int64_t>& key, const at::Tensor& t) {
+  if (!t.defined()) return;
   key.push_back(static_cast<int64_t>(t.scalar_type()));
   key.insert(key.end(), t.sizes().begin(), t.sizes().end());
   key.insert(key.end(), t.strides().begin(), t.strides().end());
@@ -38,13 +39,14 @@ const dnnl::engine& cpu_engine() {
   return engine;
 }
 
-template <class... Descs>
-dnnl::matmul::primitive_desc describe_matmul(const dnnl::primitive_attr& attributes,
-                                             const Descs&... descs) {
+// An empty `bias` stands for none.
+dnnl::matmul::primitive_desc describe_matmul(const at::Tensor& a, const at::Tensor& b,
+                                             const memory::desc& bias, const at::Tensor& c,
+                                             const dnnl::primitive_attr& attributes) {
 #if DNNL_VERSION_MAJOR < 3
-  return {dnnl::matmul::desc(descs...), attributes, cpu_engine()};
+  return {{describe(a), describe(b), bias, describe(c)}, attributes, cpu_engine()};
 #else
-  return {cpu_engine(), descs..., attributes};
+  return {cpu_engine(), describe(a), describe(b), bias, describe(c), attributes};
 #endif
 }
 
@@ -54,10 +56,8 @@ constexpr size_t kMaxPrimitives = 256;
 dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
                             const memory::desc& bias, const GemmExtras& extras) {
   static std::map<std::vector<int64_t>, dnnl::matmul> cache;
-  const bool has_bias = extras.bias.defined();
-  std::vector<int64_t> key = {has_bias, extras.add, extras.residual.defined()};
-  for (const at::Tensor* t : {&a, &b, &c}) append_key(key, *t);
-  if (extras.residual.defined()) append_key(key, extras.residual);
+  std::vector<int64_t> key = {extras.bias.defined(), extras.add, extras.residual.defined()};
+  for (const at::Tensor* t : {&a, &b, &c, &extras.residual}) append_key(key, *t);
   auto found = cache.find(key);
   if (found == cache.end()) {
     dnnl::post_ops post;
@@ -69,10 +69,8 @@ dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::
     attributes.set_post_ops(post);
     // Sampling brings a new shape with every token; code for old ones must not pile up.
     if (cache.size() >= kMaxPrimitives) cache.clear();
-    const auto made = has_bias
-                          ? describe_matmul(attributes, describe(a), describe(b), bias, describe(c))
-                          : describe_matmul(attributes, describe(a), describe(b), describe(c));
-    found = cache.emplace(std::move(key), dnnl::matmul(made)).first;
+    const dnnl::matmul made(describe_matmul(a, b, bias, c, attributes));
+    found = cache.emplace(std::move(key), made).first;
   }
   return found->second;
 }

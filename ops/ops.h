@@ -2,7 +2,8 @@
 //
 // Activations that are multiplied have the dtype of the weight they meet (bf16 or fp32); sums,
 // normalisation, softmax and the residual stream are fp32. Gradients of weights are always fp32
-// (see ops/weight.h). ops/reference.h has each of them written out plainly.
+// (see ops/weight.h). ops/reference.h and ops/reference_testing.h have each of them written out
+// plainly.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -46,9 +47,6 @@ Branch branch(const at::Tensor& x, const Affine& w, at::ScalarType out);
 // -> [B, T, C] fp32.
 at::Tensor embedding(const at::Tensor& tokens, const Weight& wte, const Weight& wpe,
                      int64_t first_position = 0);
-
-// x Phi(x) (Hendrycks and Gimpel 2016).
-at::Tensor gelu(const at::Tensor& x, GeluForm form = GeluForm::kErf);
 
 // Zeroes each element with probability p and scales the rest by 1 / (1 - p). Which ones is a
 // function of (key, element index) alone, so a recomputed layer drops the same ones. p = 0 returns

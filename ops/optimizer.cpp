@@ -7,7 +7,6 @@
 #include "ops/compact.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/parallel.h"
-#include "ops/updater.h"
 
 namespace gigagpt::ops {
 namespace {
@@ -31,9 +30,12 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
       tasks.push_back({&state, i, std::min(i + kChunk, state.value.size())});
   }
   const Zone zone("optimizer", 0, bytes);
-  const Updater updater(rule, lr, grad_scale, step);
+  const kernels::UpdateNumbers numbers = kernels::update_numbers(rule, lr, grad_scale, step);
+  const auto update_stretch = kernels::optimizer_kernels().update;
   parallel_parts(tasks.size(), 1, [&](size_t begin, size_t end, size_t) {
-    for (size_t i = begin; i < end; ++i) updater(*tasks[i].state, tasks[i].begin, tasks[i].end);
+    for (size_t i = begin; i < end; ++i) {
+      update_stretch(*tasks[i].state, numbers, tasks[i].begin, tasks[i].end);
+    }
   });
 }
 
@@ -42,15 +44,9 @@ void update(std::span<const CompactPiece> pieces, const UpdateRule& rule, double
   double bytes = 0;  // a weight, its two moments' codes in and out, and its gradient
   for (const CompactPiece& piece : pieces) bytes += 12.0 * double(piece.count);
   const Zone zone("optimizer", 0, bytes);
-  const CompactUpdater updater(rule, lr, grad_scale, step, layer);
   parallel_parts(pieces.size(), 8, [&](size_t begin, size_t end, size_t) {
-    for (size_t i = begin; i < end; ++i) updater(pieces[i]);
+    update_alone(pieces.subspan(begin, end - begin), rule, lr, grad_scale, step, layer);
   });
-}
-
-void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
-            int64_t step) {
-  update(std::span(&state, 1), rule, lr, grad_scale, step);
 }
 
 void round_to_bf16(std::span<float> values) {

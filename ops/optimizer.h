@@ -33,15 +33,8 @@ struct UpdateRule {
 // All parameters in one pass over the threads.
 void update(std::span<const ParamState> states, const UpdateRule& rule, double lr,
             double grad_scale, int64_t step);
-void update(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
-            int64_t step);
 
-// The same for state in compact form (ops/compact.h).
-struct CompactPiece;
-void update(std::span<const CompactPiece> pieces, const UpdateRule& rule, double lr,
-            double grad_scale, int64_t step, uint64_t layer);
-
-// The first's bits from the caller's thread alone, which may be one without OpenMP.
+// The same bits from the caller's thread alone, which may be one without OpenMP.
 void update_alone(std::span<const ParamState> states, const UpdateRule& rule, double lr,
                   double grad_scale, int64_t step);
 

@@ -36,6 +36,11 @@ std::vector<float> draw(size_t n, unsigned seed) {
   return values;
 }
 
+void update_one(const ParamState& state, const UpdateRule& rule, double lr, double grad_scale,
+                int64_t step) {
+  update(std::span(&state, 1), rule, lr, grad_scale, step);
+}
+
 // The parameter's arrays beside the formulas in double.
 struct Beside {
   std::vector<float> w, m, v;
@@ -52,7 +57,8 @@ struct Beside {
         compute(at::zeros({int64_t(n)}, at::kBFloat16)) {}
 
   void step(const std::vector<float>& g, const UpdateRule& rule, double lr, double scale, int t) {
-    update({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())}, rule, lr, scale, t);
+    update_one({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())}, rule, lr, scale,
+               t);
     const double b1 = rule.beta1, b2 = rule.beta2;
     for (size_t i = 0; i < w.size(); ++i) {
       const double gi = double(g[i]) * scale;
@@ -99,7 +105,7 @@ TEST(Update, SgdMatchesDoubleOverTenSteps) {
 
 TEST(Update, SgdHasMomentumAndDecoupledDecay) {
   std::vector<float> w = {1.0F}, g = {0.5F}, m = {2.0F};
-  update({w, g, m, {}}, {true, 0.9, 0, 0, 0.1}, 0.1, 2.0, 1);
+  update_one({w, g, m, {}}, {true, 0.9, 0, 0, 0.1}, 0.1, 2.0, 1);
   EXPECT_FLOAT_EQ(m[0], 0.9F * 2.0F + 1.0F);
   EXPECT_FLOAT_EQ(w[0], 1.0F * 0.99F - 0.1F * 2.8F);
 }
@@ -116,8 +122,8 @@ TEST(Update, TheComputeCopyIsRoundedToNearestEven) {
   const at::Tensor expected =
       at::from_blob(w.data(), {int64_t(w.size())}, at::kFloat).to(at::kBFloat16);
   for (const bool sgd : {false, true}) {
-    update({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())},
-           {sgd, 0.9, 0.95, 1e-8, 0}, 0.01, 1.0, 1);
+    update_one({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())},
+               {sgd, 0.9, 0.95, 1e-8, 0}, 0.01, 1.0, 1);
     expect_same_bits(compute, expected);
   }
 }
@@ -155,7 +161,7 @@ TEST(Update, IsTheSameForAnyThreadCount) {
 
 TEST(Update, WithoutLearningRateOnlyMomentsMove) {
   std::vector<float> w = {1.25F}, g = {0.5F}, m = {0.0F}, v = {0.0F};
-  update({w, g, m, v}, {}, 0.0, 1.0, 1);
+  update_one({w, g, m, v}, {}, 0.0, 1.0, 1);
   EXPECT_EQ(w[0], 1.25F);
   EXPECT_GT(m[0], 0.0F);
   EXPECT_GT(v[0], 0.0F);

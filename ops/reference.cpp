@@ -10,29 +10,6 @@ namespace gigagpt::ops::reference {
 
 using at::Tensor;
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  const Tensor y = at::matmul(x, weight.t());
-  return bias.defined() ? y + bias : y;
-}
-
-Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
-  const Tensor centred = x - x.mean(-1, true);
-  const Tensor y = centred / (centred.square().mean(-1, true) + eps).sqrt() * weight;
-  return bias.defined() ? y + bias : y;
-}
-
-Tensor embedding(const Tensor& tokens, const Tensor& wte, const Tensor& wpe,
-                 int64_t first_position) {
-  return at::embedding(wte, tokens) + wpe.narrow(0, first_position, tokens.size(1));
-}
-
-Tensor gelu(const Tensor& x, GeluForm form) {
-  if (form == GeluForm::kTanh) {
-    return x * 0.5 * (1 + at::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x.pow(3))));
-  }
-  return x * 0.5 * (1 + at::erf(x / std::sqrt(2.0)));
-}
-
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionRule& rule) {
   const int64_t B = q.size(0), Tq = q.size(1), Tk = k.size(1), H = rule.heads;
   const auto wide = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -48,11 +25,6 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
     p = p * dropout_factors({B, H, Tq, row}, rule.dropout_p, rule.key).narrow(3, 0, Tk);
   }
   return at::matmul(p, heads(v)).transpose(1, 2).reshape(q.sizes()).to(q.scalar_type());
-}
-
-Tensor cross_entropy(const Tensor& h, const Tensor& weight, const Tensor& labels) {
-  const Tensor logits = at::matmul(h, weight.t());
-  return (at::logsumexp(logits, -1) - logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)).mean();
 }
 
 Tensor dropout_factors(at::IntArrayRef sizes, double p, uint64_t key) {

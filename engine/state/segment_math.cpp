@@ -153,9 +153,8 @@ void update_segment_alone(const StateLayout& layout, const Segment& segment,
     copy_vectors(layout, segment, arrays);
     return;
   }
-  const ops::CompactUpdater updater(update.rule, update.lr, update.grad_scale, update.step,
-                                    segment.layer);
-  for (const CompactPiece& piece : compact_pieces(layout, segment, arrays)) updater(piece);
+  ops::update_alone(compact_pieces(layout, segment, arrays), update.rule, update.lr,
+                    update.grad_scale, update.step, segment.layer);
 }
 
 void read_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,

@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include "ops/kernels/attention.h"
-#include "ops/kernels/pack-inl.h"
 #include "ops/kernels/philox-inl.h"
 #include "ops/kernels/tile-inl.h"
 #ifdef GIGAGPT_BF16_DOT
@@ -100,9 +99,14 @@ HWY_INLINE void StorePacked(const VF v[2], Bf16* to) {  // to: row pair r / 2, 2
 #endif
 
 // The element of packed P^T for row r (even) and column j.
-template <class E>
-HWY_INLINE typename E::T* PackedAt(typename E::T* packed, size_t r, size_t j) {
-  return packed + (r / E::kPair * kColumns + j) * E::kPair;
+template <class T>
+HWY_INLINE T* PackedAt(T* packed, size_t r, size_t j) {
+  return packed + (r / kPair<T> * kColumns + j) * kPair<T>;
+}
+
+template <class T>
+HWY_INLINE void StoreRow(const float* from, size_t n, T* to) {
+  ForVectors(n, [&](auto tag, size_t c) { StoreF(tag, LoadF(tag, from + c), to + c); });
 }
 
 // Masks the scores S^T [rows, 64] of keys that a query may not see: row r is key first_key + r,
@@ -118,10 +122,10 @@ inline void MaskLater(float* s, size_t rows, size_t first_key, size_t first_visi
 // One step of the running softmax down column vector j of S^T [rows, 64] (rows even): updates the
 // maximum and sum of each query, writes P^T (with dropout) packed, and returns in `alpha` what
 // earlier results must be multiplied with.
-template <class E>
+template <class T>
 HWY_INLINE void SoftmaxColumns(const float* s, size_t rows, size_t first_key, size_t j, float scale,
                                const ProbabilityDropout& dropout, float* max, float* sum,
-                               float* alpha, typename E::T* p) {
+                               float* alpha, T* p) {
   const DF d;
   VF top = hn::Load(d, s + j);
   for (size_t r = 1; r < rows; ++r) top = hn::Max(top, hn::Load(d, s + r * kColumns + j));
@@ -140,54 +144,43 @@ HWY_INLINE void SoftmaxColumns(const float* s, size_t rows, size_t first_key, si
       dropout.Factors(first_key + r, j, kept);
       for (size_t i = 0; i < 4; ++i) e[i] = hn::Mul(e[i], kept[i]);
     }
-    StorePacked(e, PackedAt<E>(p, r, j));
-    StorePacked(e + 2, PackedAt<E>(p, r + 2, j));
+    StorePacked(e, PackedAt(p, r, j));
+    StorePacked(e + 2, PackedAt(p, r + 2, j));
   }
   hn::Store(hn::MulAdd(hn::Load(d, sum + j), factor, hn::Add(sums[0], sums[1])), d, sum + j);
   hn::Store(top, d, max + j);
   hn::Store(factor, d, alpha + j);
 }
 
-template <class E>
+template <class T>
 struct Forward {
-  using T = typename E::T;
   using Args = AttentionArgs<T>;
 
-  static size_t Depth(const Args& a) { return RoundUp(a.D, E::kPair); }
+  static size_t Depth(const Args& a) { return RoundUp(a.D, kPair<T>); }
   static size_t Keys(const Args& a) { return RoundUp(a.Tk, kKeyBlock); }
 
   // Of one head: K [keys, depth], and V^T in blocks [keys / 128][D][128].
-  struct Packed {
-    Packed(const Args& a, std::byte* at) {
-      Arena arena(at);
-      k = arena.take<T>(Keys(a) * Depth(a));
-      vt = arena.take<T>(Keys(a) * a.D);
-      bytes = arena.bytes();
-    }
+  struct Packed : Arena {
+    Packed(const Args& a, std::byte* memory)
+        : Arena(memory), k(take<T>(Keys(a) * Depth(a))), vt(take<T>(Keys(a) * a.D)) {}
     T *k, *vt;
-    size_t bytes;
   };
 
-  struct Scratch {
-    Scratch(const Args& a, std::byte* at) {
-      Arena arena(at);
-      q = arena.take<T>(Depth(a) * kBlock);
-      p = arena.take<T>(kKeyBlock * kBlock);
-      s = arena.take<float>(kKeyBlock * kBlock);
-      y = arena.take<float>(a.D * kBlock);
-      yt = arena.take<float>(kBlock * a.D);
-      max = arena.take<float>(kBlock);
-      sum = arena.take<float>(kBlock);
-      alpha = arena.take<float>(kBlock);
-      bytes = arena.bytes();
-    }
-    T *q, *p;                               // packed q^T and P^T
-    float *s, *y, *yt, *max, *sum, *alpha;  // S^T, y^T [D, 64], y [64, D]
-    size_t bytes;
+  struct Scratch : Arena {
+    Scratch(const Args& a, std::byte* memory) : Arena(memory), D(a.D) {}
+    size_t D;
+    T* q = take<T>(RoundUp(D, kPair<T>) * kBlock);  // q^T, packed
+    T* p = take<T>(kKeyBlock * kBlock);             // P^T, packed
+    float* s = take<float>(kKeyBlock * kBlock);     // S^T
+    float* y = take<float>(D * kBlock);             // y^T [D, 64]
+    float* yt = take<float>(kBlock * D);            // y [64, D]
+    float* max = take<float>(kBlock);
+    float* sum = take<float>(kBlock);
+    float* alpha = take<float>(kBlock);
   };
 
-  static size_t PackedBytes(const Args& a) { return Packed(a, nullptr).bytes; }
-  static size_t ScratchBytes(const Args& a) { return Scratch(a, nullptr).bytes; }
+  static size_t PackedBytes(const Args& a) { return Packed(a, nullptr).bytes(); }
+  static size_t ScratchBytes(const Args& a) { return Scratch(a, nullptr).bytes(); }
 
   static void Pack(const Args& a, size_t head, std::byte* memory) {
     const Packed packed(a, memory);
@@ -208,7 +201,7 @@ struct Forward {
     const size_t keys = std::min(RoundUp(first_visible + queries, kBlock), Keys(a));
     const ProbabilityDropout dropout(a, head, query);
     const float scale = kLog2E / std::sqrt(float(a.D));
-    PackColumns<E>(a.q + a.head_at(head, a.q_batch) + query * a.q_row, a.q_row, queries, a.D, t.q);
+    PackColumns(a.q + a.head_at(head, a.q_batch) + query * a.q_row, a.q_row, queries, a.D, t.q);
     std::fill_n(t.max, kBlock, kMasked);
     std::fill_n(t.sum, kBlock, 0.0F);
     for (size_t j = 0; j < keys; j += kKeyBlock) {
@@ -216,23 +209,22 @@ struct Forward {
       // The rows that end on the diagonal, if it lies in a corner of the block.
       const bool diagonal = first_visible % kBlock == 0 && j + rows == first_visible + kBlock;
       const size_t whole = diagonal ? rows - kBlock : rows;
-      Tile<E>(whole, kBlock, packed.k + j * Depth(a), Depth(a), t.q, Depth(a) / E::kPair, t.s,
-              kBlock);
+      Tile(whole, kBlock, packed.k + j * Depth(a), Depth(a), t.q, Depth(a) / kPair<T>, t.s, kBlock);
       for (size_t r = whole; r < rows; r += kStrip) {
         const size_t first = r - whole;
-        Tile<E>(kStrip, kBlock - first, packed.k + (j + r) * Depth(a), Depth(a),
-                t.q + first * E::kPair, Depth(a) / E::kPair, t.s + r * kBlock + first, kBlock);
+        Tile(kStrip, kBlock - first, packed.k + (j + r) * Depth(a), Depth(a),
+             t.q + first * kPair<T>, Depth(a) / kPair<T>, t.s + r * kBlock + first, kBlock);
       }
       if (j + rows > first_visible + 1) MaskLater(t.s, rows, j, first_visible);
       for (size_t c = 0; c < kBlock; c += kLanes) {
         const size_t seen = diagonal ? whole + StripEnd(c) : rows;
-        SoftmaxColumns<E>(t.s, seen, j, c, scale, dropout, t.max, t.sum, t.alpha, t.p);
+        SoftmaxColumns(t.s, seen, j, c, scale, dropout, t.max, t.sum, t.alpha, t.p);
       }
       const size_t strip = diagonal ? kStrip : kBlock;
       for (size_t c = 0; c < kBlock; c += strip) {
         const size_t seen = diagonal ? whole + c + strip : rows;
-        Tile<E>(a.D, strip, packed.vt + j * a.D, kKeyBlock, t.p + c * E::kPair, seen / E::kPair,
-                t.y + c, kBlock, j == 0 ? Sum::kSet : Sum::kRescale, t.alpha + c);
+        Tile(a.D, strip, packed.vt + j * a.D, kKeyBlock, t.p + c * kPair<T>, seen / kPair<T>,
+             t.y + c, kBlock, j == 0 ? Sum::kSet : Sum::kRescale, t.alpha + c);
       }
     }
     Finish(a, head, query, queries, t);
@@ -250,8 +242,7 @@ struct Forward {
     Transpose(t.y, kBlock, a.D, kBlock, t.yt, a.D);
     for (size_t i = 0; i < queries; ++i) {
       T* y = a.y + a.head_at(head, a.y_batch) + (query + i) * a.y_row;
-      ForVectors(a.D,
-                 [&](auto tag, size_t c) { StoreF(tag, LoadF(tag, t.yt + i * a.D + c), y + c); });
+      StoreRow(t.yt + i * a.D, a.D, y);
       a.lse[head * a.Tq + query + i] = t.max[i] + std::log2(t.sum[i]);
     }
   }

@@ -28,18 +28,13 @@ struct AttentionArgs {
   // philox(key, ((b H + h) Tq + i) ceil(Tk / 4) + j / 4).
   double dropout_p;
   uint64_t dropout_key;
+  // The backward pass alone, which needs Tq == Tk, y and lse as the forward pass left them, and dy,
+  // with y's strides. dq has the strides of q, dk and dv those of k.
+  const T* dy = nullptr;
+  T *dq = nullptr, *dk = nullptr, *dv = nullptr;
 
   // Where head b H + h begins in a tensor with that stride between batch rows.
   size_t head_at(size_t head, size_t batch) const { return head / H * batch + head % H * D; }
-};
-
-// Needs Tq == Tk, y and lse as the forward pass left them, and dy, with y's strides. dq has the
-// strides of q, dk and dv those of k.
-template <class T>
-struct AttentionBackwardArgs {
-  AttentionArgs<T> forward;
-  const T* dy;
-  T *dq, *dk, *dv;
 };
 
 // Heads are counted over the batch, b H + h; blocks are of 64 queries. Call pack once for each head
@@ -53,13 +48,13 @@ struct AttentionKernels {
   void (*pack)(const AttentionArgs<T>& args, size_t head, std::byte* packed);
   void (*forward)(const AttentionArgs<T>& args, size_t head, size_t block, const std::byte* packed,
                   std::byte* scratch);
-  void (*backward)(const AttentionBackwardArgs<T>& args, size_t head, std::byte* scratch);
+  void (*backward)(const AttentionArgs<T>& args, size_t head, std::byte* scratch);
 };
 
 constexpr size_t kQueryBlock = 64;
 
-const AttentionKernels<float>& attention_kernels_f32();  // the best for this CPU
-// AVX512_BF16: only where has_avx512_bf16().
-const AttentionKernels<Bf16>& attention_kernels_bf16();
+// For float the best for this CPU; for Bf16 only where has_avx512_bf16().
+template <class T>
+const AttentionKernels<T>& attention_kernels();
 
 }  // namespace gigagpt::ops::kernels

@@ -16,56 +16,41 @@ namespace gigagpt::ops::kernels::GIGAGPT_SIMD {
 //   dv = (P Z)^T dy,  dS = P (Z (dy v^T) - delta) / sqrt(D),  delta = rowsum(dy y),
 //   dq = dS k,  dk = dS^T q.
 // For 64 keys at a time all later queries are visited; dk and dv then are done, while dq grows.
-template <class E>
+template <class T>
 struct Backward {
-  using T = typename E::T;
-  using Args = AttentionBackwardArgs<T>;
+  using Args = AttentionArgs<T>;
 
   // A thread's memory. Per block of 64 queries: q and dy packed for products over D (`_cols`) and
   // over queries (`_rows`, in panels of 64 columns), and dq^T [D, 64].
-  struct Scratch {
-    Scratch(const AttentionArgs<T>& a, std::byte* at)
-        : depth(RoundUp(a.D, E::kPair)),
-          panels(RoundUp(a.D, kColumns) / kColumns),
-          blocks(RoundUp(a.Tq, kBlock) / kBlock) {
-      Arena arena(at);
-      q_cols = arena.take<T>(blocks * depth * kBlock);
-      dy_cols = arena.take<T>(blocks * depth * kBlock);
-      q_rows = arena.take<T>(blocks * panels * kSquare);
-      dy_rows = arena.take<T>(blocks * panels * kSquare);
-      dqt = arena.take<float>(blocks * a.D * kBlock);
-      lse = arena.take<float>(blocks * kBlock);
-      delta = arena.take<float>(blocks * kBlock);
-      k = arena.take<T>(kBlock * depth);
-      v = arena.take<T>(kBlock * depth);
-      kt = arena.take<T>(a.D * kBlock);
-      s = arena.take<float>(kSquare);
-      dp = arena.take<float>(kSquare);
-      p = arena.take<T>(kSquare);
-      ds = arena.take<T>(kSquare);
-      ds_packed = arena.take<T>(kSquare);
-      dk = arena.take<float>(panels * kSquare);
-      dv = arena.take<float>(panels * kSquare);
-      dq = arena.take<float>(kBlock * a.D);
-      bytes = arena.bytes();
-    }
-    size_t depth, panels, blocks;
-    T *q_cols, *dy_cols, *q_rows, *dy_rows;
-    float *dqt, *lse, *delta;
-    T *k, *v, *kt;          // the current 64 keys: [64, depth], k^T [D, 64]
-    float *s, *dp;          // S^T and dP^T [64 keys, 64 queries]
-    T *p, *ds, *ds_packed;  // P^T and dS^T, the latter also as a packed operand
-    float *dk, *dv;         // [panels][64, 64]
-    float* dq;              // [64, D]
-    size_t bytes;
+  struct Scratch : Arena {
+    Scratch(const Args& a, std::byte* memory) : Arena(memory), D(a.D), Tq(a.Tq) {}
+    size_t D, Tq, depth = RoundUp(D, kPair<T>);
+    size_t panels = RoundUp(D, kColumns) / kColumns, blocks = RoundUp(Tq, kBlock) / kBlock;
+    T* q_cols = take<T>(blocks * depth * kBlock);
+    T* dy_cols = take<T>(blocks * depth * kBlock);
+    T* q_rows = take<T>(blocks * panels * kSquare);
+    T* dy_rows = take<T>(blocks * panels * kSquare);
+    float* dqt = take<float>(blocks * D * kBlock);
+    float* lse = take<float>(blocks * kBlock);
+    float* delta = take<float>(blocks * kBlock);
+    T* k = take<T>(kBlock * depth);  // the current 64 keys
+    T* v = take<T>(kBlock * depth);
+    T* kt = take<T>(D * kBlock);      // k^T
+    float* s = take<float>(kSquare);  // S^T and dP^T [64 keys, 64 queries]
+    float* dp = take<float>(kSquare);
+    T* p = take<T>(kSquare);  // P^T and dS^T, the latter also as a packed operand
+    T* ds = take<T>(kSquare);
+    T* ds_packed = take<T>(kSquare);
+    float* dk = take<float>(panels * kSquare);  // [panels][64, 64]
+    float* dv = take<float>(panels * kSquare);
+    float* dq = take<float>(kBlock * D);
   };
 
-  static size_t ScratchBytes(const AttentionArgs<T>& a) { return Scratch(a, nullptr).bytes; }
+  static size_t ScratchBytes(const Args& a) { return Scratch(a, nullptr).bytes(); }
 
-  static void Head(const Args& args, size_t head, std::byte* memory) {
-    const AttentionArgs<T>& a = args.forward;
+  static void Head(const Args& a, size_t head, std::byte* memory) {
     const Scratch t(a, memory);
-    PrepareQueries(args, head, t);
+    PrepareQueries(a, head, t);
     const size_t offset = a.head_at(head, a.kv_batch);
     for (size_t key = 0; key < a.Tk; key += kBlock) {
       const size_t keys = std::min(kBlock, a.Tk - key), at = offset + key * a.kv_row;
@@ -77,45 +62,40 @@ struct Backward {
         for (size_t c = 0; c < a.D; c += kColumns) {
           const size_t n = std::min(kColumns, a.D - c), from = c * kColumns + r * kColumns;
           const size_t to = at + r * a.kv_row + c;
-          StoreRow(t.dk + from, n, args.dk + to);
-          StoreRow(t.dv + from, n, args.dv + to);
+          StoreRow(t.dk + from, n, a.dk + to);
+          StoreRow(t.dv + from, n, a.dv + to);
         }
       }
     }
     for (size_t block = 0; block < t.blocks; ++block) {
       Transpose(t.dqt + block * a.D * kBlock, kBlock, a.D, kBlock, t.dq, a.D);
       const size_t query = block * kBlock, queries = std::min(kBlock, a.Tq - query);
-      T* to = args.dq + a.head_at(head, a.q_batch) + query * a.q_row;
+      T* to = a.dq + a.head_at(head, a.q_batch) + query * a.q_row;
       for (size_t r = 0; r < queries; ++r) StoreRow(t.dq + r * a.D, a.D, to + r * a.q_row);
     }
   }
 
  private:
-  static void StoreRow(const float* from, size_t n, T* to) {
-    ForVectors(n, [&](auto tag, size_t c) { StoreF(tag, LoadF(tag, from + c), to + c); });
-  }
-
-  static void PrepareQueries(const Args& args, size_t head, const Scratch& t) {
-    const AttentionArgs<T>& a = args.forward;
+  static void PrepareQueries(const Args& a, size_t head, const Scratch& t) {
     const T* q = a.q + a.head_at(head, a.q_batch);
     const size_t y_offset = a.head_at(head, a.y_batch);
     for (size_t block = 0; block < t.blocks; ++block) {
       const size_t query = block * kBlock, queries = std::min(kBlock, a.Tq - query);
-      const T *qs = q + query * a.q_row, *dys = args.dy + y_offset + query * a.y_row;
-      PackColumns<E>(qs, a.q_row, queries, a.D, t.q_cols + block * t.depth * kBlock);
-      PackColumns<E>(dys, a.y_row, queries, a.D, t.dy_cols + block * t.depth * kBlock);
+      const T *qs = q + query * a.q_row, *dys = a.dy + y_offset + query * a.y_row;
+      PackColumns(qs, a.q_row, queries, a.D, t.q_cols + block * t.depth * kBlock);
+      PackColumns(dys, a.y_row, queries, a.D, t.dy_cols + block * t.depth * kBlock);
       for (size_t panel = 0; panel < t.panels; ++panel) {
         const size_t c = panel * kColumns, n = std::min(kColumns, a.D - c);
         const size_t at = (block * t.panels + panel) * kSquare;
-        PackRows<E>(qs + c, a.q_row, queries, n, kBlock / E::kPair, t.q_rows + at);
-        PackRows<E>(dys + c, a.y_row, queries, n, kBlock / E::kPair, t.dy_rows + at);
+        PackRows(qs + c, a.q_row, queries, n, kBlock / kPair<T>, t.q_rows + at);
+        PackRows(dys + c, a.y_row, queries, n, kBlock / kPair<T>, t.dy_rows + at);
       }
     }
     for (size_t i = 0; i < t.blocks * kBlock; ++i) {
       t.lse[i] = t.delta[i] = 0.0F;  // beyond the last query everything is zero
       if (i >= a.Tq) continue;
       t.lse[i] = a.lse[head * a.Tq + i];
-      const T *y = a.y + y_offset + i * a.y_row, *dy = args.dy + y_offset + i * a.y_row;
+      const T *y = a.y + y_offset + i * a.y_row, *dy = a.dy + y_offset + i * a.y_row;
       const DF d;
       VF sum = hn::Zero(d);
       size_t c = 0;
@@ -130,19 +110,17 @@ struct Backward {
   }
 
   // 64 keys from `key` and one block of queries.
-  static void Square(const AttentionArgs<T>& a, size_t head, size_t key, size_t block,
-                     const Scratch& t) {
-    const size_t words = t.depth / E::kPair, columns = block * t.depth * kBlock;
+  static void Square(const Args& a, size_t head, size_t key, size_t block, const Scratch& t) {
+    const size_t words = t.depth / kPair<T>, columns = block * t.depth * kBlock;
     // On the diagonal a strip of keys only meets the queries from its own on.
     const bool diagonal = block * kBlock == key;
     const size_t strip = diagonal ? kStrip : kBlock;
     for (size_t r = 0; r < kBlock; r += strip) {
-      const size_t first = diagonal ? r : 0, b = columns + first * E::kPair;
+      const size_t first = diagonal ? r : 0, b = columns + first * kPair<T>;
       const size_t c = r * kBlock + first;
-      Tile<E>(strip, kBlock - first, t.k + r * t.depth, t.depth, t.q_cols + b, words, t.s + c,
-              kBlock);
-      Tile<E>(strip, kBlock - first, t.v + r * t.depth, t.depth, t.dy_cols + b, words, t.dp + c,
-              kBlock);
+      Tile(strip, kBlock - first, t.k + r * t.depth, t.depth, t.q_cols + b, words, t.s + c, kBlock);
+      Tile(strip, kBlock - first, t.v + r * t.depth, t.depth, t.dy_cols + b, words, t.dp + c,
+           kBlock);
     }
     if (diagonal) MaskLater(t.s, kBlock, 0, 0);
     Gradients(a, head, key, block, t);
@@ -150,25 +128,25 @@ struct Backward {
       const size_t n = std::min(kColumns, a.D - panel * kColumns);
       const size_t at = (block * t.panels + panel) * kSquare, to = panel * kSquare;
       for (size_t r = 0; r < kBlock; r += strip) {
-        const size_t first = diagonal ? r : 0, left = (kBlock - first) / E::kPair;
+        const size_t first = diagonal ? r : 0, left = (kBlock - first) / kPair<T>;
         const size_t from = r * kBlock + first, b = at + first * kColumns;
         const Sum sum = diagonal ? Sum::kSet : Sum::kAdd;
-        Tile<E>(strip, n, t.p + from, kBlock, t.dy_rows + b, left, t.dv + to + r * kColumns,
-                kColumns, sum);
-        Tile<E>(strip, n, t.ds + from, kBlock, t.q_rows + b, left, t.dk + to + r * kColumns,
-                kColumns, sum);
+        Tile(strip, n, t.p + from, kBlock, t.dy_rows + b, left, t.dv + to + r * kColumns, kColumns,
+             sum);
+        Tile(strip, n, t.ds + from, kBlock, t.q_rows + b, left, t.dk + to + r * kColumns, kColumns,
+             sum);
       }
     }
     for (size_t c = 0; c < kBlock; c += strip) {
       const size_t keys = diagonal ? c + strip : kBlock;
-      Tile<E>(a.D, strip, t.kt, kBlock, t.ds_packed + c * E::kPair, keys / E::kPair,
-              t.dqt + block * a.D * kBlock + c, kBlock, Sum::kAdd);
+      Tile(a.D, strip, t.kt, kBlock, t.ds_packed + c * kPair<T>, keys / kPair<T>,
+           t.dqt + block * a.D * kBlock + c, kBlock, Sum::kAdd);
     }
   }
 
   // P^T and dS^T from S^T and dP^T.
-  static HWY_NOINLINE void Gradients(const AttentionArgs<T>& a, size_t head, size_t key,
-                                     size_t block, const Scratch& t) {
+  static HWY_NOINLINE void Gradients(const Args& a, size_t head, size_t key, size_t block,
+                                     const Scratch& t) {
     const DF d;
     const ProbabilityDropout dropout(a, head, block * kBlock);
     const float root = std::sqrt(float(a.D));
@@ -189,18 +167,17 @@ struct Backward {
           ds[i] = hn::Mul(hn::Mul(p, scale), hn::Sub(dp, delta));
           StoreF(d, ds[i], t.ds + at);
         }
-        StorePacked(ds, PackedAt<E>(t.ds_packed, r, c));
-        StorePacked(ds + 2, PackedAt<E>(t.ds_packed, r + 2, c));
+        StorePacked(ds, PackedAt(t.ds_packed, r, c));
+        StorePacked(ds + 2, PackedAt(t.ds_packed, r + 2, c));
       }
     }
   }
 };
 
-template <class E>
-AttentionKernels<typename E::T> MakeAttentionKernels() {
-  return {Forward<E>::PackedBytes, Forward<E>::ScratchBytes, Backward<E>::ScratchBytes,
-          Forward<E>::Pack,        Forward<E>::Block,        Backward<E>::Head};
-}
+template <class T>
+constexpr AttentionKernels<T> kAttentionKernels = {
+    Forward<T>::PackedBytes, Forward<T>::ScratchBytes, Backward<T>::ScratchBytes,
+    Forward<T>::Pack,        Forward<T>::Block,        Backward<T>::Head};
 
 }  // namespace gigagpt::ops::kernels::GIGAGPT_SIMD
 HWY_AFTER_NAMESPACE();

@@ -9,8 +9,7 @@ HWY_BEFORE_NAMESPACE();
 namespace gigagpt::ops::kernels::HWY_NAMESPACE {
 
 const AttentionKernels<float>& FloatAttention() {
-  static const auto kernels = MakeAttentionKernels<FloatElement>();
-  return kernels;
+  return kAttentionKernels<float>;
 }
 
 }  // namespace gigagpt::ops::kernels::HWY_NAMESPACE
@@ -20,7 +19,8 @@ HWY_AFTER_NAMESPACE();
 namespace gigagpt::ops::kernels {
 
 HWY_EXPORT(FloatAttention);
-const AttentionKernels<float>& attention_kernels_f32() {
+template <>
+const AttentionKernels<float>& attention_kernels<float>() {
   return HWY_DYNAMIC_DISPATCH(FloatAttention)();
 }
 

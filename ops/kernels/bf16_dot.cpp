@@ -37,9 +37,9 @@ bool has_avx512_bf16() {
 
 using namespace N_AVX3_BF16;
 
-const AttentionKernels<Bf16>& attention_kernels_bf16() {
-  static const auto kernels = MakeAttentionKernels<Bf16Element>();
-  return kernels;
+template <>
+const AttentionKernels<Bf16>& attention_kernels<Bf16>() {
+  return kAttentionKernels<Bf16>;
 }
 
 const RowKernels<Bf16>& row_kernels_avx512_bf16() {
@@ -50,13 +50,9 @@ size_t gemm_packed_bytes(size_t K, size_t N) {
   return PanelElements(K) * ((N + kColumns - 1) / kColumns) * sizeof(Bf16);
 }
 
-void gemm_pack_rows(const Bf16* b, size_t ldb, size_t K, size_t N, size_t task, std::byte* packed) {
-  PackPanelOfRows(b, ldb, K, N, task, packed);
-}
-
-void gemm_pack_columns(const Bf16* bt, size_t ldb, size_t K, size_t N, size_t task,
-                       std::byte* packed) {
-  PackPanelOfColumns(bt, ldb, K, N, task, packed);
+void gemm_pack(const Bf16* b, size_t ldb, bool in_rows, size_t K, size_t N, size_t task,
+               std::byte* packed) {
+  PackPanel(b, ldb, in_rows, K, N, task, packed);
 }
 
 size_t gemm_tasks(const Bf16Gemm& g) {

@@ -52,10 +52,8 @@ inline CodeTable make_code_table(bool positive) {
   for (int code = 0; code < 256; ++code) {
     // Of any sign: the rank and the sign's bit, but -0 stands for 1.
     const float magnitude = table.magnitude[positive ? code : code & 127];
-    table.value[code] = positive      ? magnitude
-                        : code == 128 ? 1
-                        : code > 128  ? -magnitude
-                                      : magnitude;
+    const float sign = !positive && code > 128 ? -1.0F : 1.0F;
+    table.value[code] = !positive && code == 128 ? 1.0F : sign * magnitude;
   }
   return table;
 }
@@ -90,67 +88,55 @@ HWY_INLINE void StoreCodes(hn::Vec<DI> codes, uint8_t* to) {
   hn::StoreU(hn::DemoteTo(DB(), codes), DB(), to);
 }
 
+// Codes of |x| <= 1 of any sign.
+HWY_INLINE hn::Vec<DI> SignedCodes(const CodeTable& table, VF x) {
+  const DI di;
+  const auto rank = Ranks(table, hn::Abs(x));
+  const auto top = hn::Set(di, table.top), sign_bit = hn::Set(di, 128);
+  const auto negative = hn::RebindMask(di, hn::Lt(x, hn::Zero(DF())));
+  // The negative side has no 1; neither a negative 0 nor its bits are wanted for 0.
+  const auto below_top = hn::Min(rank, hn::Set(di, 127));
+  return hn::IfThenElse(negative,
+                        hn::IfThenElseZero(hn::Gt(rank, hn::Zero(di)), hn::Or(below_top, sign_bit)),
+                        hn::IfThenElse(hn::Eq(rank, top), sign_bit, rank));
+}
+
+// Codes of x that are not negative; `value`, not yet divided, says which are above 0.
+HWY_INLINE hn::Vec<DI> PositiveCodes(const CodeTable& table, VF value, VF x) {
+  const DI di;
+  const auto one = hn::VecFromMask(di, hn::RebindMask(di, hn::Gt(value, hn::Zero(DF()))));
+  return hn::Max(Ranks(table, x), hn::And(one, hn::Set(di, 1)));
+}
+
+template <bool kPositive>
 float Encode(const float* values, uint8_t* codes) {
   const DF d;
-  const DI di;
   auto most = hn::Zero(d), least = hn::Zero(d);
   for (size_t i = 0; i < kCodeBlock; i += kLanes) {
     const auto x = LoadF(d, values + i);
     most = hn::Max(most, x);
-    least = hn::Min(least, x);
+    if (!kPositive) least = hn::Min(least, x);
   }
   const float above = hn::GetLane(hn::MaxOfLanes(d, most));
   const float below = hn::GetLane(hn::MinOfLanes(d, least));
-  const float scale = above >= -below ? above : below;
-  const CodeTable& table = code_table(false);
+  const float scale = kPositive || above >= -below ? above : below;
+  const CodeTable& table = code_table(kPositive);
   const auto divisor = hn::Set(d, scale == 0 ? 1.0F : scale);
-  const auto top = hn::Set(di, table.top), sign_bit = hn::Set(di, 128);
   for (size_t i = 0; i < kCodeBlock; i += kLanes) {
-    const auto x = hn::Div(LoadF(d, values + i), divisor);
-    const auto rank = Ranks(table, hn::Abs(x));
-    const auto negative = hn::RebindMask(di, hn::Lt(x, hn::Zero(d)));
-    // The negative side has no 1; neither a negative 0 nor its bits are wanted for 0.
-    const auto below_top = hn::Min(rank, hn::Set(di, 127));
-    const auto with_sign = hn::IfThenElse(
-        negative, hn::IfThenElseZero(hn::Gt(rank, hn::Zero(di)), hn::Or(below_top, sign_bit)),
-        hn::IfThenElse(hn::Eq(rank, top), sign_bit, rank));
-    StoreCodes(with_sign, codes + i);
+    const auto value = LoadF(d, values + i), x = hn::Div(value, divisor);
+    StoreCodes(kPositive ? PositiveCodes(table, value, x) : SignedCodes(table, x), codes + i);
   }
   return scale;
 }
 
-float EncodePositive(const float* values, uint8_t* codes) {
-  const DF d;
-  const DI di;
-  auto most = hn::Zero(d);
-  for (size_t i = 0; i < kCodeBlock; i += kLanes) most = hn::Max(most, LoadF(d, values + i));
-  const float scale = hn::GetLane(hn::MaxOfLanes(d, most));
-  const CodeTable& table = code_table(true);
-  const auto divisor = hn::Set(d, scale == 0 ? 1.0F : scale);
-  for (size_t i = 0; i < kCodeBlock; i += kLanes) {
-    const auto value = LoadF(d, values + i);
-    const auto rank = Ranks(table, hn::Div(value, divisor));
-    const auto one = hn::VecFromMask(di, hn::RebindMask(di, hn::Gt(value, hn::Zero(d))));
-    StoreCodes(hn::Max(rank, hn::And(one, hn::Set(di, 1))), codes + i);
-  }
-  return scale;
-}
-
-HWY_INLINE void DecodeWith(const CodeTable& table, const uint8_t* codes, float scale,
-                           float* values) {
+template <bool kPositive>
+void Decode(const uint8_t* codes, float scale, float* values) {
+  const CodeTable& table = code_table(kPositive);
   const DF d;
   for (size_t i = 0; i < kCodeBlock; i += kLanes) {
     const auto code = hn::PromoteTo(DI(), hn::LoadU(DB(), codes + i));
     StoreF(d, hn::Mul(hn::GatherIndex(d, table.value, code), hn::Set(d, scale)), values + i);
   }
-}
-
-void Decode(const uint8_t* codes, float scale, float* values) {
-  DecodeWith(code_table(false), codes, scale, values);
-}
-
-void DecodePositive(const uint8_t* codes, float scale, float* values) {
-  DecodeWith(code_table(true), codes, scale, values);
 }
 
 // Each counter has eight numbers of 16 bits, for elements that are kStride apart.
@@ -177,8 +163,8 @@ void RoundAtRandom(const float* values, uint64_t key, uint64_t block, Bf16* roun
 }
 
 const CodeKernels& Codes() {
-  static constexpr CodeKernels kernels = {Encode, Decode, EncodePositive, DecodePositive,
-                                          RoundAtRandom};
+  static constexpr CodeKernels kernels = {
+      {Encode<false>, Encode<true>}, {Decode<false>, Decode<true>}, RoundAtRandom};
   return kernels;
 }
 

@@ -18,13 +18,11 @@ namespace gigagpt::ops::kernels {
 constexpr size_t kCodeBlock = 2048;
 
 struct CodeKernels {
-  // Of any sign. Encoding returns the block's scale.
-  float (*encode)(const float* values, uint8_t* codes);
-  void (*decode)(const uint8_t* codes, float scale, float* values);
-  // Of numbers that are not negative: twice as fine. What is above 0 stays so, as a second moment
-  // of 0 would be an update without bound.
-  float (*encode_positive)(const float* values, uint8_t* codes);
-  void (*decode_positive)(const uint8_t* codes, float scale, float* values);
+  // [0] is for numbers of any sign, [1] for those that are not negative: twice as fine. What is
+  // above 0 stays so there, as a second moment of 0 would be an update without bound. Encoding
+  // returns the block's scale.
+  float (*encode[2])(const float* values, uint8_t* codes);
+  void (*decode[2])(const uint8_t* codes, float scale, float* values);
   // To one of the two neighbours in bf16, the nearer the likelier, so that the mean is kept: a
   // function of the value, the key and the block's and element's places alone.
   void (*round_at_random)(const float* values, uint64_t key, uint64_t block, Bf16* rounded);

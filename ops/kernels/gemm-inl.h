@@ -18,18 +18,14 @@ inline size_t PanelElements(size_t K) {
   return RoundUp(K, 2) * kColumns;
 }
 
-inline void PackPanelOfRows(const Bf16* b, size_t ldb, size_t K, size_t N, size_t task,
-                            std::byte* packed) {
-  const size_t column = task * kColumns;
-  PackRows<Bf16Element>(b + column, ldb, K, std::min(kColumns, N - column), RoundUp(K, 2) / 2,
-                        reinterpret_cast<Bf16*>(packed) + task * PanelElements(K));
-}
-
-inline void PackPanelOfColumns(const Bf16* bt, size_t ldb, size_t K, size_t N, size_t task,
-                               std::byte* packed) {
-  const size_t row = task * kColumns;
-  PackColumns<Bf16Element>(bt + row * ldb, ldb, std::min(kColumns, N - row), K,
-                           reinterpret_cast<Bf16*>(packed) + task * PanelElements(K));
+inline void PackPanel(const Bf16* b, size_t ldb, bool in_rows, size_t K, size_t N, size_t task,
+                      std::byte* packed) {
+  const size_t column = task * kColumns, columns = std::min(kColumns, N - column);
+  Bf16* to = reinterpret_cast<Bf16*>(packed) + task * PanelElements(K);
+  if (in_rows)
+    PackRows(b + column, ldb, K, columns, RoundUp(K, 2) / 2, to);
+  else
+    PackColumns(b + column * ldb, ldb, columns, K, to);
 }
 
 // n columns of a tile's row on their way to c at `at`; kAll: all 64 of them.
@@ -84,8 +80,8 @@ inline void TileTask(const Bf16Gemm& g, size_t task) {
   alignas(64) float sums[kTileRows * kColumns];
   for (size_t k = 0; k < g.K; k += kDepth) {
     const size_t words = (std::min(kDepth, g.K - k) + 1) / 2;
-    Tile<Bf16Element>(rows, kColumns, g.a + row * g.lda + k, g.lda, b + k * kColumns, words, sums,
-                      kColumns, k == 0 ? Sum::kSet : Sum::kAdd);
+    Tile(rows, kColumns, g.a + row * g.lda + k, g.lda, b + k * kColumns, words, sums, kColumns,
+         k == 0 ? Sum::kSet : Sum::kAdd);
   }
   if (g.c_bf16 != nullptr)
     FinishTile(g, sums, row, rows, column, columns, g.c_bf16);

@@ -30,9 +30,8 @@ struct Bf16Gemm {
 // Tasks may run on any thread; all only where has_avx512_bf16().
 size_t gemm_packed_bytes(size_t K, size_t N);
 // Packs 64 columns of B: task < ceil(N / 64). B [K, N] lies in rows, or transposed as [N, K].
-void gemm_pack_rows(const Bf16* b, size_t ldb, size_t K, size_t N, size_t task, std::byte* packed);
-void gemm_pack_columns(const Bf16* bt, size_t ldb, size_t K, size_t N, size_t task,
-                       std::byte* packed);
+void gemm_pack(const Bf16* b, size_t ldb, bool in_rows, size_t K, size_t N, size_t task,
+               std::byte* packed);
 size_t gemm_tasks(const Bf16Gemm& gemm);
 void gemm_task(const Bf16Gemm& gemm, size_t task);
 // x [rows, columns] -> y [columns, ldy] = x^T for 64 columns of x: task < ceil(columns / 64). ldy

@@ -3,7 +3,7 @@
 #define HWY_TARGET_INCLUDE "ops/kernels/optimizer.cpp"
 #include <hwy/foreach_target.h>
 
-#include <algorithm>
+#include <cmath>
 
 #include "ops/kernels/optimizer.h"
 #include "ops/kernels/simd-inl.h"
@@ -12,40 +12,43 @@ HWY_BEFORE_NAMESPACE();
 namespace gigagpt::ops::kernels::HWY_NAMESPACE {
 
 template <bool kCompute>
-void AdamWLoop(const UpdateArrays& s, const UpdateNumbers& n, size_t begin, size_t end) {
+void AdamW(const ParamState& s, const UpdateNumbers& n, size_t begin, size_t end) {
   ForVectors(end - begin, [&](auto d, size_t offset) {
     const size_t i = begin + offset;
     const auto set = [&](float x) { return hn::Set(d, x); };
-    const auto g = hn::Mul(LoadF(d, s.grad + i), set(n.grad_scale));
-    const auto m =
-        hn::MulAdd(g, set(n.one_minus_beta1), hn::Mul(LoadF(d, s.exp_avg + i), set(n.beta1)));
+    const auto g = hn::Mul(LoadF(d, s.grad.data() + i), set(n.grad_scale));
+    const auto m = hn::MulAdd(g, set(n.one_minus_beta1),
+                              hn::Mul(LoadF(d, s.exp_avg.data() + i), set(n.beta1)));
     const auto v = hn::MulAdd(hn::Mul(g, g), set(n.one_minus_beta2),
-                              hn::Mul(LoadF(d, s.exp_avg_sq + i), set(n.beta2)));
+                              hn::Mul(LoadF(d, s.exp_avg_sq.data() + i), set(n.beta2)));
     const auto step =
         hn::Div(hn::Mul(m, set(n.rate)), hn::MulAdd(hn::Sqrt(v), set(n.v_scale), set(n.epsilon)));
-    const auto w = hn::MulSub(LoadF(d, s.value + i), set(n.keep), step);
-    StoreF(d, m, s.exp_avg + i);
-    StoreF(d, v, s.exp_avg_sq + i);
-    StoreF(d, w, s.value + i);
+    const auto w = hn::MulSub(LoadF(d, s.value.data() + i), set(n.keep), step);
+    StoreF(d, m, s.exp_avg.data() + i);
+    StoreF(d, v, s.exp_avg_sq.data() + i);
+    StoreF(d, w, s.value.data() + i);
     if constexpr (kCompute) StoreF(d, w, s.compute + i);
   });
 }
 
-void AdamW(const UpdateArrays& s, const UpdateNumbers& n, size_t begin, size_t end) {
-  s.compute == nullptr ? AdamWLoop<false>(s, n, begin, end) : AdamWLoop<true>(s, n, begin, end);
-}
-
-void Sgd(const UpdateArrays& s, const UpdateNumbers& n, size_t begin, size_t end) {
+void Sgd(const ParamState& s, const UpdateNumbers& n, size_t begin, size_t end) {
   ForVectors(end - begin, [&](auto d, size_t offset) {
     const size_t i = begin + offset;
-    const auto g = hn::Mul(LoadF(d, s.grad + i), hn::Set(d, n.grad_scale));
-    const auto m = hn::MulAdd(LoadF(d, s.exp_avg + i), hn::Set(d, n.beta1), g);
-    const auto w =
-        hn::NegMulAdd(m, hn::Set(d, n.rate), hn::Mul(LoadF(d, s.value + i), hn::Set(d, n.keep)));
-    StoreF(d, m, s.exp_avg + i);
-    StoreF(d, w, s.value + i);
+    const auto g = hn::Mul(LoadF(d, s.grad.data() + i), hn::Set(d, n.grad_scale));
+    const auto m = hn::MulAdd(LoadF(d, s.exp_avg.data() + i), hn::Set(d, n.beta1), g);
+    const auto w = hn::NegMulAdd(m, hn::Set(d, n.rate),
+                                 hn::Mul(LoadF(d, s.value.data() + i), hn::Set(d, n.keep)));
+    StoreF(d, m, s.exp_avg.data() + i);
+    StoreF(d, w, s.value.data() + i);
     if (s.compute != nullptr) StoreF(d, w, s.compute + i);
   });
+}
+
+void Update(const ParamState& s, const UpdateNumbers& numbers, size_t begin, size_t end) {
+  UpdateNumbers n = numbers;
+  if (!s.decays) n.keep = 1.0F;
+  if (n.sgd) return Sgd(s, n, begin, end);
+  s.compute == nullptr ? AdamW<false>(s, n, begin, end) : AdamW<true>(s, n, begin, end);
 }
 
 double SumOfSquares(const float* values, size_t n) {
@@ -81,7 +84,7 @@ void Widen(const Bf16* values, size_t n, float* wide) {
 }
 
 const OptimizerKernels& Optimizer() {
-  static constexpr OptimizerKernels kernels = {AdamW, Sgd, SumOfSquares, Add, Round, Widen};
+  static constexpr OptimizerKernels kernels = {Update, SumOfSquares, Add, Round, Widen};
   return kernels;
 }
 
@@ -90,6 +93,21 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace gigagpt::ops::kernels {
+
+UpdateNumbers update_numbers(const UpdateRule& rule, double lr, double grad_scale, int64_t step) {
+  const double b1_power = std::pow(rule.beta1, double(step));
+  const double b2_power = std::pow(rule.beta2, double(step));
+  return {rule.sgd,
+          float(1.0 - lr * rule.weight_decay),
+          float(grad_scale),
+          float(rule.beta1),
+          float(rule.beta2),
+          float(1.0 - rule.beta1),
+          float(1.0 - rule.beta2),
+          float(rule.sgd ? lr : lr / (1.0 - b1_power)),
+          float(1.0 / std::sqrt(1.0 - b2_power)),
+          float(rule.epsilon)};
+}
 
 HWY_EXPORT(Optimizer);
 const OptimizerKernels& optimizer_kernels() {

@@ -5,19 +5,13 @@
 #include <cstddef>
 
 #include "ops/kernels/bf16.h"
+#include "ops/optimizer.h"
 
 namespace gigagpt::ops::kernels {
 
-struct UpdateArrays {
-  float* value;
-  const float* grad;
-  float* exp_avg;
-  float* exp_avg_sq;  // AdamW only
-  Bf16* compute;      // gets the new value rounded, unless null
-};
-
 // The numbers of a step in the forms that the loops use.
 struct UpdateNumbers {
+  bool sgd;
   float keep;  // 1 - lr weight_decay
   float grad_scale;
   float beta1, beta2;
@@ -26,10 +20,11 @@ struct UpdateNumbers {
   float v_scale;  // 1 / sqrt(1 - beta2^t)
   float epsilon;
 };
+UpdateNumbers update_numbers(const UpdateRule& rule, double lr, double grad_scale, int64_t step);
 
 struct OptimizerKernels {
-  void (*adamw)(const UpdateArrays& arrays, const UpdateNumbers& numbers, size_t begin, size_t end);
-  void (*sgd)(const UpdateArrays& arrays, const UpdateNumbers& numbers, size_t begin, size_t end);
+  // The elements [begin, end): the same bits for every way of cutting a parameter into stretches.
+  void (*update)(const ParamState& state, const UpdateNumbers& numbers, size_t begin, size_t end);
   double (*sum_of_squares)(const float* values, size_t n);
   void (*add)(const float* values, float scale, size_t n, float* sum);  // sum += scale * values
   void (*round)(const float* values, size_t n, Bf16* rounded);

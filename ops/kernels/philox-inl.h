@@ -12,22 +12,20 @@ HWY_BEFORE_NAMESPACE();
 GIGAGPT_SIMD_TARGET
 namespace gigagpt::ops::kernels::GIGAGPT_SIMD {
 
-// The halves of a * b, lane by lane.
-template <class V>
-struct Product32 {
-  V low, high;
-};
-
+// The lower half of a * b, lane by lane, and in `high` the upper one.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE Product32<V> Multiply32(D d, V a, uint32_t b) {
+HWY_INLINE V Multiply32(D d, V a, uint32_t b, V& high) {
   if constexpr (hn::MaxLanes(d) == 1) {
     const uint64_t product = uint64_t{hn::GetLane(a)} * b;
-    return {hn::Set(d, uint32_t(product)), hn::Set(d, uint32_t(product >> 32))};
+    high = hn::Set(d, uint32_t(product >> 32));
+    return hn::Set(d, uint32_t(product));
   } else {
     const auto factor = hn::Set(d, b);  // names below by their arguments: one lane has no such ones
     const auto even = hn::BitCast(d, hn::MulEven(a, factor));
     const auto odd = hn::BitCast(d, hn::MulEven(DupOdd(a), factor));
-    return {OddEven(DupEven(odd), even), OddEven(odd, DupOdd(even))};
+    const V low = OddEven(DupEven(odd), even);
+    high = OddEven(odd, DupOdd(even));
+    return low;
   }
 }
 
@@ -37,12 +35,13 @@ HWY_INLINE void Philox(D d, uint64_t key, V low, V high, V words[4]) {
   V c0 = low, c1 = high, c2 = hn::Zero(d), c3 = hn::Zero(d);
   auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
-    const auto p0 = Multiply32(d, c0, 0xD2511F53U);
-    const auto p1 = Multiply32(d, c2, 0xCD9E8D57U);
-    c0 = hn::Xor(hn::Xor(p1.high, c1), hn::Set(d, k0));
-    c1 = p1.low;
-    c2 = hn::Xor(hn::Xor(p0.high, c3), hn::Set(d, k1));
-    c3 = p0.low;
+    V high0, high1;
+    const V low0 = Multiply32(d, c0, 0xD2511F53U, high0);
+    const V low1 = Multiply32(d, c2, 0xCD9E8D57U, high1);
+    c0 = hn::Xor(hn::Xor(high1, c1), hn::Set(d, k0));
+    c1 = low1;
+    c2 = hn::Xor(hn::Xor(high0, c3), hn::Set(d, k1));
+    c3 = low0;
     k0 += 0x9E3779B9U;
     k1 += 0xBB67AE85U;
   }

@@ -33,8 +33,8 @@ HWY_INLINE float SumOver(size_t n, F f) {
 }
 
 template <class Y>
-RowStats LayerNormRow(const float* x, const float* weight, const float* bias, size_t C, float eps,
-                      Y* y) {
+void LayerNormRow(const float* x, const float* weight, const float* bias, size_t C, float eps, Y* y,
+                  float stats[2]) {
   const float mean = SumOver(C, [&](auto d, size_t i) { return LoadF(d, x + i); }) / float(C);
   const float variance = SumOver(C,
                                  [&](auto d, size_t i) {
@@ -48,14 +48,16 @@ RowStats LayerNormRow(const float* x, const float* weight, const float* bias, si
     const auto b = bias == nullptr ? hn::Zero(d) : LoadF(d, bias + i);
     StoreF(d, hn::MulAdd(centred, LoadF(d, weight + i), b), y + i);
   });
-  return {mean, rstd};
+  stats[0] = mean;
+  stats[1] = rstd;
 }
 
 template <class Y>
-void LayerNormRowBackward(const float* x, const float* weight, RowStats stats, const Y* dy,
+void LayerNormRowBackward(const float* x, const float* weight, const float stats[2], const Y* dy,
                           const float* also, size_t C, float* dx, float* dweight, float* dbias) {
+  const float mean = stats[0], rstd = stats[1];
   const auto normal = [&](auto d, size_t i) {
-    return hn::Mul(hn::Sub(LoadF(d, x + i), hn::Set(d, stats.mean)), hn::Set(d, stats.rstd));
+    return hn::Mul(hn::Sub(LoadF(d, x + i), hn::Set(d, mean)), hn::Set(d, rstd));
   };
   const auto g = [&](auto d, size_t i) { return hn::Mul(LoadF(d, dy + i), LoadF(d, weight + i)); };
   const float g_mean = SumOver(C, g) / float(C);
@@ -66,7 +68,7 @@ void LayerNormRowBackward(const float* x, const float* weight, RowStats stats, c
     StoreF(d, hn::MulAdd(dyi, n, LoadF(d, dweight + i)), dweight + i);
     if (dbias != nullptr) StoreF(d, hn::Add(dyi, LoadF(d, dbias + i)), dbias + i);
     const auto rest = hn::NegMulAdd(n, hn::Set(d, gx_mean), hn::Sub(g(d, i), hn::Set(d, g_mean)));
-    auto result = hn::Mul(rest, hn::Set(d, stats.rstd));
+    auto result = hn::Mul(rest, hn::Set(d, rstd));
     if (also != nullptr) result = hn::Add(LoadF(d, also + i), result);
     StoreF(d, result, dx + i);
   });
@@ -120,12 +122,6 @@ double CrossEntropy(float* x, size_t V, size_t label, float scale, T* dx) {
   return std::log(double(sum)) + double(top) - wanted;
 }
 
-// What x is multiplied with, and its slope.
-template <class D>
-struct Gate {
-  hn::Vec<D> value, slope;
-};
-
 // 1 / x by one step of Newton's from an estimate: a division takes longer.
 template <class D>
 HWY_INLINE hn::Vec<D> Reciprocal(D d, hn::Vec<D> x) {
@@ -139,9 +135,9 @@ HWY_INLINE hn::Vec<D> FromTail(D d, hn::Vec<D> x, hn::Vec<D> tail) {
   return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 1.0F), tail));
 }
 
-// Phi(x) and phi(x).
-template <class D>
-HWY_INLINE Gate<D> ErfGate(D d, hn::Vec<D> x) {
+// Phi(x), what x is multiplied with, and its slope phi(x).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ErfGate(D d, V x, V& slope) {
   const auto density = Exp2(d, hn::Mul(hn::Mul(x, x), hn::Set(d, -0.5F * kLog2E)));
   const auto z = hn::Mul(hn::Abs(x), hn::Set(d, 0.70710678F));
   const auto t = Reciprocal(d, hn::MulAdd(z, hn::Set(d, 0.3275911F), hn::Set(d, 1.0F)));
@@ -151,12 +147,13 @@ HWY_INLINE Gate<D> ErfGate(D d, hn::Vec<D> x) {
   p = hn::MulAdd(p, t, hn::Set(d, -0.284496736F));
   p = hn::MulAdd(p, t, hn::Set(d, 0.254829592F));
   const auto tail = hn::Mul(hn::Mul(hn::Mul(p, t), density), hn::Set(d, 0.5F));  // Phi(-|x|)
-  return {FromTail(d, x, tail), hn::Mul(density, hn::Set(d, 0.39894228F))};
+  slope = hn::Mul(density, hn::Set(d, 0.39894228F));
+  return FromTail(d, x, tail);
 }
 
-// (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) = s, and s (1 - s) 2 u'.
-template <class D>
-HWY_INLINE Gate<D> TanhGate(D d, hn::Vec<D> x) {
+// In its place (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)) = s, and its slope s (1 - s) 2 u'.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V TanhGate(D d, V x, V& slope) {
   const auto one = hn::Set(d, 1.0F);
   const auto z = hn::Min(hn::Abs(x), hn::Set(d, 100.0F));  // far beyond where s is 0 or 1
   const auto square = hn::Mul(z, z);
@@ -167,20 +164,21 @@ HWY_INLINE Gate<D> TanhGate(D d, hn::Vec<D> x) {
   const auto rest = Reciprocal(d, hn::Add(one, e));  // s(|x|)
   const auto tail = hn::Mul(e, rest);
   const auto inner = hn::MulAdd(square, hn::Set(d, 3 * kCube * kTwice), hn::Set(d, kTwice));
-  return {FromTail(d, x, tail), hn::Mul(hn::Mul(tail, rest), inner)};
+  slope = hn::Mul(hn::Mul(tail, rest), inner);
+  return FromTail(d, x, tail);
 }
 
-template <GeluForm kForm, class D>
-HWY_INLINE Gate<D> GateOf(D d, hn::Vec<D> x) {
-  if constexpr (kForm == GeluForm::kErf) return ErfGate(d, x);
-  return TanhGate(d, x);
+template <GeluForm kForm, class D, class V = hn::Vec<D>>
+HWY_INLINE V Gate(D d, V x, V& slope) {
+  return kForm == GeluForm::kErf ? ErfGate(d, x, slope) : TanhGate(d, x, slope);
 }
 
 template <class T, GeluForm kForm>
 void Gelu(const T* x, size_t n, T* y) {
   ForVectors(n, [&](auto d, size_t i) {
     const auto v = LoadF(d, x + i);
-    StoreF(d, hn::Mul(v, GateOf<kForm>(d, v).value), y + i);
+    hn::Vec<decltype(d)> slope;
+    StoreF(d, hn::Mul(v, Gate<kForm>(d, v, slope)), y + i);
   });
 }
 
@@ -188,18 +186,19 @@ template <class T, GeluForm kForm>
 void GeluBackward(const T* x, const T* dy, size_t n, T* dx, T* y) {
   ForVectors(n, [&](auto d, size_t i) {
     const auto v = LoadF(d, x + i);
-    const auto gate = GateOf<kForm>(d, v);
-    StoreF(d, hn::Mul(LoadF(d, dy + i), hn::MulAdd(v, gate.slope, gate.value)), dx + i);
-    if (y != nullptr) StoreF(d, hn::Mul(v, gate.value), y + i);
+    hn::Vec<decltype(d)> slope;
+    const auto gate = Gate<kForm>(d, v, slope);
+    StoreF(d, hn::Mul(LoadF(d, dy + i), hn::MulAdd(v, slope, gate)), dx + i);
+    StoreF(d, hn::Mul(v, gate), y + i);
   });
 }
 
 template <class T>
-void Dropout(const T* x, size_t n, const DropoutRule& rule, uint64_t first, T* y) {
+void Dropout(const T* x, size_t n, double p, uint64_t key, uint64_t first, T* y) {
   const hn::ScalableTag<uint32_t> d32;
   const DF d;
-  const auto threshold = static_cast<uint32_t>(rule.p * 0x1p32);
-  const auto scale = static_cast<float>(1.0 / (1.0 - rule.p));
+  const auto threshold = static_cast<uint32_t>(p * 0x1p32);
+  const auto scale = static_cast<float>(1.0 / (1.0 - p));
   // Vectors of counters; the four words of each go to neighbouring elements.
   HWY_ALIGN uint32_t low[kLanes], high[kLanes];
   HWY_ALIGN float words[4][kLanes];
@@ -209,7 +208,7 @@ void Dropout(const T* x, size_t n, const DropoutRule& rule, uint64_t first, T* y
       high[lane] = static_cast<uint32_t>((counter + lane) >> 32);
     }
     hn::Vec<decltype(d32)> bits[4];
-    Philox(d32, rule.key, hn::Load(d32, low), hn::Load(d32, high), bits);
+    Philox(d32, key, hn::Load(d32, low), hn::Load(d32, high), bits);
     for (int i = 0; i < 4; ++i) hn::Store(DropoutFactor(d, bits[i], threshold, scale), d, words[i]);
     const uint64_t begin = std::max(first, counter * 4);
     const uint64_t end = std::min(first + n, (counter + kLanes) * 4);
@@ -259,6 +258,8 @@ constexpr RowKernels<T> kRowKernels = {
     {Gelu<T, GeluForm::kErf>, Gelu<T, GeluForm::kTanh>},
     {GeluBackward<T, GeluForm::kErf>, GeluBackward<T, GeluForm::kTanh>},
     CrossEntropy<T>,
+    CrossEntropyLoss,
+    Exponentials,
     Dropout<T>,
     FromFloats<T>,
     Dot<T>,

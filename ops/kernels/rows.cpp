@@ -23,8 +23,6 @@ namespace gigagpt::ops::kernels {
 
 HWY_EXPORT(FloatRows);
 HWY_EXPORT(Bf16Rows);
-HWY_EXPORT(CrossEntropyLoss);
-HWY_EXPORT(Exponentials);
 
 template <>
 const RowKernels<float>& row_kernels<float>() {
@@ -33,12 +31,6 @@ const RowKernels<float>& row_kernels<float>() {
 template <>
 const RowKernels<Bf16>& row_kernels<Bf16>() {
   return has_avx512_bf16() ? row_kernels_avx512_bf16() : HWY_DYNAMIC_DISPATCH(Bf16Rows)();
-}
-double cross_entropy_loss(const float* x, size_t V, size_t label) {
-  return HWY_DYNAMIC_DISPATCH(CrossEntropyLoss)(x, V, label);
-}
-float exponentials(float* x, size_t n, float scale) {
-  return HWY_DYNAMIC_DISPATCH(Exponentials)(x, n, scale);
 }
 
 }  // namespace gigagpt::ops::kernels

@@ -9,37 +9,33 @@
 
 namespace gigagpt::ops::kernels {
 
-struct RowStats {
-  float mean, rstd;
-};
-
-struct DropoutRule {
-  double p;  // above 0
-  uint64_t key;
-};
-
 // T is the type of activations that are multiplied, float or Bf16; all else is fp32.
 template <class T>
 struct RowKernels {
   // Layer normalisation (Ba et al. 2016): y = (x - mean) rstd weight + bias, bias possibly null.
-  // All [C].
-  RowStats (*layer_norm)(const float* x, const float* weight, const float* bias, size_t C,
-                         float eps, T* y);
+  // All [C], but `stats`, which gets mean and rstd.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, size_t C, float eps,
+                     T* y, float stats[2]);
   // dx = rstd (g - mean(g) - n mean(g n)) with n = (x - mean) rstd and g = dy weight, plus `also`
   // unless null. Adds dy n to dweight and, unless null, dy to dbias.
-  void (*layer_norm_backward)(const float* x, const float* weight, RowStats stats, const T* dy,
-                              const float* also, size_t C, float* dx, float* dweight, float* dbias);
+  void (*layer_norm_backward)(const float* x, const float* weight, const float stats[2],
+                              const T* dy, const float* also, size_t C, float* dx, float* dweight,
+                              float* dbias);
   // By GeluForm: x Phi(x), and dx = dy (Phi(x) + x Phi'(x)). kErf has Phi by the erf 7.1.26 of
   // Abramowitz and Stegun (absolute error 1.5e-7); kTanh (1 + tanh(u)) / 2 in its place, with
-  // u = sqrt(2 / pi) (x + 0.044715 x^3). dx may be dy; y, unless null, gets x Phi(x) again.
+  // u = sqrt(2 / pi) (x + 0.044715 x^3). dx may be dy; y gets x Phi(x) again.
   void (*gelu[2])(const T* x, size_t n, T* y);
   void (*gelu_backward[2])(const T* x, const T* dy, size_t n, T* dx, T* y);
   // The loss of one row of logits, logsumexp(x) - x[label], and its gradient by the logits
   // (softmax(x) - onehot(label)) scale. Overwrites x; dx may lie in the same place.
   double (*cross_entropy)(float* x, size_t V, size_t label, float scale, T* dx);
-  // y = x / (1 - p) where dropout keeps it, else 0; element i takes word (first + i) % 4 of
-  // philox(key, (first + i) / 4). y may be x.
-  void (*dropout)(const T* x, size_t n, const DropoutRule& rule, uint64_t first, T* y);
+  // That loss without the gradient.
+  double (*cross_entropy_loss)(const float* x, size_t V, size_t label);
+  // x's entries become exp(scale (x - max)); returns their sum.
+  float (*exponentials)(float* x, size_t n, float scale);
+  // y = x / (1 - p) where dropout keeps it, else 0, with p above 0; element i takes word (first +
+  // i) % 4 of philox(key, (first + i) / 4). y may be x.
+  void (*dropout)(const T* x, size_t n, double p, uint64_t key, uint64_t first, T* y);
   // Rounded to nearest even; below 2^-126 zero will do.
   void (*from_floats)(const float* x, size_t n, T* y);
   // x . row, and y += a row, all [n].
@@ -52,10 +48,5 @@ template <class T>
 const RowKernels<T>& row_kernels();
 // With its instruction for rounding; only where has_avx512_bf16().
 const RowKernels<Bf16>& row_kernels_avx512_bf16();
-
-// The loss of cross_entropy without the gradient.
-double cross_entropy_loss(const float* x, size_t V, size_t label);
-// x's entries become exp(scale (x - max)); returns their sum.
-float exponentials(float* x, size_t n, float scale);
 
 }  // namespace gigagpt::ops::kernels

@@ -1,18 +1,21 @@
-// Transposing bf16 sixteen 32-bit words at a time; the general forms are in ops/kernels/pack-inl.h.
+// Transposing bf16 sixteen 32-bit words at a time; the general forms are in ops/kernels/tile-inl.h.
 // Only for files that define GIGAGPT_BF16_DOT, which are compiled for one target.
 #pragma once
 
-#include "ops/kernels/pack-inl.h"
+#include "ops/kernels/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 GIGAGPT_SIMD_TARGET
 namespace gigagpt::ops::kernels::GIGAGPT_SIMD {
 
+// Words of an element of each.
+HWY_INLINE __m512i Interleaved(__m256i even, __m256i odd) {
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+}
 HWY_INLINE __m512i InterleavedBf16(VF even, VF odd) {
-  const auto low = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(even.raw));
-  const auto high = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(odd.raw));
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(low),
-                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+  return Interleaved(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(even.raw)),
+                     reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(odd.raw)));
 }
 
 // Sixteen rows of sixteen words in registers.
@@ -45,32 +48,34 @@ HWY_INLINE void TransposeWords(__m512i r[16]) {
   }
 }
 
+// y = x^T for sixteen rows of sixteen words.
+template <class T>
+HWY_INLINE void TransposeWords(const T* x, size_t ldx, T* y, size_t ldy) {
+  __m512i r[16];
+#pragma GCC unroll 16
+  for (size_t i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(x + i * ldx);
+  TransposeWords(r);
+#pragma GCC unroll 16
+  for (size_t i = 0; i < 16; ++i) _mm512_storeu_si512(y + i * ldy, r[i]);
+}
+
 // As the general form; whole groups of 16 rows and 16 words go through registers.
-template <>
-inline void PackColumns<Bf16Element>(const Bf16* x, size_t ldx, size_t rows, size_t depth,
-                                     Bf16* packed) {
+inline void PackColumns(const Bf16* x, size_t ldx, size_t rows, size_t depth, Bf16* packed) {
   if (rows % 16 != 0 || depth % 32 != 0) {
-    return PackColumnsAnyhow<Bf16Element>(x, ldx, rows, depth, packed);
+    return PackColumns<Bf16>(x, ldx, rows, depth, packed);
   }
   for (size_t row = 0; row < rows; row += 16) {
     for (size_t word = 0; word < depth / 2; word += 16) {
-      __m512i r[16];
-#pragma GCC unroll 16
-      for (size_t i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(x + (row + i) * ldx + 2 * word);
-      TransposeWords(r);
-#pragma GCC unroll 16
-      for (size_t i = 0; i < 16; ++i)
-        _mm512_storeu_si512(packed + ((word + i) * kColumns + row) * 2, r[i]);
+      TransposeWords(x + row * ldx + 2 * word, ldx, packed + (word * kColumns + row) * 2,
+                     2 * kColumns);
     }
   }
-  ZeroColumns<Bf16Element>(rows, depth / 2, packed);
+  ZeroColumns(rows, depth / 2, packed);
 }
 
 HWY_INLINE __m512i PairOfRows(const Bf16* even, const Bf16* odd) {
-  const auto low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(even));
-  const auto high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd));
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(low),
-                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+  return Interleaved(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)),
+                     _mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd)));
 }
 HWY_INLINE __m512i PairOfRows(const float* even, const float* odd) {
   return InterleavedBf16(LoadF(DF(), even), LoadF(DF(), odd));
@@ -87,11 +92,9 @@ HWY_INLINE void TransposeSquare(const T* x, size_t ldx, Bf16* y, size_t ldy) {
   for (size_t i = 0; i < 16; ++i) _mm512_storeu_si512(y + i * ldy, r[i]);
 }
 
-template <>
-inline void Transpose<Bf16>(const Bf16* x, size_t ldx, size_t rows, size_t columns, Bf16* y,
-                            size_t ldy) {
+inline void Transpose(const Bf16* x, size_t ldx, size_t rows, size_t columns, Bf16* y, size_t ldy) {
   if (rows % 32 != 0 || columns % 16 != 0) {
-    return TransposeAnyhow(x, ldx, rows, columns, y, ldy);
+    return Transpose<Bf16>(x, ldx, rows, columns, y, ldy);
   }
   for (size_t r = 0; r < rows; r += 32) {
     for (size_t c = 0; c < columns; c += 16)
@@ -101,30 +104,23 @@ inline void Transpose<Bf16>(const Bf16* x, size_t ldx, size_t rows, size_t colum
 }
 
 // A float is a word.
-template <>
-inline void Transpose<float>(const float* x, size_t ldx, size_t rows, size_t columns, float* y,
-                             size_t ldy) {
+inline void Transpose(const float* x, size_t ldx, size_t rows, size_t columns, float* y,
+                      size_t ldy) {
   if (rows % 16 != 0 || columns % 16 != 0 || rows != ldy) {
-    return TransposeAnyhow(x, ldx, rows, columns, y, ldy);
+    return Transpose<float>(x, ldx, rows, columns, y, ldy);
   }
   for (size_t r = 0; r < rows; r += 16) {
     for (size_t c = 0; c < columns; c += 16) {
-      __m512i square[16];
-#pragma GCC unroll 16
-      for (size_t i = 0; i < 16; ++i) square[i] = _mm512_loadu_si512(x + (r + i) * ldx + c);
-      TransposeWords(square);
-#pragma GCC unroll 16
-      for (size_t i = 0; i < 16; ++i) _mm512_storeu_si512(y + (c + i) * ldy + r, square[i]);
+      TransposeWords(x + r * ldx + c, ldx, y + c * ldy + r, ldy);
     }
   }
 }
 
 // As the general form; whole pairs of rows and vectors of columns.
-template <>
-inline void PackRows<Bf16Element>(const Bf16* x, size_t ldx, size_t depth, size_t columns,
-                                  size_t words, Bf16* packed) {
+inline void PackRows(const Bf16* x, size_t ldx, size_t depth, size_t columns, size_t words,
+                     Bf16* packed) {
   if (depth % 2 != 0 || columns % 16 != 0) {
-    return PackRowsAnyhow<Bf16Element>(x, ldx, depth, columns, words, packed);
+    return PackRows<Bf16>(x, ldx, depth, columns, words, packed);
   }
   for (size_t w = 0; w < depth / 2; ++w) {
     Bf16* to = packed + w * kColumns * 2;
