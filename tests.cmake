@@ -38,7 +38,7 @@ room_test(tokenizer SOURCES formats/bpe_test.cpp formats/bpe_trainer_test.cpp
           LIBRARIES prepare)
 room_test(corpus SOURCES formats/corpus_test.cpp LIBRARIES corpus LibArchive::LibArchive)
 room_test(ops ALL_CORES LABEL slow SOURCES ops/attention_test.cpp ops/compact_test.cpp
-          ops/head_test.cpp ops/linear_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp
+          ops/head_test.cpp ops/linear_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp ops/page_allocator_test.cpp
           LIBRARIES ops)
 room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp LIBRARIES plan)
 room_test(engine ALL_CORES LABEL slow SOURCES engine/run/executor_test.cpp

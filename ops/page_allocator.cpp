@@ -29,9 +29,10 @@ class PageAllocator : public c10::Allocator {
     default_copy_data(to, from, bytes);
   }
 #endif
+  // LibTorch asks for scratch memory without a DataPtr, too, and gives back either kind.
   c10::DeleterFnPtr raw_deleter() const override {
-    return nullptr;
-  }  // there are two kinds
+    return &give;
+  }
 
   void limit(uint64_t bytes) {
     const MutexLock lock(mutex_);
@@ -78,6 +79,7 @@ class PageAllocator : public c10::Allocator {
     PageAllocator& self = get();
     const MutexLock lock(self.mutex_);
     const auto place = self.used_.find(data);
+    if (place == self.used_.end()) return self.small_->raw_deallocate(data);
     self.used_bytes_ -= place->second.size_bytes();
     self.kept_bytes_ += place->second.size_bytes();
     self.kept_.push_back(std::move(place->second));
