@@ -28,6 +28,25 @@ void add_once(std::vector<size_t>& to, size_t layer) {
 
 }  // namespace
 
+struct Store::LayerState {
+  std::byte* weights = nullptr;   // what `values` are views of
+  std::byte* gradient = nullptr;  // what `grads` are views of
+  std::vector<at::Tensor> values;
+  std::vector<ops::GradientSum> grads;    // per parameter
+  std::vector<ops::GradientSum> lookups;  // per parameter: rows of one that is looked up
+  // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
+  std::vector<ops::GradientSum> shared_grads;
+  std::vector<ops::GradientSum*> shared_uses;
+  std::vector<size_t> owners;           // other layers whose weights a visit requests,
+  std::vector<size_t> gradient_owners;  // and whose gradients
+  // Parameters of others whose dense gradient is complete after this layer's last visit.
+  std::vector<StateLayout::Place> completes;
+  bool looks_up = false;
+  double square_sum = 0;
+};
+
+Store::~Store() = default;
+
 Store::Store(std::vector<LayerSpec> layers, const StateForm& form)
     : Store(std::make_unique<MemoryStorage>(std::move(layers), form)) {}
 
@@ -194,11 +213,9 @@ double Store::reduced_square_sum(size_t layer_index) {
 // the order of systems.
 void Store::add_rows(size_t layer_index, size_t p) {
   const LayerState& state = states_[layer_index];
-  const ParamSpec& spec = layer(layer_index).params[p];
-  const RowSlices rows(layout(), {layer_index, p}, spec.count() / spec.shape.front());
-  const auto mine = rows.pack(*state.lookups[p].rows);
+  const auto mine = pack_rows(layout(), {layer_index, p}, *state.lookups[p].rows);
   auto* gradient = reinterpret_cast<float*>(state.gradient);
-  for (const auto& part : cluster().swap(mine)) rows.add(part, gradient);
+  for (const auto& part : cluster().swap(mine)) engine::add_rows(part, precision(), gradient);
 }
 
 double Store::finish_reduction(double loss) {
@@ -314,20 +331,14 @@ void Store::assemble_gradient(size_t layer_index) {
 void Store::read(Array kept, const std::string& name, int64_t first, std::span<float> values) {
   const auto where = place(name);
   storage_->settle();
-  int64_t element = layout().offset(where) + first;
-  while (!values.empty()) {
-    // All that one system keeps.
-    size_t segment = layout().segment_of(where.layer, element);
-    const int owner = layout().segments()[segment].owner;
-    const size_t end = layout().first_segment(where.layer) + layout().segment_count(where.layer);
-    while (segment + 1 < end && layout().segments()[segment + 1].owner == owner) ++segment;
-    const Segment& last = layout().segments()[segment];
-    const auto piece =
-        values.first(std::min(values.size(), size_t(last.begin + last.count - element)));
-    if (layout().is_own(last)) storage_->read(kept, where.layer, element, piece);
-    cluster().bring(owner, std::as_writable_bytes(piece));
-    values = values.subspan(piece.size());
-    element += int64_t(piece.size());
+  const int64_t element = layout().offset(where) + first;
+  for (int rank = 0; rank < layout().shard().systems; ++rank) {
+    const Segment shard = layout().shard_of(where.layer, rank);
+    const Segment part = shard.overlap(element, int64_t(values.size()));
+    if (part.count == 0) continue;
+    const auto piece = values.subspan(size_t(part.begin - element), size_t(part.count));
+    if (layout().is_own(part)) storage_->read(kept, where.layer, part.begin, piece);
+    cluster().bring(rank, std::as_writable_bytes(piece));
   }
 }
 

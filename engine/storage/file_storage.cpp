@@ -60,8 +60,8 @@ FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
                               options.engine);
   } else {
     file_ = StateFile::open(path, layout(), options.engine);
-    step_ = file_->header().step;
-    update_ = file_->header().update;
+    step_ = file_->step();
+    update_ = file_->update();
     for (size_t i = 0; i < layout().segments().size(); ++i) {
       const bool old = layout().is_own(segment(i)) && file_->state_step(i) < step_;
       if (old) pending_[segment(i).layer] = true;
@@ -153,7 +153,7 @@ void FileStorage::release(const Request& request) {
   if (request.gradient && !request.keep) {
     gradient_written_[request.layer] = true;
     buffer.missing = layout().segment_count(request.layer);
-    events_.emplace_back(Event::kGradientReleased, request.layer);
+    events_.emplace_back(&FileStorage::gradient_released, request.layer);
   } else if (!request.gradient && !request.keep && buffer.leaving > 0) {
     buffer.dropped = true;
   } else {
@@ -195,7 +195,7 @@ void FileStorage::take_back_step() {
   const int64_t before = step() - 1;
   run_on_thread([&] {
     thread_role_.assert_held();
-    file_->write_header({before, /*pending=*/false, {}});
+    file_->write_header(before);
     pending_.assign(pending_.size(), false);
   });
   const MutexLock lock(mutex_);
@@ -222,7 +222,7 @@ void FileStorage::defer(const Update& update) {
 void FileStorage::begin_updates() {
   if (keeps_gradients()) return;
   run_on_thread([&] {
-    if (file_->header().step >= 0) file_->write_header({});
+    if (file_->step() >= 0) file_->write_header(-1);
   });
 }
 
@@ -242,7 +242,7 @@ void FileStorage::update_layer(size_t layer, const Update& update) {
     take_memory(buffer);
     buffer.busy = false;
   } else {
-    events_.emplace_back(Event::kUpdateAsked, layer);
+    events_.emplace_back(&FileStorage::update_asked, layer);
   }
   file_->file().wake();
 }

@@ -93,44 +93,19 @@ class FileStorage : public Storage {
     bool reducing = false;  // each missing segment counts in reducing_ too
     bool held = false;      // when reduced, until it is released
   };
-  enum class Job {
-    kLoadWeights,
-    kLoadGradient,
-    kStoreGradient,
-    kUpdate,     // with the gradient in the file
-    kUpdateNow,  // with the one in memory
-    kWriteBack,
-    kStoreWeights,  // that another system has updated
-    kSync
-  };
-  // A layer's segments on their way in or out.
-  struct LayerTransfer {
-    Job job;
-    size_t layer = 0;
-    size_t next = 0;         // segment of the layer
-    bool deliver = true;     // an update's weights are wanted in memory
-    bool broadcast = false;  // and by the other systems, which send theirs
-  };
-  // One transfer under way.
+  enum class Job : int;
+  // One transfer under way; in a queue that of a layer's next segment, which those after it follow.
   struct SegmentTransfer {
     Job job;
     size_t segment = 0;
-    size_t block = 0;   // of info_blocks_, or of buffers_ for a slot's content
-    uint32_t slot = 0;  // where an update goes
-    bool deliver = true;
-    bool broadcast = false;
-    int64_t step = 0;  // of the state that is written back
+    bool deliver = true;     // an update's weights are wanted in memory
+    bool broadcast = false;  // and by the other systems, which send theirs
+    size_t block = 0;        // of info_blocks_, or of buffers_ for a slot's content
+    uint32_t slot = 0;       // where an update goes
+    int64_t step = 0;        // of the state that is written back
   };
-  // What another thread has done with a layer or a segment.
-  enum class Event {
-    kGradientReleased,  // a layer's, to be stored
-    kUpdateAsked,       // of a layer, with the gradient in memory
-    kReduced,           // a segment's gradient, over all systems
-    kReductionReleased,
-    kOwnWeightsSent,  // of a segment
-    kWeightsReceived,
-    kAllMet  // all systems' headers are durable
-  };
+  // What the storage's thread makes of what another has done with a layer or a segment.
+  using Event = void (FileStorage::*)(size_t);
 
   // The calling thread's.
   void rethrow_error() REQUIRES(mutex_);
@@ -144,8 +119,13 @@ class FileStorage : public Storage {
 
   // The storage's thread; file_storage_thread.cpp.
   void run();
-  void handle_events() REQUIRES(mutex_, thread_role_);
-  void handle(Event event, size_t index) REQUIRES(mutex_, thread_role_);
+  void gradient_released(size_t layer) REQUIRES(mutex_, thread_role_);
+  void update_asked(size_t layer) REQUIRES(mutex_, thread_role_);  // with the gradient in memory
+  void reduced(size_t segment) REQUIRES(mutex_, thread_role_);     // over all systems
+  void reduction_released(size_t segment) REQUIRES(mutex_, thread_role_);
+  void own_weights_sent(size_t segment) REQUIRES(mutex_, thread_role_);
+  void weights_received(size_t segment) REQUIRES(mutex_, thread_role_);
+  void all_met(size_t) REQUIRES(mutex_, thread_role_);  // all systems' headers are durable
   std::function<void()> accept() REQUIRES(mutex_, thread_role_);
   std::function<void()> due_work() REQUIRES(mutex_, thread_role_);
   void write_pending_header() EXCLUDES(mutex_);
@@ -158,9 +138,10 @@ class FileStorage : public Storage {
   void segment_left(LayerBuffer& buffer) REQUIRES(mutex_);
   void gradient_done(size_t layer) REQUIRES(mutex_);
   bool issue() EXCLUDES(mutex_) REQUIRES(thread_role_);
-  bool issue_layers(std::deque<LayerTransfer>& queue) EXCLUDES(mutex_) REQUIRES(thread_role_);
+  void queue_layer(std::deque<SegmentTransfer>& queue, size_t layer, SegmentTransfer first);
+  bool issue_layers(std::deque<SegmentTransfer>& queue) EXCLUDES(mutex_) REQUIRES(thread_role_);
   void issue_ready() EXCLUDES(mutex_) REQUIRES(thread_role_);
-  bool issue_next(LayerTransfer& transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
+  bool issue_next(SegmentTransfer transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
   bool issue_update(SegmentTransfer transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
   bool issue_part(SegmentTransfer transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
   void start_transfer(const SegmentTransfer& transfer, const Transfer& bytes)
@@ -231,7 +212,7 @@ class FileStorage : public Storage {
 
   ThreadRole thread_role_;  // of the storage's thread, whose own the following is
   // In order; what frees gradients goes first.
-  std::deque<LayerTransfer> stores_ GUARDED_BY(thread_role_), loads_ GUARDED_BY(thread_role_);
+  std::deque<SegmentTransfer> stores_ GUARDED_BY(thread_role_), loads_ GUARDED_BY(thread_role_);
   // Updated segments that wait for a slot, or the header.
   std::deque<SegmentTransfer> write_backs_ GUARDED_BY(thread_role_);
   // Segments to be written.
