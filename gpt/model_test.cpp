@@ -208,8 +208,8 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
     store.initialise(5, {});
     const auto batches = random_batches(config, 4);
     const auto oracle = run_oracle(model, copy_values(store), batches, 77);
-    for (const engine::ExecutorOptions options :
-         {engine::ExecutorOptions{0, false}, {0, true}, {1, false}, {3, true}}) {
+    for (const engine::Execution& options :
+         {engine::Execution{0, false}, {0, true}, {1, false}, {3, true}}) {
       const auto gradients =
           engine::Executor(model, store, options).compute_gradients(batches, 77, {}, {});
       EXPECT_EQ(gradients->loss, oracle.loss);

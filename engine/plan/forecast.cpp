@@ -91,8 +91,7 @@ StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recomp
 // Updates are of the shard; the rest goes by windows.
 StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64_t window) {
   const auto windows = [&](int64_t micro_batches) {
-    const int64_t whole = (micro_batches + window - 1) / std::max<int64_t>(1, window);
-    return double(whole);
+    return double((micro_batches + window - 1) / std::max<int64_t>(1, window));
   };
   const double fewer = windows(size.micro_batches()) / windows(size.all_micro_batches());
   const double update = of_one.update / double(size.systems);
@@ -103,79 +102,78 @@ StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64
 namespace {
 
 // What is sent, and what of it the compute cannot hide.
-void add_network(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
-                 double windows, double forward_s, double backward_s, double bytes_per_s,
-                 StepTime& time) {
+void add_network(const MemoryEstimate& estimate, const RunSize& size, double windows,
+                 double forward_s, Plan& plan) {
   const StateLayout& layout = estimate.layout();
   const double others = 1 - 1 / double(size.systems);
-  const auto wide = double(element_bytes(execution.form.precision));
-  double gradients = 0, weights = 0, last_gradient = 0;
+  const auto wide = double(element_bytes(layout.precision()));
+  double gradients = 0, weights = 0;
   for (size_t i = 0; i < layout.layer_count(); ++i) {
     gradients += wide * double(layout.layer(i).size) * others;
     weights += double(layout.working_bytes(i)) * others;
   }
   // In RAM what other layers complete of the first one's goes before the rest.
-  last_gradient = double(layout.layer(0).size);
+  auto last_gradient = double(layout.layer(0).size);
   for (const ParamSpec& param : layout.spec(0).params) {
-    if (execution.file.empty() && param.looked_up) last_gradient -= double(param.count());
+    if (plan.execution.file.empty() && param.looked_up) last_gradient -= double(param.count());
   }
-  time.sent_bytes = gradients + weights;
+  plan.sent_gb = (gradients + weights) / 1e9;
+  const double bytes_per_s = size.network_gbit * 1e9 / 8;
   if (bytes_per_s <= 0) return;
-  time.sending_s = time.sent_bytes / bytes_per_s;
+  plan.sending_s = (gradients + weights) / bytes_per_s;
   const auto exposed = [&](double all_bytes, double alone_bytes, double behind_s) {
     return std::max(alone_bytes / bytes_per_s, all_bytes / bytes_per_s - behind_s / windows);
   };
-  time.network_s = exposed(gradients, wide * last_gradient * others, backward_s) +
+  const double backward_s = plan.compute_s - forward_s;
+  plan.network_s = exposed(gradients, wide * last_gradient * others, backward_s) +
                    exposed(weights, double(layout.working_bytes(0)) * others, forward_s);
 }
 
 }  // namespace
 
-StepTime step_time(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
-                   const StepTraffic& traffic, const Machine& machine, const DiskRates& disk,
-                   double network_bytes_per_s) {
-  StepTime time;
+void forecast_step(const MemoryEstimate& estimate, const RunSize& size, const StepTraffic& traffic,
+                   const Machine& machine, const DiskRates& disk, Plan& plan) {
+  const Execution& execution = plan.execution;
   const int64_t tokens =
       std::min(size.step_tokens(), size.micro_batches() * size.micro_batch_tokens());
   const double forward = size.flops_per_token * double(tokens) / 3;
   const double again = execution.recompute ? forward * estimate.repeatable_share() : 0;
-  time.flops = 3 * forward + again;
+  const double flops = 3 * forward + again;
+  plan.step_flops = flops;
   const double rate = machine.flops(execution.form.precision);
-  if (rate <= 0 || machine.memory_bytes_per_s <= 0) return time;
+  if (rate <= 0 || machine.memory_bytes_per_s <= 0) return;
 
   const double passes = execution.recompute ? kOutputPasses * 4 / 3 : kOutputPasses;
   const double micro_batches = double(size.micro_batches());
   double bytes =
       micro_batches * (passes * estimate.graph_bytes() + kLogitPasses * estimate.logit_bytes());
   double core_s = 0;  // of one core, that others cannot use
-  const double parameters = estimate.parameters();
   if (execution.file.empty()) {
     bytes += 2 * estimate.state_bytes() /
              double(estimate.layout().shard().systems > 1 ? 1 : size.systems);
   } else {
     core_s += kFilePasses * traffic.update / machine.memory_bytes_per_s;
   }
-  if (execution.form.compact) core_s += kCodeSeconds * parameters;
+  if (execution.form.compact) core_s += kCodeSeconds * estimate.parameters();
   const double cores = std::max(1, machine.cores);
-  time.compute_s =
-      time.flops / (kGemmShare * rate) + bytes / machine.memory_bytes_per_s + core_s / cores;
+  plan.compute_s =
+      flops / (kGemmShare * rate) + bytes / machine.memory_bytes_per_s + core_s / cores;
 
   const double windows =
       std::max(1.0, micro_batches / double(std::max<int64_t>(1, execution.window)));
   if (size.systems > 1) {
-    const double forward_s = time.compute_s * forward / time.flops;
-    add_network(estimate, size, execution, windows, forward_s, time.compute_s - forward_s,
-                network_bytes_per_s, time);
+    add_network(estimate, size, windows, plan.compute_s * forward / flops, plan);
   }
-  if (execution.file.empty() || disk.mixed <= 0) return time;
+  plan.step_s = plan.compute_s + plan.network_s;
+  if (execution.file.empty() || disk.mixed <= 0) return;
 
   // The passes that make the updates have theirs to hide behind, the others what is left.
   const bool backward = execution.form.gradient == GradientForm::kNone;
-  const double share = (backward ? time.flops - forward : forward) / time.flops / windows;
+  const double share = (backward ? flops - forward : forward) / flops / windows;
   const double rest = traffic.read + traffic.write - traffic.update;
-  time.stall_s = std::max(0.0, traffic.update / disk.mixed - share * time.compute_s) +
-                 std::max(0.0, rest / disk.mixed - (1 - share) * time.compute_s);
-  return time;
+  const double stall_s = std::max(0.0, traffic.update / disk.mixed - share * plan.compute_s) +
+                         std::max(0.0, rest / disk.mixed - (1 - share) * plan.compute_s);
+  plan.step_s = plan.compute_s + stall_s + plan.network_s;
 }
 
 }  // namespace gigagpt::engine

@@ -15,21 +15,11 @@ struct StepTraffic {
 // update and leaves one. Of several systems, what one moves of its own file.
 StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recompute, size_t cached);
 
-struct StepTime {
-  double flops = 0;       // of one system
-  double compute_s = 0;   // neither disk nor network waited for
-  double stall_s = 0;     // waiting for the disk
-  double sent_bytes = 0;  // by one system, to all others
-  double sending_s = 0;   // that takes, in both directions at once
-  double network_s = 0;   // of that, what nothing is computed behind
-  double all_s() const { return compute_s + stall_s + network_s; }
-};
-// On size.systems systems like this machine, with so many bytes a second between them. Gradients go
-// behind the last backward pass but for those of the first layer, weights behind the first forward
-// pass but for its weights.
-StepTime step_time(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
-                   const StepTraffic& traffic, const Machine& machine, const DiskRates& disk,
-                   double network_bytes_per_s = 0);
+// Fills in how much the plan's step computes and sends, and how long it takes, on size.systems
+// systems like this machine. Gradients go behind the last backward pass but for those of the first
+// layer, weights behind the first forward pass but for its weights.
+void forecast_step(const MemoryEstimate& estimate, const RunSize& size, const StepTraffic& traffic,
+                   const Machine& machine, const DiskRates& disk, Plan& plan);
 
 // What a step moves on size.systems systems, given that of one.
 StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64_t window);

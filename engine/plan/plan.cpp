@@ -87,8 +87,8 @@ Choice choose_file(const Request& r) {
           form == GradientForm::kFp32 && (recompute || r.rules.recompute == "off");
       for (int64_t window = all; window >= (any_window ? 1 : all); --window) {
         Plan plan;
-        plan.execution = {store_file(r.rules.store, r.out_dir, r.shard), estimate.layout().form(),
-                          window, recompute && r.size.training};
+        plan.execution = {window, recompute && r.size.training, estimate.layout().form(),
+                          store_file(r.rules.store, r.out_dir, r.shard)};
         const double fixed =
             kProgramBytes + estimate.buffer_bytes() + estimate.activation_bytes(window, recompute);
         const double layers = estimate.streamed_layer_bytes(recompute);
@@ -112,15 +112,13 @@ Choice choose_file(const Request& r) {
 std::string memory_refusal(const Request& r, double least) {
   if (r.rules.store == "memory") {
     return fmt::format(
-        "store: in RAM this run estimate about {:.1f} GB, but memory_gb is {:.1f}; leave store out "
-        "to "
-        "stream from a file",
+        "store: in RAM this run needs about {:.1f} GB, but memory_gb is {:.1f}; leave store out "
+        "to stream from a file",
         least / 1e9, r.budget / 1e9);
   }
   return fmt::format(
-      "memory_gb: {:.2f} is not enough: streamed{} this run estimate about {:.2f} GB",
-      r.budget / 1e9, r.by_layer() ? ", the whole step at once," : " one micro-batch at a time",
-      least / 1e9);
+      "memory_gb: {:.2f} is not enough: streamed{} this run needs about {:.2f} GB", r.budget / 1e9,
+      r.by_layer() ? ", the whole step at once," : " one micro-batch at a time", least / 1e9);
 }
 
 // What is on the disk in the end, and how much of that is new.
@@ -164,7 +162,7 @@ std::string disk_refusal(const Request& r, const Plan& plan) {
   const double store_gb = in_file ? plan.state_gb : 0;
   const auto refuse = [](const Path& where, double needed_gb, const std::string& what,
                          double left_gb) {
-    return fmt::format("disk: this run estimate {:.1f} GB more at {} ({}), but {:.1f} GB are free",
+    return fmt::format("disk: this run needs {:.1f} GB more at {} ({}), but {:.1f} GB are free",
                        needed_gb, where.string(), what, left_gb);
   };
   const std::string snapshots = fmt::format("checkpoints of {:.1f} GB", plan.snapshot_gb);
@@ -205,30 +203,21 @@ Plan attempt(const Request& r) {
   }
   plan.read_gb = traffic.read / 1e9;
   plan.write_gb = traffic.write / 1e9;
+  plan.network_gbit = r.size.network_gbit;
   const Path where = plan.execution.file.empty() ? r.out_dir : plan.execution.file;
   const DiskRates disk = r.machine.disk_of(where);
-  const double network = r.size.network_gbit * 1e9 / 8;
-  const StepTime time =
-      step_time(estimate, r.size, plan.execution, traffic, r.machine, disk, network);
-  plan.step_flops = time.flops;
-  plan.compute_s = time.compute_s;
-  plan.step_s = time.all_s();
-  plan.sent_gb = time.sent_bytes / 1e9;
-  plan.sending_s = time.sending_s;
-  plan.network_s = time.network_s;
-  plan.network_gbit = r.size.network_gbit;
+  forecast_step(estimate, r.size, traffic, r.machine, disk, plan);
   for (int64_t n = 2; r.size.systems == 1 && n <= 1024 && n <= r.size.batch_size; n *= 4) {
     RunSize many = r.size;
     many.systems = n;
     many.micro_batch_size = std::min(many.micro_batch_size, many.batch_size / n);
-    std::optional<MemoryEstimate> smaller;
-    if (many.micro_batch_size != r.size.micro_batch_size)
-      smaller.emplace(r.specs, plan.execution.form, many, r.shard);
-    const MemoryEstimate& each = smaller ? *smaller : estimate;
-    const StepTraffic less = shared_traffic(traffic, many, plan.execution.window);
-    const double step_s =
-        step_time(each, many, plan.execution, less, r.machine, disk, network).all_s();
-    plan.on_systems.emplace_back(n, step_s);
+    const MemoryEstimate each = many.micro_batch_size == r.size.micro_batch_size
+                                    ? estimate
+                                    : MemoryEstimate(r.specs, plan.execution.form, many, r.shard);
+    Plan shared = plan;
+    forecast_step(each, many, shared_traffic(traffic, many, plan.execution.window), r.machine, disk,
+                  shared);
+    plan.on_systems.emplace_back(n, shared.step_s);
   }
   plan_disk(r, estimate, plan);
   if (plan.refusal.empty()) plan.refusal = disk_refusal(r, plan);
@@ -265,7 +254,7 @@ std::string what_fits(const Request& r) {
 void check_rules(const Request& r) {
   if (!r.size.training) return;
   if (r.rules.state == "compact" && r.precision != Precision::kBf16) {
-    fail("state: compact keeps weights in bf16; it estimate precision: bf16");
+    fail("state: compact keeps weights in bf16; it needs precision: bf16");
   }
   const Path file = store_file(r.rules.store, r.out_dir, r.shard);
   if (StateFile::is_foreign(file)) {

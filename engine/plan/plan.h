@@ -68,10 +68,12 @@ Path store_file(const std::string& store, const Path& out_dir, const Shard& shar
 
 // How a run is made.
 struct Execution {
-  Path file;  // where the state is; empty: in RAM
-  StateForm form;
-  int64_t window = 1;      // as in ExecutorOptions
-  bool recompute = false;  // likewise
+  // Micro-batches that pass a layer before the next; 0: all of them. What they keep for the
+  // backward pass is in memory together, so with weights at hand one at a time is best.
+  int64_t window = 1;
+  bool recompute = false;  // keep only each layer's input and run it again in the backward pass
+  StateForm form = {};
+  Path file = {};  // where the state is; empty: in RAM
 };
 
 struct Plan {
@@ -101,13 +103,13 @@ struct Plan {
   std::vector<std::pair<int64_t, double>> on_systems = {};  // other numbers of them: step_s
 
   // Why it cannot be done and what could; empty if it can. The numbers above are then those of the
-  // least that it estimate.
+  // least that it needs.
   std::string refusal;
   std::string note() const;  // one line for the user
 };
 
 // From "fp32", "bf16" or "auto": bf16 where the CPU multiplies it natively, or compact state
-// estimate it.
+// needs it.
 Precision precision_for(const std::string& wanted, bool compact, bool native_bf16);
 
 // Plans a run, training or not. Throws Error for rules that contradict each other or a file that is

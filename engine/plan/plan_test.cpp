@@ -98,7 +98,7 @@ TEST_F(PlanTest, CompactStateTakesLess) {
   EXPECT_EQ(wide.execution.form.gradient, GradientForm::kFp32);
   EXPECT_LT(wide.execution.window, 4);
   precision_ = Precision::kFp32;
-  EXPECT_ERROR(plan(40, {.state = "compact"}), "it estimate precision: bf16");
+  EXPECT_ERROR(plan(40, {.state = "compact"}), "it needs precision: bf16");
 }
 
 TEST_F(PlanTest, ReplacesNoFileOfSomebodyElse) {
@@ -138,7 +138,7 @@ TEST_F(PlanTest, CountsTheDiskWithItsSnapshots) {
   size_.checkpoint_steps = 1;
   size_.num_steps = 1 << 20;
   const Plan too_much = plan(40);
-  EXPECT_NE(too_much.refusal.find("disk: this run estimate"), std::string::npos);
+  EXPECT_NE(too_much.refusal.find("disk: this run needs"), std::string::npos);
   EXPECT_NE(too_much.refusal.find("what would fit: keep_checkpoints: 1"), std::string::npos)
       << too_much.refusal;
 }

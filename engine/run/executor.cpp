@@ -61,7 +61,7 @@ Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& 
 
 }  // namespace
 
-Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
+Executor::Executor(const Model& model, Store& store, Execution options)
     : model_(model), store_(store), options_(options) {}
 
 std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch> all_batches,

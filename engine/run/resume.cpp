@@ -11,6 +11,11 @@
 #include "formats/run_files.h"
 
 namespace gigagpt::engine {
+
+// Defines to_json() and from_json(), for the other systems.
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ResumePoint, checkpoint, step, in_out_dir, in_store,
+                                   moments_lost, other_files, other_gradient, run_id)
+
 namespace {
 
 namespace fs = std::filesystem;
@@ -55,24 +60,12 @@ std::optional<Summary> common_summary(const std::vector<std::optional<Summary>>&
 }
 
 // Every system looks at its own file.
-std::optional<Summary> summary_of_all(const ResumeRequest& request, Cluster& cluster) {
-  struct Seen {
-    bool there;
-    uint64_t run_id;
-    int64_t step, step_tokens;
-    GradientForm gradient;
+std::optional<Summary> summary_of_all(const CheckpointRules& rules, Cluster& cluster) {
+  const auto file_of = [&](int rank) {
+    return store_file(rules.store, rules.out_dir, {rank, cluster.systems()});
   };
-  const Shard shard{cluster.rank(), cluster.systems()};
-  const Path file = store_file(request.store, request.out_dir, shard);
-  const auto mine = cluster.together([&] { return StateFile::peek(file); });
-  Seen seen = {};
-  if (mine) seen = {true, mine->run_id, mine->step, mine->step_tokens, mine->gradient};
-  std::vector<std::optional<Summary>> all;
-  for (const Seen& one : cluster.gather(seen)) {
-    all.emplace_back();
-    if (one.there) all.back() = Summary{one.run_id, one.step, one.step_tokens, one.gradient};
-  }
-  return common_summary(all, store_file(request.store, request.out_dir, {0, shard.systems}));
+  const auto mine = cluster.together([&] { return StateFile::peek(file_of(cluster.rank())); });
+  return common_summary(cluster.gather(mine), file_of(0));
 }
 
 // Of how many systems, and of which of them, files are there.
@@ -96,17 +89,17 @@ std::set<std::pair<int, int>> find_shards(const std::string& store, const Path& 
 }
 
 // Files of another number of systems beside where this run's would be: those of the latest step.
-std::optional<StoreSet> find_other_files(const ResumeRequest& request, int systems) {
+std::optional<StoreSet> find_other_files(const CheckpointRules& rules, int systems) {
   std::optional<StoreSet> best;
   std::set<int> numbers;
-  for (const auto& [of, _] : find_shards(request.store, request.out_dir)) {
+  for (const auto& [of, _] : find_shards(rules.store, rules.out_dir)) {
     if (of != systems) numbers.insert(of);
   }
   for (const int of : numbers) {
     StoreSet set;
     std::vector<std::optional<Summary>> all;
     for (int rank = 0; rank < of; ++rank) {
-      set.files.push_back(store_file(request.store, request.out_dir, {rank, of}));
+      set.files.push_back(store_file(rules.store, rules.out_dir, {rank, of}));
       all.push_back(StateFile::peek(set.files.back()));
     }
     const auto summary = common_summary(all, set.files.front());
@@ -122,22 +115,23 @@ std::string files_name(const Path& first, size_t count) {
 }
 
 // Going on from files; nothing if they hold no run, or newer checkpoints are of another one.
-std::optional<ResumePoint> find_store(const ResumeRequest& request, StoreSet set, bool other) {
+std::optional<ResumePoint> find_store(const CheckpointRules& rules, StoreSet set, bool other) {
   const Summary& found = set.summary;
   const std::string name = files_name(set.files.front(), set.files.size());
-  if (!request.wanted || *request.wanted != "latest") {
+  if (!rules.from || *rules.from != "latest") {
     fail(
         "store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
         "delete it",
         name, found.step);
   }
-  const auto steps = checkpoint_steps(request.out_dir);
+  const auto steps = checkpoint_steps(rules.out_dir);
   const std::string of_newest =
-      steps.empty() ? "" : store_of(checkpoint_directory(request.out_dir, steps.back()));
+      steps.empty() ? "" : store_of(checkpoint_directory(rules.out_dir, steps.back()));
   if (!steps.empty() && of_newest != found.id()) return std::nullopt;
-  if (found.step_tokens != request.step_tokens) {
+  const int64_t step_tokens = rules.size.step_tokens();
+  if (found.step_tokens != step_tokens) {
     fail("batch_size: {} is of a run with {} tokens a step, not {}", name, found.step_tokens,
-         request.step_tokens);
+         step_tokens);
   }
   ResumePoint point{.checkpoint = set.files.front(), .step = found.step, .in_store = !other};
   point.run_id = found.run_id;
@@ -146,10 +140,11 @@ std::optional<ResumePoint> find_store(const ResumeRequest& request, StoreSet set
   return point;
 }
 
-std::optional<ResumePoint> find_checkpoint_point(const ResumeRequest& request) {
-  const auto& [out_dir, store, wanted, step_tokens] = request;
+std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
+  const auto& [out_dir, store, wanted, size] = rules;
+  const int64_t step_tokens = size.step_tokens();
   const auto steps = checkpoint_steps(out_dir);
-  const auto refuse = [&steps, &directory = request.out_dir] {
+  const auto refuse = [&steps, &directory = rules.out_dir] {
     fail(
         "out_dir: {} already holds a run up to step {}; continue it with --checkpoint_path latest, "
         "or choose another out_dir",
@@ -181,55 +176,23 @@ std::optional<ResumePoint> find_checkpoint_point(const ResumeRequest& request) {
 }
 
 // What the leader finds, with what all have of the state in files.
-std::optional<ResumePoint> find_on_leader(const ResumeRequest& request,
+std::optional<ResumePoint> find_on_leader(const CheckpointRules& rules,
                                           const std::optional<Summary>& ours, int systems) {
-  const auto others = find_other_files(request, systems);
+  const auto others = find_other_files(rules, systems);
   const bool use_others =
       others &&
       (!ours || (others->summary.run_id == ours->run_id && others->summary.step > ours->step));
   std::optional<ResumePoint> point;
   if (use_others) {
-    point = find_store(request, *others, /*other=*/true);
+    point = find_store(rules, *others, /*other=*/true);
   } else if (ours) {
     StoreSet set{*ours, {}};
     for (int rank = 0; rank < systems; ++rank) {
-      set.files.push_back(store_file(request.store, request.out_dir, {rank, systems}));
+      set.files.push_back(store_file(rules.store, rules.out_dir, {rank, systems}));
     }
-    point = find_store(request, std::move(set), /*other=*/false);
+    point = find_store(rules, std::move(set), /*other=*/false);
   }
-  return point ? point : find_checkpoint_point(request);
-}
-
-// For the other systems.
-std::string to_text(const std::optional<ResumePoint>& point) {
-  if (!point) return "null";
-  nlohmann::json json = {{"checkpoint", point->checkpoint.string()},
-                         {"step", point->step},
-                         {"in_out_dir", point->in_out_dir},
-                         {"in_store", point->in_store},
-                         {"moments_lost", point->moments_lost},
-                         {"other_gradient", int(point->other_gradient)},
-                         {"run_id", point->run_id},
-                         {"other_files", nlohmann::json::array()}};
-  for (const Path& file : point->other_files) json["other_files"].push_back(file.string());
-  return formats::to_text(json);
-}
-
-std::optional<ResumePoint> from_text(const std::string& text) {
-  const auto json = formats::parse_json<nlohmann::json>(text, "the leader's message");
-  if (json.is_null()) return std::nullopt;
-  ResumePoint point{json["checkpoint"].get<std::string>(),
-                    json["step"],
-                    json["in_out_dir"],
-                    json["in_store"],
-                    json["moments_lost"],
-                    {},
-                    GradientForm(json["other_gradient"].get<int>()),
-                    json["run_id"]};
-  for (const auto& file : json["other_files"]) {
-    point.other_files.emplace_back(file.get<std::string>());
-  }
-  return point;
+  return point ? point : find_checkpoint_point(rules);
 }
 
 }  // namespace
@@ -257,19 +220,22 @@ Path find_checkpoint(const Path& given) {
   return checkpoint_directory(given, steps.back());
 }
 
-std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Cluster& cluster) {
-  const auto ours = summary_of_all(request, cluster);
+std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Cluster& cluster) {
+  const auto ours = summary_of_all(rules, cluster);
   std::optional<ResumePoint> point;
   std::string failure;
   try {
-    if (cluster.leads()) point = find_on_leader(request, ours, cluster.systems());
+    if (cluster.leads()) point = find_on_leader(rules, ours, cluster.systems());
   } catch (const Error& error) {
     failure = error.what();
   }
   failure = cluster.gather_texts(failure)[0];
   if (!failure.empty()) throw AgreedError(failure);
-  const std::string leaders = cluster.gather_texts(to_text(point))[0];
-  return cluster.leads() ? point : from_text(leaders);
+  const auto text = formats::to_text(point ? nlohmann::json(*point) : nlohmann::json());
+  const std::string leaders = cluster.gather_texts(text)[0];
+  if (cluster.leads()) return point;
+  const auto json = formats::parse_json<nlohmann::json>(leaders, "the leader's message");
+  return json.is_null() ? std::nullopt : std::optional(json.get<ResumePoint>());
 }
 
 }  // namespace gigagpt::engine

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "engine/plan/plan.h"
 #include "engine/state/state_file.h"
 #include "engine/systems/cluster.h"
 
@@ -25,21 +26,22 @@ struct ResumePoint {
   uint64_t run_id = 0;                                // of the files
 };
 
-struct ResumeRequest {
+// What a config says of where a run starts and what it saves.
+struct CheckpointRules {
   Path out_dir;
-  std::string store;                  // as in StoreRules
-  std::optional<std::string> wanted;  // nothing, "latest", or a path
-  int64_t step_tokens = 1;
+  std::string store;                // as in StoreRules
+  std::optional<std::string> from;  // nothing, "latest", or a path
+  RunSize size;                     // how often to save, and how many are kept
 };
 
-// `wanted` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
+// `from` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
 // nothing if there is none, or nothing is wanted. Steps are counted by tokens, so a run may go on
 // elsewhere with another batch size, as long as the tokens seen are whole steps; a checkpoint with
 // weights only is at step 0. If files hold the state of a run, "latest" is that, unless the newest
 // checkpoint belongs to others. Throws AgreedError if out_dir already holds a run that would be
 // overwritten or branched off, or files of some systems are missing. All systems ask at once; what
 // the one that leads sees in out_dir counts for all.
-std::optional<ResumePoint> find_resume_point(const ResumeRequest& request, Cluster& cluster);
+std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Cluster& cluster);
 
 // The files of a run's state that are there, of one system or of any number.
 std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "base/testing.h"
-#include "engine/run/checkpoints.h"
+#include "engine/run/checkpoint.h"
 
 namespace gigagpt::engine {
 namespace {

@@ -23,18 +23,19 @@ StoreRules common_rules(StoreRules rules, Cluster& cluster) {
 
 // The file of a model that is not trained is scratch: its name is gone once it is open.
 std::unique_ptr<Storage> open_storage(const std::vector<LayerSpec>& specs, const RunSize& size,
-                                      const Plan& plan, const StoreOrigin& origin,
-                                      Cluster& cluster) {
+                                      const Plan& plan, const std::optional<ResumePoint>& from,
+                                      uint64_t run_id, Cluster& cluster) {
   if (!plan.refusal.empty()) fail("{}", plan.refusal);
-  const auto& [file, form, window, recompute] = plan.execution;
+  const Path& file = plan.execution.file;
+  const StateForm& form = plan.execution.form;
   if (file.empty()) return std::make_unique<MemoryStorage>(specs, form, cluster);
-  const auto mode = origin.reopen ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
+  const auto mode = from && from->in_store ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
   if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
   StreamOptions options;
   options.memory_bytes = plan.layer_bytes;
   options.cache_bytes = plan.cache_bytes;
   options.step_tokens = size.step_tokens();
-  options.run_id = origin.run_id;
+  options.run_id = run_id;
   auto storage = std::make_unique<FileStorage>(specs, form, file, mode, options, cluster);
   if (!size.training) std::filesystem::remove(file);
   return storage;
@@ -52,10 +53,14 @@ Plan plan_together(const std::vector<LayerSpec>& specs, const std::string& wante
 }
 
 std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, const RunSize& size,
-                                       const Plan& plan, StoreOrigin origin, Cluster& cluster) {
-  if (origin.run_id == 0) origin.run_id = cluster.gather(draw_run_id())[0];
-  auto storage = cluster.together([&] { return open_storage(specs, size, plan, origin, cluster); });
-  if (origin.reopen) dynamic_cast<FileStorage&>(*storage).meet_at_one_step();
+                                       const Plan& plan, const std::optional<ResumePoint>& from,
+                                       Cluster& cluster) {
+  // A new file is for the run that it goes on with, else for a new one.
+  const bool known = from && from->run_id != 0;
+  const uint64_t run_id = known ? from->run_id : cluster.gather(draw_run_id())[0];
+  auto storage =
+      cluster.together([&] { return open_storage(specs, size, plan, from, run_id, cluster); });
+  if (from && from->in_store) dynamic_cast<FileStorage&>(*storage).meet_at_one_step();
   return storage;
 }
 
@@ -63,13 +68,13 @@ std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, cons
 
 Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
                  const std::string& wanted, const RunSize& size_, const StoreRules& rules,
-                 const Path& out_dir, const System& system, const StoreOrigin& origin)
+                 const Path& out_dir, const System& system, const std::optional<ResumePoint>& from)
     : size(size_),
       model(std::move(model_)),
       layout(std::move(layout_)),
       plan(plan_together(specs_of(model), wanted, size, rules, out_dir, system)),
-      store(open_together(specs_of(model), size, plan, origin, system.cluster)),
-      executor(model, store, {plan.execution.window, plan.execution.recompute}),
+      store(open_together(specs_of(model), size, plan, from, system.cluster)),
+      executor(model, store, plan.execution),
       cluster(system.cluster),
       peak_flops(cluster.sum(system.machine.flops(store.precision()))) {
   ops::limit_pages(plan.activation_bytes);
