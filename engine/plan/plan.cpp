@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/system.h"
 #include "engine/plan/forecast.h"
-#include "engine/plan/memory_estimate.h"
 #include "engine/state/state_file.h"
 
 namespace gigagpt::engine {
@@ -58,14 +57,12 @@ Choice choose_ram(const Request& r) {
   Choice choice;
   for (const bool recompute : r.recompute_choices()) {
     Plan plan;
-    plan.execution.form = estimate.layout().form();
-    plan.execution.recompute = recompute && r.size.training;
     // With all weights at hand one micro-batch after the other needs least.
-    plan.execution.window = r.by_layer() ? r.size.micro_batches() : 1;
+    const int64_t window = r.by_layer() ? r.size.micro_batches() : 1;
+    plan.execution = {window, recompute && r.size.training, estimate.layout().form()};
     const double state = estimate.state_bytes() + estimate.transient_gradient_bytes();
     plan.state_gb = estimate.state_bytes() / 1e9;
-    const double peak =
-        kProgramBytes + state + estimate.activation_bytes(plan.execution.window, recompute);
+    const double peak = kProgramBytes + state + estimate.activation_bytes(window, recompute);
     plan.activation_bytes = uint64_t(std::max(0.0, r.budget - kProgramBytes - state));
     if (choice.offer(plan, peak, r.budget)) break;
   }
