@@ -22,7 +22,7 @@ void print_facts(const StateFile& file, const Path& path) {
     const bool own = layout.is_own(layout.segments()[i]);
     owing += own && file.has_slot(i) && file.state_step(i) < file.step() ? 1 : 0;
   }
-  fmt::print("{}: a store, version {}, id {}\n", path.string(), file.version(), file.id());
+  fmt::print("{}: a store, version {}, id {}\n", path.string(), StateFile::kVersion, file.id());
   print_fact("step", fmt::format("{}, each of {} tokens{}", file.step(), file.step_tokens(),
                                  file.pending()
                                      ? fmt::format("; its update is pending in {} of {} segments",

@@ -7,6 +7,7 @@
 
 #include "base/random.h"
 #include "engine/model/oracle.h"
+#include "engine/run/step_testing.h"
 #include "formats/safetensors.h"
 #include "gpt/testing.h"
 #include "ops/testing.h"
@@ -79,7 +80,7 @@ void for_each_parameter(engine::Store& store, Visit visit) {
 void load(engine::Store& store, const SafetensorsReader& fixture) {
   for_each_parameter(store, [&](const std::string& name) {
     const Tensor values = read_parameter(fixture, "weights", name).to(at::kFloat).contiguous();
-    store.set(engine::Array::kMaster, name, {values.data_ptr<float>(), size_t(values.numel())});
+    set_values(store, name, {values.data_ptr<float>(), size_t(values.numel())});
   });
 }
 

@@ -8,7 +8,6 @@
 #include <torch/version.h>
 #include <dnnl.hpp>
 
-#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -237,15 +236,15 @@ void load_files(const ResumePoint& from, Store& store, const Progress& progress)
   store.storage().begin_writing(from.step);
   for (size_t i = 0; i < from.other_files.size(); ++i) {
     const Shard shard{int(i), int(from.other_files.size())};
+    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
     std::unique_ptr<FileStorage> file;
     store.cluster().together([&] {
       if (!store.cluster().leads()) return;
-      file =
-          std::make_unique<FileStorage>(specs, form, from.other_files[i], shard, StreamOptions());
+      file = std::make_unique<FileStorage>(layout, from.other_files[i], FileStorage::Mode::kOpen,
+                                           StreamOptions(), Cluster::alone());
       if (file->step() == from.step + 1) file->take_back_step();
       file->settle();
     });
-    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
     load_file(file.get(), layout, store, counter);
   }
   store.storage().finish_writing();

@@ -3,14 +3,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "base/error.h"
 #include "engine/model/layer.h"
 #include "engine/plan/plan.h"
 #include "engine/run/store.h"
@@ -47,7 +45,9 @@ class Executor {
   at::Tensor infer(const MicroBatch& batch, std::span<ops::KVCache> caches);
 
  private:
+  struct Step;
   struct Window;
+  size_t window_size(size_t batches) const;
   std::vector<Visit> visits_of_step(size_t windows) const;
   template <class F>
   bool walk(const F& visit);

@@ -174,7 +174,7 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   store.initialise(1, {});
   auto scale = store.read(Array::kMaster, "gates.1.scale");
   scale[2] = std::numeric_limits<float>::infinity();
-  store.set(Array::kMaster, "gates.1.scale", scale);
+  set_values(store, "gates.1.scale", scale);
   try {
     Executor(model, store, {}).compute_gradients(make_batches(0), 1, {}, {});
     FAIL() << "no error";

@@ -21,11 +21,14 @@ namespace {
 namespace fs = std::filesystem;
 using Summary = StateFile::Summary;
 
-// The state that lies in files of so many systems.
-struct StoreSet {
-  Summary summary;  // at the step that all have
+// The files of a run on so many systems.
+std::vector<Path> files_of(const CheckpointRules& rules, int systems) {
   std::vector<Path> files;
-};
+  for (int rank = 0; rank < systems; ++rank) {
+    files.push_back(store_file(rules.store, rules.out_dir, {rank, systems}));
+  }
+  return files;
+}
 
 // What is common to the files of a run; nothing if there is no run in them. Throws Error if some
 // are missing, or of another run.
@@ -88,36 +91,30 @@ std::set<std::pair<int, int>> find_shards(const std::string& store, const Path& 
   return shards;
 }
 
-// Files of another number of systems beside where this run's would be: those of the latest step.
-std::optional<StoreSet> find_other_files(const CheckpointRules& rules, int systems) {
-  std::optional<StoreSet> best;
+// Files of another number of systems beside where this run's would be: how many, and what is in
+// those of the latest step.
+std::optional<std::pair<int, Summary>> find_other_files(const CheckpointRules& rules, int systems) {
+  std::optional<std::pair<int, Summary>> best;
   std::set<int> numbers;
   for (const auto& [of, _] : find_shards(rules.store, rules.out_dir)) {
     if (of != systems) numbers.insert(of);
   }
   for (const int of : numbers) {
-    StoreSet set;
+    const std::vector<Path> files = files_of(rules, of);
     std::vector<std::optional<Summary>> all;
-    for (int rank = 0; rank < of; ++rank) {
-      set.files.push_back(store_file(rules.store, rules.out_dir, {rank, of}));
-      all.push_back(StateFile::peek(set.files.back()));
-    }
-    const auto summary = common_summary(all, set.files.front());
-    if (!summary || (best && best->summary.step >= summary->step)) continue;
-    set.summary = *summary;
-    best = std::move(set);
+    for (const Path& file : files) all.push_back(StateFile::peek(file));
+    const auto summary = common_summary(all, files.front());
+    if (summary && (!best || best->second.step < summary->step)) best = {of, *summary};
   }
   return best;
 }
 
-std::string files_name(const Path& first, size_t count) {
-  return count == 1 ? first.string() : fmt::format("{} and {} more", first.string(), count - 1);
-}
-
 // Going on from files; nothing if they hold no run, or newer checkpoints are of another one.
-std::optional<ResumePoint> find_store(const CheckpointRules& rules, StoreSet set, bool other) {
-  const Summary& found = set.summary;
-  const std::string name = files_name(set.files.front(), set.files.size());
+std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summary& found,
+                                      int systems, bool other) {
+  std::vector<Path> files = files_of(rules, systems);
+  const std::string first = files.front().string();
+  const std::string name = systems == 1 ? first : fmt::format("{} and {} more", first, systems - 1);
   if (!rules.from || *rules.from != "latest") {
     fail(
         "store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
@@ -133,10 +130,10 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, StoreSet set
     fail("batch_size: {} is of a run with {} tokens a step, not {}", name, found.step_tokens,
          step_tokens);
   }
-  ResumePoint point{.checkpoint = set.files.front(), .step = found.step, .in_store = !other};
+  ResumePoint point{.checkpoint = first, .step = found.step, .in_store = !other};
   point.run_id = found.run_id;
   point.other_gradient = found.gradient;
-  if (other) point.other_files = std::move(set.files);
+  if (other) point.other_files = std::move(files);
   return point;
 }
 
@@ -181,17 +178,12 @@ std::optional<ResumePoint> find_on_leader(const CheckpointRules& rules,
   const auto others = find_other_files(rules, systems);
   const bool use_others =
       others &&
-      (!ours || (others->summary.run_id == ours->run_id && others->summary.step > ours->step));
+      (!ours || (others->second.run_id == ours->run_id && others->second.step > ours->step));
   std::optional<ResumePoint> point;
-  if (use_others) {
-    point = find_store(rules, *others, /*other=*/true);
-  } else if (ours) {
-    StoreSet set{*ours, {}};
-    for (int rank = 0; rank < systems; ++rank) {
-      set.files.push_back(store_file(rules.store, rules.out_dir, {rank, systems}));
-    }
-    point = find_store(rules, std::move(set), /*other=*/false);
-  }
+  if (use_others)
+    point = find_store(rules, others->second, others->first, /*other=*/true);
+  else if (ours)
+    point = find_store(rules, *ours, systems, /*other=*/false);
   return point ? point : find_checkpoint_point(rules);
 }
 

@@ -88,8 +88,6 @@ class Store {
   std::vector<float> read(Array kept, const std::string& name);
   // Between storage().begin_writing() and finish_writing().
   void write(Array kept, const std::string& name, int64_t first, std::span<const float> values);
-  // The same for a few values, in between.
-  void set(Array kept, const std::string& name, std::span<const float> values);
 
   Storage& storage() { return *storage_; }
   Cluster& cluster() const { return storage_->cluster(); }
@@ -108,7 +106,6 @@ class Store {
   void hand_over_gradient(const Request& request);
   void reduce_early(size_t layer);
   double reduced_square_sum(size_t layer);
-  void add_rows(size_t layer, size_t param);
   void update_in_visit(size_t layer);
 
   std::unique_ptr<Storage> storage_;

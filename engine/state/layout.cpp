@@ -134,6 +134,15 @@ StateLayout::Place StateLayout::place(const std::string& name) const {
   return found->second;
 }
 
+std::vector<size_t> StateLayout::owners_of_shared(size_t layer) const {
+  std::vector<size_t> owners;
+  for (const std::string& name : specs_[layer].shared) {
+    const size_t owner = place(name).layer;
+    if (std::find(owners.begin(), owners.end(), owner) == owners.end()) owners.push_back(owner);
+  }
+  return owners;
+}
+
 uint64_t StateLayout::working_at(size_t layer, int64_t element) const {
   if (precision() == Precision::kFp32) return 4 * uint64_t(element);
   const int64_t in_matrices = std::min(element, layers_[layer].matrices);

@@ -134,6 +134,9 @@ class StateLayout {
   const ParamSpec& param(Place place) const { return specs_[place.layer].params[place.param]; }
   int64_t offset(Place place) const { return layers_[place.layer].offsets[place.param]; }
 
+  // The other layers whose parameters a layer uses too, each once.
+  std::vector<size_t> owners_of_shared(size_t layer) const;
+
   // Where an element of a layer lies in its working weights, in bytes.
   uint64_t working_at(size_t layer, int64_t element) const;
   uint64_t working_bytes(size_t layer) const { return working_at(layer, layers_[layer].size); }
@@ -156,10 +159,10 @@ class StateLayout {
   }
   size_t segment_of(size_t layer, int64_t element) const;
   bool is_own(const Segment& segment) const { return segment.owner == shard_.rank; }
-  // The segments of this system, and how many of them, or of the others, come before one.
+  // The segments of this system; and how many come before one, of this system or of the others as
+  // it is itself.
   size_t own_segments() const { return own_segments_; }
-  size_t place_among_own(size_t segment) const { return places_of_segments_[segment]; }
-  size_t place_among_others(size_t segment) const { return places_of_segments_[segment]; }
+  size_t place_of(size_t segment) const { return places_of_segments_[segment]; }
   // Calls visit(parameter, its elements in the segment) for each that has some there.
   template <class Visit>
   void for_each_parameter(const Segment& segment, const Visit& visit) const {

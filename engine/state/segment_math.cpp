@@ -151,17 +151,18 @@ void update_segment_alone(const StateLayout& layout, const Segment& segment,
 void read_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
                  Array kept, int64_t first, std::span<float> values) {
   const int64_t place = first - segment.begin;
-  if (kept == Array::kGradient) {
-    if (arrays.narrow_gradient) return from_bf16(at<Bf16>(arrays.gradient, place), values);
+  if (kept == Array::kGradient && arrays.narrow_gradient) {
+    from_bf16(at<Bf16>(arrays.gradient, place), values);
+  } else if (kept == Array::kGradient) {
     std::copy_n(at<float>(arrays.gradient, place), values.size(), values.begin());
+  } else if (kept == Array::kMaster && layout.form().has_masters()) {
+    std::copy_n(at<float>(arrays.master, place), values.size(), values.begin());
   } else if (kept == Array::kMaster) {
-    if (layout.form().has_masters()) {
-      std::copy_n(at<float>(arrays.master, place), values.size(), values.begin());
-      return;
-    }
     std::byte* working = working_at(layout, segment, arrays, first);
-    if (is_rounded(layout, segment.layer, first)) return from_bf16(at<Bf16>(working, 0), values);
-    std::memcpy(values.data(), working, values.size_bytes());
+    if (is_rounded(layout, segment.layer, first))
+      from_bf16(at<Bf16>(working, 0), values);
+    else
+      std::memcpy(values.data(), working, values.size_bytes());
   } else {
     const bool positive = kept == Array::kExpAvgSq;
     std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;

@@ -11,7 +11,6 @@
 namespace gigagpt::engine {
 namespace {
 
-constexpr uint32_t kVersion = 2;
 constexpr char kHeaderMagic[8] = {'G', 'I', 'G', 'A', 's', 't', 'o', 'r'};
 constexpr char kInfoMagic[8] = {'G', 'I', 'G', 'A', 'i', 'n', 'f', 'o'};
 constexpr uint64_t kDescriptionBegin = 2 * kBlockBytes;  // after both headers
@@ -82,8 +81,8 @@ HeaderBlock read_header_of(AsyncFile& file, uint64_t least_bytes) {
   file.run({false, 0, {headers.bytes()}});
   const auto header = newest_header(headers.data());
   if (!header) fail("{} is no store, or both its headers are damaged", where);
-  if (header->version != kVersion) {
-    fail("{} has version {}, this program knows {}", where, header->version, kVersion);
+  if (header->version != StateFile::kVersion) {
+    fail("{} has version {}, this program knows {}", where, header->version, StateFile::kVersion);
   }
   return *header;
 }
@@ -115,10 +114,6 @@ uint32_t crc_of_part(const SlotPart& part, const std::byte* slot) {
   return crc32c({slot + part.at, part.size_bytes});
 }
 
-std::string id_text(uint64_t run_id) {
-  return fmt::format("{:016x}", run_id);
-}
-
 }  // namespace
 
 uint64_t draw_run_id() {
@@ -140,25 +135,22 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
                                              size_t spare_slots, int64_t step_tokens,
                                              uint64_t run_id, const EngineMaker& engine) {
   std::unique_ptr<StateFile> made(new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
-  struct Removal {  // of a file that could not be made
-    ~Removal() {
-      std::error_code ignored;
-      if (!done) std::filesystem::remove(path, ignored);
-    }
-    const Path& path;
-    bool done = false;
-  } removal{path};
   made->run_id_ = run_id != 0 ? run_id : draw_run_id();
   made->step_tokens_ = step_tokens;
   made->slot_count_ = layout.own_segments() + spare_slots;
   for (size_t slot = made->slot_count_; slot-- > 0;) made->spares_.push_back(uint32_t(slot));
-  made->file_.reserve(planned_bytes(layout, spare_slots));
-  const PageBuffer text(made->description_.size());
-  std::memcpy(text.data(), made->description_.data(), made->description_.size());
-  made->file_.run({true, kDescriptionBegin, {text.bytes()}});
-  made->write_header(-1);
-  sync_parent_directory(path);
-  removal.done = true;
+  try {
+    made->file_.reserve(planned_bytes(layout, spare_slots));
+    const PageBuffer text(made->description_.size());
+    std::memcpy(text.data(), made->description_.data(), made->description_.size());
+    made->file_.run({true, kDescriptionBegin, {text.bytes()}});
+    made->write_header(-1);
+    sync_parent_directory(path);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+    throw;
+  }
   return made;
 }
 
@@ -234,20 +226,11 @@ uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots)
 
 uint64_t StateFile::slot_offset(size_t segment) const {
   if (layout_.is_own(layout_.segments()[segment])) return offset_of(slots_[segment]);
-  return offset_of(uint32_t(slot_count_)) +
-         layout_.place_among_others(segment) * layout_.others_slot_bytes();
-}
-
-uint32_t StateFile::version() const {
-  return kVersion;
+  return offset_of(uint32_t(slot_count_)) + layout_.place_of(segment) * layout_.others_slot_bytes();
 }
 
 std::string StateFile::Summary::id() const {
-  return id_text(run_id);
-}
-
-std::string StateFile::id() const {
-  return id_text(run_id_);
+  return fmt::format("{:016x}", run_id);
 }
 
 void StateFile::write_header(const Update& u, bool pending) {
@@ -257,7 +240,7 @@ void StateFile::write_header(const Update& u, bool pending) {
   ++sequence_;
   HeaderBlock block = {};
   std::copy_n(kHeaderMagic, 8, block.magic);
-  block.version = kVersion;
+  block.version = StateFile::kVersion;
   block.run_id = run_id_;
   block.sequence = sequence_;
   block.description_bytes = description_.size();

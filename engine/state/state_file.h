@@ -51,7 +51,7 @@ class StateFile {
 
   const StateLayout& layout() const { return layout_; }
   AsyncFile& file() { return file_; }
-  std::string id() const;
+  std::string id() const { return Summary{run_id_}.id(); }
   // The state in the file is that after so many steps (-1: it is being written for the first time),
   // of which the last one's update may be still to be made in some segments.
   int64_t step() const { return update_.step; }
@@ -94,7 +94,7 @@ class StateFile {
   // moments, by Array, empty if they are not kept or something is wrong.
   using InspectedValues = std::array<std::vector<float>, 3>;
   std::vector<std::string> inspect_segment(size_t segment, InspectedValues& values);
-  uint32_t version() const;
+  static constexpr uint32_t kVersion = 2;  // of the format
   int64_t step_tokens() const { return step_tokens_; }
   uint64_t slot_count() const { return slot_count_; }
 

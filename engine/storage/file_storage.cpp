@@ -21,11 +21,6 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, co
                               form.training ? Shard{cluster.rank(), cluster.systems()} : Shard{}),
                   path, mode, options, form.training ? cluster : Cluster::alone()) {}
 
-FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path,
-                         const Shard& shard, const StreamOptions& options)
-    : FileStorage(StateLayout(std::move(specs), form, options.segment_elements, shard), path,
-                  Mode::kOpen, options, Cluster::alone()) {}
-
 FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
                          const StreamOptions& options, Cluster& cluster)
     : Storage(std::move(given), cluster),
@@ -81,6 +76,13 @@ FileStorage::~FileStorage() {
 
 void FileStorage::rethrow_error() {
   if (error_) std::rethrow_exception(error_);
+}
+
+// Until the storage's thread has done what was asked of it.
+void FileStorage::wait_while(const bool& asked) {
+  file_->file().wake();
+  while (!error_ && asked) changed_.wait(mutex_);
+  rethrow_error();
 }
 
 void FileStorage::post(Event event, size_t index) {
@@ -205,9 +207,7 @@ void FileStorage::take_back_step() {
 void FileStorage::abandon() {
   const MutexLock lock(mutex_);
   abandoning_ = true;
-  file_->file().wake();
-  while (!error_ && abandoning_) changed_.wait(mutex_);
-  rethrow_error();
+  wait_while(abandoning_);
 }
 
 void FileStorage::defer(const Update& update) {
@@ -235,8 +235,8 @@ void FileStorage::update_layer(size_t layer, const Update& update) {
   layer_updates_[layer] = update;
   stale_[layer] = has_peers_;
   buffer.missing = 0;
-  for (size_t i = 0; i < layout().segment_count(layer); ++i) {
-    if (layout().is_own(segment(layout().first_segment(layer) + i))) ++buffer.missing;
+  for (size_t i = layout().first_segment(layer); i < layout().first_segment(layer + 1); ++i) {
+    if (layout().is_own(segment(i))) ++buffer.missing;
   }
   if (buffer.missing == 0) {
     take_memory(buffer);
@@ -253,9 +253,7 @@ void FileStorage::settle() {
   GIGAGPT_ASSERT(expected_.empty() && started_.empty());
   const Stopwatch watch;
   settling_ = true;
-  file_->file().wake();
-  while (!error_ && settling_) changed_.wait(mutex_);
-  rethrow_error();
+  wait_while(settling_);
   counts_.stall_ms += watch.seconds() * 1e3;
 }
 

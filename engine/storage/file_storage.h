@@ -45,9 +45,9 @@ class FileStorage : public Storage {
   // With several systems each has a file of its own.
   FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path, Mode mode,
               const StreamOptions& options, Cluster& cluster = Cluster::alone());
-  // The shard of a system that is not there, to be settled and read.
-  FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path,
-              const Shard& shard, const StreamOptions& options);
+  // The file of a shard; without the others of its cluster to be settled and read.
+  FileStorage(StateLayout layout, const Path& path, Mode mode, const StreamOptions& options,
+              Cluster& cluster);
   ~FileStorage() override;
 
   void expect(std::span<const Request> requests) override;
@@ -79,9 +79,6 @@ class FileStorage : public Storage {
   void take_back_step();
 
  private:
-  FileStorage(StateLayout layout, const Path& path, Mode mode, const StreamOptions& options,
-              Cluster& cluster);
-
   // A layer's working weights, or its gradient, in memory.
   struct LayerBuffer {
     PageBuffer memory;
@@ -109,6 +106,7 @@ class FileStorage : public Storage {
 
   // The calling thread's.
   void rethrow_error() REQUIRES(mutex_);
+  void wait_while(const bool& asked) REQUIRES(mutex_);
   void post(Event event, size_t index) EXCLUDES(mutex_);
   // Has the storage's thread do something once nothing is under way, and waits until it is done.
   void run_on_thread(const std::function<void()>& work) EXCLUDES(mutex_);
@@ -162,10 +160,10 @@ class FileStorage : public Storage {
   const Segment& segment(size_t index) const { return layout().segments()[index]; }
   // The first cached_ of this system's segments have slot buffers of their own.
   size_t cache_buffer(size_t segment) const {
-    return options_.buffers + layout().place_among_own(segment);
+    return options_.buffers + layout().place_of(segment);
   }
   bool is_cached(size_t index) const {
-    return layout().is_own(segment(index)) && layout().place_among_own(index) < cached_;
+    return layout().is_own(segment(index)) && layout().place_of(index) < cached_;
   }
 
   // Reading and writing single values on the storage's thread; file_storage_values.cpp.

@@ -1,10 +1,8 @@
 #include "engine/systems/cluster.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <chrono>
+#include <cstring>
 
 #include "base/system.h"
 

@@ -2,7 +2,6 @@
 // moving while others compute, and the few things that all of them do at once. Without LibTorch.
 #pragma once
 
-#include <cstring>
 #include <deque>
 #include <exception>
 #include <functional>

@@ -1,6 +1,7 @@
 #include "engine/systems/exchange.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "ops/kernels/optimizer.h"
 
@@ -46,18 +47,14 @@ Cluster::Done Exchange::after(size_t calls, Cluster::Done done) {
 }
 
 std::vector<size_t> Exchange::order(const StateLayout& layout, size_t layer) {
-  const size_t first = layout.first_segment(layer), count = layout.segment_count(layer);
-  std::vector<std::pair<size_t, size_t>> ranked;  // by place among the owner's
-  size_t place = 0;
-  for (size_t i = first; i < first + count; ++i) {
-    const bool next_owner =
-        i > first && layout.segments()[i].owner != layout.segments()[i - 1].owner;
-    place = next_owner ? 0 : place;
-    ranked.emplace_back(place++, i);
-  }
-  std::sort(ranked.begin(), ranked.end());
-  std::vector<size_t> order;
-  for (const auto& [_, segment] : ranked) order.push_back(segment);
+  const auto place_in_shard = [&](size_t segment) {
+    const int owner = layout.segments()[segment].owner;
+    return segment - layout.segment_of(layer, layout.shard_of(layer, owner).begin);
+  };
+  std::vector<size_t> order(layout.segment_count(layer));
+  std::iota(order.begin(), order.end(), layout.first_segment(layer));
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return place_in_shard(a) < place_in_shard(b); });
   return order;
 }
 
