@@ -1,6 +1,5 @@
 // A store file: its header, each layer's norms, every checksum.
-#include <algorithm>
-#include <iterator>
+#include <array>
 
 #include "base/error.h"
 #include "cli/display.h"
@@ -14,21 +13,18 @@ using engine::Segment;
 using engine::StateFile;
 using engine::StateLayout;
 
-struct LayerNorms {
-  Norm master, exp_avg, exp_avg_sq;
-};
+using LayerNorms = std::array<Norm, 3>;  // of what StateFile::InspectedValues has
 
 void print_facts(const StateFile& file, const Path& path) {
   const StateLayout& layout = file.layout();
-  const auto& header = file.header();
   size_t owing = 0;
   for (size_t i = 0; i < layout.segments().size(); ++i) {
     const bool own = layout.is_own(layout.segments()[i]);
-    owing += own && file.has_slot(i) && file.state_step(i) < header.step ? 1 : 0;
+    owing += own && file.has_slot(i) && file.state_step(i) < file.step() ? 1 : 0;
   }
-  fmt::print("{}: a store, version {}, id {}\n", path.string(), file.version(), file.id());
-  print_fact("step", fmt::format("{}, each of {} tokens{}", header.step, file.step_tokens(),
-                                 header.pending
+  fmt::print("{}: a store, version {}, id {}\n", path.string(), StateFile::kVersion, file.id());
+  print_fact("step", fmt::format("{}, each of {} tokens{}", file.step(), file.step_tokens(),
+                                 file.pending()
                                      ? fmt::format("; its update is pending in {} of {} segments",
                                                    owing, layout.own_segments())
                                      : ""));
@@ -50,24 +46,16 @@ void print_facts(const StateFile& file, const Path& path) {
 }
 
 // What of the segment lies in parameters; padding may hold anything.
-void add_norms(const StateLayout& layout, const Segment& s,
-               const StateFile::SegmentInspection& look, LayerNorms& norms) {
-  const auto& params = layout.spec(s.layer).params;
-  for (size_t p = 0; p < params.size(); ++p) {
-    const int64_t offset = layout.layer(s.layer).offsets[p];
-    const int64_t begin = std::max(offset, s.begin);
-    const int64_t end = std::min(offset + params[p].count(), s.begin + s.count);
-    if (begin >= end) continue;
-    const auto add = [&](const std::vector<float>& values, Norm& norm) {
-      if (!values.empty())
-        norm.add(std::span(values).subspan(size_t(begin - s.begin), size_t(end - begin)));
-      else if (!look.problems.empty())
-        norm.spoil();
-    };
-    add(look.master, norms.master);
-    add(look.exp_avg, norms.exp_avg);
-    add(look.exp_avg_sq, norms.exp_avg_sq);
-  }
+void add_norms(const StateLayout& layout, const Segment& s, const StateFile::InspectedValues& all,
+               bool damaged, LayerNorms& norms) {
+  layout.for_each_parameter(s, [&](const auto&, const Segment& part) {
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (!all[i].empty())
+        norms[i].add(std::span(all[i]).subspan(size_t(part.begin - s.begin), size_t(part.count)));
+      else if (damaged)
+        norms[i].spoil();
+    }
+  });
 }
 
 }  // namespace
@@ -84,14 +72,14 @@ void inspect_store(const Path& path) {
   {
     Display display;
     display.share("checking", 0);
-    StateFile::SegmentInspection look;
+    StateFile::InspectedValues values;
     for (size_t i = 0; i < layout.segments().size(); ++i) {
       const Segment& s = layout.segments()[i];
       if (!layout.is_own(s)) continue;  // what it holds of others counts nothing
-      file->inspect_segment(i, look);
-      add_norms(layout, s, look, norms[s.layer]);
-      damaged += look.problems.empty() ? 0 : 1;
-      std::move(look.problems.begin(), look.problems.end(), std::back_inserter(problems));
+      const auto found = file->inspect_segment(i, values);
+      add_norms(layout, s, values, !found.empty(), norms[s.layer]);
+      damaged += found.empty() ? 0 : 1;
+      problems.insert(problems.end(), found.begin(), found.end());
       display.share("checking", double(i + 1) / double(layout.segments().size()));
     }
   }
@@ -103,10 +91,9 @@ void inspect_store(const Path& path) {
   for (size_t i = 0; i < layout.layer_count(); ++i) {
     std::vector<std::vector<int64_t>> shapes;
     for (const auto& param : layout.spec(i).params) shapes.push_back(param.shape);
-    rows.push_back({layout.spec(i).name,
-                    fmt::format("{}", engine::parameter_count({layout.spec(i)})),
-                    shapes_text(shapes), norms[i].master.text(), norms[i].exp_avg.text(),
-                    norms[i].exp_avg_sq.text()});
+    rows.push_back(
+        {layout.spec(i).name, fmt::format("{}", engine::parameter_count({layout.spec(i)})),
+         shapes_text(shapes), norms[i][0].text(), norms[i][1].text(), norms[i][2].text()});
   }
   print_table(rows);
   finish(problems, fmt::format("{}: {} of {} segments are damaged; go on from a checkpoint",

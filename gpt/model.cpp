@@ -89,9 +89,9 @@ engine::Model make_model(const GPTConfig& config) {
 }
 
 engine::Runtime make_gpt(const GPTConfig& c, bool training, const engine::System& system,
-                         const engine::StoreOrigin& origin) {
+                         const std::optional<engine::ResumePoint>& from) {
   return engine::Runtime(make_model(c), formats::hf_gpt2_tensors(c.hf()), c.precision,
-                         c.run_size(training), c.storage, c.out_dir, system, origin);
+                         c.run_size(training), c.storage, c.out_dir, system, from);
 }
 
 }  // namespace gigagpt

@@ -13,6 +13,6 @@ engine::Model make_model(const GPTConfig& config);
 
 // The model with its state and what runs it, planned for the system that this is.
 engine::Runtime make_gpt(const GPTConfig& config, bool training, const engine::System& system = {},
-                         const engine::StoreOrigin& origin = {});
+                         const std::optional<engine::ResumePoint>& from = {});
 
 }  // namespace gigagpt

@@ -7,6 +7,7 @@
 
 #include "base/random.h"
 #include "engine/model/oracle.h"
+#include "engine/run/step_testing.h"
 #include "formats/safetensors.h"
 #include "gpt/testing.h"
 #include "ops/testing.h"
@@ -79,7 +80,7 @@ void for_each_parameter(engine::Store& store, Visit visit) {
 void load(engine::Store& store, const SafetensorsReader& fixture) {
   for_each_parameter(store, [&](const std::string& name) {
     const Tensor values = read_parameter(fixture, "weights", name).to(at::kFloat).contiguous();
-    store.set(engine::Array::kMaster, name, {values.data_ptr<float>(), size_t(values.numel())});
+    set_values(store, name, {values.data_ptr<float>(), size_t(values.numel())});
   });
 }
 
@@ -208,8 +209,8 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
     store.initialise(5, {});
     const auto batches = random_batches(config, 4);
     const auto oracle = run_oracle(model, copy_values(store), batches, 77);
-    for (const engine::ExecutorOptions options :
-         {engine::ExecutorOptions{0, false}, {0, true}, {1, false}, {3, true}}) {
+    for (const engine::Execution& options :
+         {engine::Execution{0, false}, {0, true}, {1, false}, {3, true}}) {
       const auto gradients =
           engine::Executor(model, store, options).compute_gradients(batches, 77, {}, {});
       EXPECT_EQ(gradients->loss, oracle.loss);

@@ -1,7 +1,7 @@
 #include "gpt/train.h"
 
 #include "base/random.h"
-#include "engine/run/checkpoints.h"
+#include "engine/run/checkpoint.h"
 #include "formats/tokenizer.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"
@@ -21,7 +21,7 @@ class Training {
         checkpoints_({config.out_dir, config.storage.store, config.checkpoint_path,
                       config.run_size(/*training=*/true)},
                      system.cluster),
-        gpt_(make_gpt(config, /*training=*/true, system, checkpoints_.store_origin())) {
+        gpt_(make_gpt(config, /*training=*/true, system, checkpoints_.resume_point())) {
     if (config.eval_steps > 0) val_.emplace(config, "val");
   }
 

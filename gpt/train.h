@@ -4,7 +4,7 @@
 #include <functional>
 #include <string>
 
-#include "engine/systems/system.h"
+#include "engine/run/runtime.h"
 #include "formats/run_files.h"
 #include "gpt/config.h"
 

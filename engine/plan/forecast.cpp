@@ -27,15 +27,14 @@ Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
   for (size_t i = 0; i < count; ++i) {
     visits.weights[i] += i < last && recompute ? 2 : 1;
     visits.gradients[i] += 1;
-    std::vector<size_t> owners;
     for (const std::string& name : layout.spec(i).shared) {
       const auto place = layout.place(name);
       // The first other user of a parameter that is looked up adds to its dense gradient.
       const bool taken = !layout.param(place).looked_up || !shared.insert(name).second;
       if (!taken) visits.gradients[place.layer] += 1;
-      if (std::find(owners.begin(), owners.end(), place.layer) != owners.end()) continue;
-      owners.push_back(place.layer);
-      visits.weights[place.layer] += recompute ? 1 : 0;  // else they are still in memory
+    }
+    for (const size_t owner : layout.owners_of_shared(i)) {
+      visits.weights[owner] += recompute ? 1 : 0;  // else they are still in memory
     }
   }
   for (auto* all : {&visits.weights, &visits.gradients}) {
@@ -45,6 +44,116 @@ Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
 }
 
 }  // namespace
+
+MemoryEstimate::MemoryEstimate(const std::vector<LayerSpec>& specs, const StateForm& form,
+                               const RunSize& size, const Shard& shard)
+    : layout_(specs, form, StateLayout::kSegmentElements, shard),
+      size_(size),
+      element_bytes_(double(element_bytes(form.precision))) {
+  for (const LayerSpec& spec : specs) add_layer(spec);
+}
+
+double MemoryEstimate::state_bytes() const {
+  double bytes = 0;
+  for (const Segment& segment : layout_.segments()) {
+    const SlotParts parts = layout_.slot_parts(segment);
+    bytes += double(parts.working.size_bytes);
+    if (!size_.training) continue;
+    if (layout_.form().gradient != GradientForm::kNone) bytes += 4 * double(segment.count);
+    if (!layout_.is_own(segment)) continue;
+    bytes += double(parts.exp_avg.size_bytes + parts.exp_avg_sq.size_bytes);
+    if (layout_.form().has_masters()) bytes += double(parts.master.size_bytes);
+  }
+  return bytes;
+}
+
+double MemoryEstimate::activation_bytes(int64_t window, bool recompute) const {
+  const double boundaries = kept_input_ * double(layout_.layer_count());
+  if (!size_.training) return double(window) * kept_input_ + largest_graph_ + loss_;
+  const double visit = std::max(1.6 * largest_graph_, loss_);
+  const double kept = recompute ? 0 : double(window) * graphs_ + 0.6 * largest_graph_;
+  return rows_ + double(window) * boundaries + (recompute ? visit : kept + loss_);
+}
+
+// A gradient that is kept from the visit of one layer to that of its owner.
+double MemoryEstimate::waiting_gradient_bytes() const {
+  double bytes = 0;
+  if (!size_.training || layout_.form().gradient == GradientForm::kFp32) return 0;
+  for (size_t i = 0; i < layout_.layer_count(); ++i) {
+    for (const size_t owner : layout_.owners_of_shared(i)) {
+      bytes = std::max(bytes, double(layout_.gradient_bytes(owner)));
+    }
+  }
+  return bytes;
+}
+
+double MemoryEstimate::transient_gradient_bytes() const {
+  if (!size_.training || layout_.form().gradient != GradientForm::kNone) return 0;
+  double most = 0;
+  for (size_t i = 0; i < layout_.layer_count(); ++i) {
+    most = std::max(most, double(layout_.gradient_bytes(i)));
+  }
+  return most + waiting_gradient_bytes();
+}
+
+double MemoryEstimate::streamed_layer_bytes(bool recompute) const {
+  double most = 0, pinned = 0;
+  const size_t count = layout_.layer_count();
+  for (size_t i = 0; i < count; ++i) {
+    most = std::max(most, visit_bytes(i) + (i > 0 ? visit_bytes(i - 1) : 0.0));
+    pinned += double(layout_.working_bytes(i));
+  }
+  return most + waiting_gradient_bytes() + (recompute || !size_.training ? 0.0 : pinned);
+}
+
+double MemoryEstimate::buffer_bytes() const {
+  return kUpdateBuffers * double(layout_.slot_bytes());
+}
+
+void MemoryEstimate::add_layer(const LayerSpec& spec) {
+  const double tokens = double(size_.micro_batch_tokens());
+  double graph = 0, elements = 0;
+  bool looks_up = false;
+  for (const ParamSpec& param : spec.params) {
+    if (param.shape.size() < 2) continue;
+    looks_up |= param.looked_up;
+    kept_input_ = std::max(kept_input_, looks_up ? 4 * tokens * double(param.shape.back()) : 0.0);
+    graph += tokens * element_bytes_ * double(param.shape.front() + param.shape.back());
+    elements += double(param.count());
+    if (!param.looked_up) continue;
+    const double step_tokens = tokens * double(size_.micro_batches());
+    rows_ += 4 * std::min(double(param.shape.front()), step_tokens) * double(param.shape.back());
+  }
+  if (looks_up) graph = elements = 0;
+  if (!spec.shared.empty()) add_loss(spec);
+  graphs_ += graph;
+  repeatable_ += elements;
+  largest_graph_ = std::max(largest_graph_, graph);
+}
+
+// Logits of a chunk, and with several micro-batches a gradient beside the sum.
+void MemoryEstimate::add_loss(const LayerSpec& spec) {
+  for (const std::string& name : spec.shared) {
+    const auto& shape = layout_.param(layout_.place(name)).shape;
+    const double V = double(shape.front()), C = double(shape.back());
+    const double tokens = double(size_.micro_batch_tokens());
+    const double rows = std::min<double>(tokens, element_bytes_ == 2 ? 1024 : 512);
+    loss_ += 4 * rows * V + (size_.training && size_.micro_batches() > 1 ? 4 * V * C : 0);
+    loss_ += tokens * C * (2 * element_bytes_ + 8);
+    logits_ += 4 * tokens * V;
+    last_ += V * C;
+  }
+}
+
+double MemoryEstimate::visit_bytes(size_t layer) const {
+  const auto of_one = [&](size_t i) {
+    return double(layout_.working_bytes(i)) +
+           (size_.training ? double(layout_.gradient_bytes(i)) : 0.0);
+  };
+  double bytes = of_one(layer);
+  for (const size_t owner : layout_.owners_of_shared(layer)) bytes += of_one(owner);
+  return bytes;
+}
 
 StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recompute,
                          size_t cached) {
@@ -70,7 +179,7 @@ StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recomp
     }
     const uint64_t end = layout.form().has_masters() ? parts.working.at : parts.end;
     const double update_read =
-        layout.place_among_own(i) < cached
+        layout.place_of(i) < cached
             ? 0
             : double(end - (form == GradientForm::kNone ? parts.state : parts.gradient_info));
     const double update_write = double(parts.end - parts.state);
@@ -91,8 +200,7 @@ StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recomp
 // Updates are of the shard; the rest goes by windows.
 StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64_t window) {
   const auto windows = [&](int64_t micro_batches) {
-    const int64_t whole = (micro_batches + window - 1) / std::max<int64_t>(1, window);
-    return double(whole);
+    return double((micro_batches + window - 1) / std::max<int64_t>(1, window));
   };
   const double fewer = windows(size.micro_batches()) / windows(size.all_micro_batches());
   const double update = of_one.update / double(size.systems);
@@ -103,79 +211,78 @@ StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64
 namespace {
 
 // What is sent, and what of it the compute cannot hide.
-void add_network(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
-                 double windows, double forward_s, double backward_s, double bytes_per_s,
-                 StepTime& time) {
+void add_network(const MemoryEstimate& estimate, const RunSize& size, double windows,
+                 double forward_s, Plan& plan) {
   const StateLayout& layout = estimate.layout();
   const double others = 1 - 1 / double(size.systems);
-  const auto wide = double(element_bytes(execution.form.precision));
-  double gradients = 0, weights = 0, last_gradient = 0;
+  const auto wide = double(element_bytes(layout.precision()));
+  double gradients = 0, weights = 0;
   for (size_t i = 0; i < layout.layer_count(); ++i) {
     gradients += wide * double(layout.layer(i).size) * others;
     weights += double(layout.working_bytes(i)) * others;
   }
   // In RAM what other layers complete of the first one's goes before the rest.
-  last_gradient = double(layout.layer(0).size);
+  auto last_gradient = double(layout.layer(0).size);
   for (const ParamSpec& param : layout.spec(0).params) {
-    if (execution.file.empty() && param.looked_up) last_gradient -= double(param.count());
+    if (plan.execution.file.empty() && param.looked_up) last_gradient -= double(param.count());
   }
-  time.sent_bytes = gradients + weights;
+  plan.sent_gb = (gradients + weights) / 1e9;
+  const double bytes_per_s = size.network_gbit * 1e9 / 8;
   if (bytes_per_s <= 0) return;
-  time.sending_s = time.sent_bytes / bytes_per_s;
+  plan.sending_s = (gradients + weights) / bytes_per_s;
   const auto exposed = [&](double all_bytes, double alone_bytes, double behind_s) {
     return std::max(alone_bytes / bytes_per_s, all_bytes / bytes_per_s - behind_s / windows);
   };
-  time.network_s = exposed(gradients, wide * last_gradient * others, backward_s) +
+  const double backward_s = plan.compute_s - forward_s;
+  plan.network_s = exposed(gradients, wide * last_gradient * others, backward_s) +
                    exposed(weights, double(layout.working_bytes(0)) * others, forward_s);
 }
 
 }  // namespace
 
-StepTime step_time(const MemoryEstimate& estimate, const RunSize& size, const Execution& execution,
-                   const StepTraffic& traffic, const Machine& machine, const DiskRates& disk,
-                   double network_bytes_per_s) {
-  StepTime time;
+void forecast_step(const MemoryEstimate& estimate, const RunSize& size, const StepTraffic& traffic,
+                   const Machine& machine, const DiskRates& disk, Plan& plan) {
+  const Execution& execution = plan.execution;
   const int64_t tokens =
       std::min(size.step_tokens(), size.micro_batches() * size.micro_batch_tokens());
   const double forward = size.flops_per_token * double(tokens) / 3;
   const double again = execution.recompute ? forward * estimate.repeatable_share() : 0;
-  time.flops = 3 * forward + again;
+  const double flops = 3 * forward + again;
+  plan.step_flops = flops;
   const double rate = machine.flops(execution.form.precision);
-  if (rate <= 0 || machine.memory_bytes_per_s <= 0) return time;
+  if (rate <= 0 || machine.memory_bytes_per_s <= 0) return;
 
   const double passes = execution.recompute ? kOutputPasses * 4 / 3 : kOutputPasses;
   const double micro_batches = double(size.micro_batches());
   double bytes =
       micro_batches * (passes * estimate.graph_bytes() + kLogitPasses * estimate.logit_bytes());
   double core_s = 0;  // of one core, that others cannot use
-  const double parameters = estimate.parameters();
   if (execution.file.empty()) {
     bytes += 2 * estimate.state_bytes() /
              double(estimate.layout().shard().systems > 1 ? 1 : size.systems);
   } else {
     core_s += kFilePasses * traffic.update / machine.memory_bytes_per_s;
   }
-  if (execution.form.compact) core_s += kCodeSeconds * parameters;
+  if (execution.form.compact) core_s += kCodeSeconds * estimate.parameters();
   const double cores = std::max(1, machine.cores);
-  time.compute_s =
-      time.flops / (kGemmShare * rate) + bytes / machine.memory_bytes_per_s + core_s / cores;
+  plan.compute_s =
+      flops / (kGemmShare * rate) + bytes / machine.memory_bytes_per_s + core_s / cores;
 
   const double windows =
       std::max(1.0, micro_batches / double(std::max<int64_t>(1, execution.window)));
   if (size.systems > 1) {
-    const double forward_s = time.compute_s * forward / time.flops;
-    add_network(estimate, size, execution, windows, forward_s, time.compute_s - forward_s,
-                network_bytes_per_s, time);
+    add_network(estimate, size, windows, plan.compute_s * forward / flops, plan);
   }
-  if (execution.file.empty() || disk.mixed <= 0) return time;
+  plan.step_s = plan.compute_s + plan.network_s;
+  if (execution.file.empty() || disk.mixed <= 0) return;
 
   // The passes that make the updates have theirs to hide behind, the others what is left.
   const bool backward = execution.form.gradient == GradientForm::kNone;
-  const double share = (backward ? time.flops - forward : forward) / time.flops / windows;
+  const double share = (backward ? flops - forward : forward) / flops / windows;
   const double rest = traffic.read + traffic.write - traffic.update;
-  time.stall_s = std::max(0.0, traffic.update / disk.mixed - share * time.compute_s) +
-                 std::max(0.0, rest / disk.mixed - (1 - share) * time.compute_s);
-  return time;
+  const double stall_s = std::max(0.0, traffic.update / disk.mixed - share * plan.compute_s) +
+                         std::max(0.0, rest / disk.mixed - (1 - share) * plan.compute_s);
+  plan.step_s = plan.compute_s + stall_s + plan.network_s;
 }
 
 }  // namespace gigagpt::engine

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "base/error.h"
 #include "base/system.h"
 #include "formats/json.h"
 

@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/system.h"
 #include "engine/plan/forecast.h"
-#include "engine/plan/memory_estimate.h"
 #include "engine/state/state_file.h"
 
 namespace gigagpt::engine {
@@ -58,14 +57,12 @@ Choice choose_ram(const Request& r) {
   Choice choice;
   for (const bool recompute : r.recompute_choices()) {
     Plan plan;
-    plan.execution.form = estimate.layout().form();
-    plan.execution.recompute = recompute && r.size.training;
     // With all weights at hand one micro-batch after the other needs least.
-    plan.execution.window = r.by_layer() ? r.size.micro_batches() : 1;
+    const int64_t window = r.by_layer() ? r.size.micro_batches() : 1;
+    plan.execution = {window, recompute && r.size.training, estimate.layout().form()};
     const double state = estimate.state_bytes() + estimate.transient_gradient_bytes();
     plan.state_gb = estimate.state_bytes() / 1e9;
-    const double peak =
-        kProgramBytes + state + estimate.activation_bytes(plan.execution.window, recompute);
+    const double peak = kProgramBytes + state + estimate.activation_bytes(window, recompute);
     plan.activation_bytes = uint64_t(std::max(0.0, r.budget - kProgramBytes - state));
     if (choice.offer(plan, peak, r.budget)) break;
   }
@@ -87,8 +84,8 @@ Choice choose_file(const Request& r) {
           form == GradientForm::kFp32 && (recompute || r.rules.recompute == "off");
       for (int64_t window = all; window >= (any_window ? 1 : all); --window) {
         Plan plan;
-        plan.execution = {store_file(r.rules.store, r.out_dir, r.shard), estimate.layout().form(),
-                          window, recompute && r.size.training};
+        plan.execution = {window, recompute && r.size.training, estimate.layout().form(),
+                          store_file(r.rules.store, r.out_dir, r.shard)};
         const double fixed =
             kProgramBytes + estimate.buffer_bytes() + estimate.activation_bytes(window, recompute);
         const double layers = estimate.streamed_layer_bytes(recompute);
@@ -113,8 +110,7 @@ std::string memory_refusal(const Request& r, double least) {
   if (r.rules.store == "memory") {
     return fmt::format(
         "store: in RAM this run needs about {:.1f} GB, but memory_gb is {:.1f}; leave store out "
-        "to "
-        "stream from a file",
+        "to stream from a file",
         least / 1e9, r.budget / 1e9);
   }
   return fmt::format(
@@ -204,30 +200,21 @@ Plan attempt(const Request& r) {
   }
   plan.read_gb = traffic.read / 1e9;
   plan.write_gb = traffic.write / 1e9;
+  plan.network_gbit = r.size.network_gbit;
   const Path where = plan.execution.file.empty() ? r.out_dir : plan.execution.file;
   const DiskRates disk = r.machine.disk_of(where);
-  const double network = r.size.network_gbit * 1e9 / 8;
-  const StepTime time =
-      step_time(estimate, r.size, plan.execution, traffic, r.machine, disk, network);
-  plan.step_flops = time.flops;
-  plan.compute_s = time.compute_s;
-  plan.step_s = time.all_s();
-  plan.sent_gb = time.sent_bytes / 1e9;
-  plan.sending_s = time.sending_s;
-  plan.network_s = time.network_s;
-  plan.network_gbit = r.size.network_gbit;
+  forecast_step(estimate, r.size, traffic, r.machine, disk, plan);
   for (int64_t n = 2; r.size.systems == 1 && n <= 1024 && n <= r.size.batch_size; n *= 4) {
     RunSize many = r.size;
     many.systems = n;
     many.micro_batch_size = std::min(many.micro_batch_size, many.batch_size / n);
-    std::optional<MemoryEstimate> smaller;
-    if (many.micro_batch_size != r.size.micro_batch_size)
-      smaller.emplace(r.specs, plan.execution.form, many, r.shard);
-    const MemoryEstimate& each = smaller ? *smaller : estimate;
-    const StepTraffic less = shared_traffic(traffic, many, plan.execution.window);
-    const double step_s =
-        step_time(each, many, plan.execution, less, r.machine, disk, network).all_s();
-    plan.on_systems.emplace_back(n, step_s);
+    const MemoryEstimate each = many.micro_batch_size == r.size.micro_batch_size
+                                    ? estimate
+                                    : MemoryEstimate(r.specs, plan.execution.form, many, r.shard);
+    Plan shared = plan;
+    forecast_step(each, many, shared_traffic(traffic, many, plan.execution.window), r.machine, disk,
+                  shared);
+    plan.on_systems.emplace_back(n, shared.step_s);
   }
   plan_disk(r, estimate, plan);
   if (plan.refusal.empty()) plan.refusal = disk_refusal(r, plan);

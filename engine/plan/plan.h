@@ -68,10 +68,12 @@ Path store_file(const std::string& store, const Path& out_dir, const Shard& shar
 
 // How a run is made.
 struct Execution {
-  Path file;  // where the state is; empty: in RAM
-  StateForm form;
-  int64_t window = 1;      // as in ExecutorOptions
-  bool recompute = false;  // likewise
+  // Micro-batches that pass a layer before the next; 0: all of them. What they keep for the
+  // backward pass is in memory together, so with weights at hand one at a time is best.
+  int64_t window = 1;
+  bool recompute = false;  // keep only each layer's input and run it again in the backward pass
+  StateForm form = {};
+  Path file = {};  // where the state is; empty: in RAM
 };
 
 struct Plan {

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/testing.h"
-#include "engine/plan/memory_estimate.h"
+#include "engine/plan/forecast.h"
 #include "engine/state/state_file.h"
 
 namespace gigagpt::engine {

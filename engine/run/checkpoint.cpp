@@ -8,13 +8,11 @@
 #include <torch/version.h>
 #include <dnnl.hpp>
 
-#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
 
 #include "base/error.h"
-#include "base/system.h"
 #include "engine/storage/file_storage.h"
 
 namespace gigagpt::engine {
@@ -37,10 +35,9 @@ std::span<const std::byte> bytes_of(const at::Tensor& contiguous) {
 // Tells the share of all values that have been read or written.
 class ValueCounter {
  public:
-  ValueCounter(Store& store, int copies, const Progress& progress) : progress_(progress) {
-    for (size_t i = 0; i < store.layer_count(); ++i) {
-      for (const ParamSpec& param : store.layer(i).params) all_ += double(param.count()) * copies;
-    }
+  ValueCounter(Store& store, int copies, const Progress& progress)
+      : progress_(progress),
+        all_(copies * double(parameter_count(store.storage().layout().specs()))) {
     add(0);
   }
   void add(int64_t values) {
@@ -50,7 +47,8 @@ class ValueCounter {
 
  private:
   const Progress& progress_;
-  double all_ = 0, done_ = 0;
+  const double all_;
+  double done_ = 0;
 };
 
 // The file that the leader writes. The others ask their store for the same values, which sends
@@ -211,7 +209,52 @@ void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store
   });
 }
 
-// What computed a checkpoint: enough to tell why two runs differ in their last bits.
+// What one system kept of a state, to all that keep it now.
+void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
+  std::vector<float> values;
+  const auto load = [&](const ParamSpec&, const Segment& part) {
+    values.resize(size_t(part.count));
+    for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
+      if (file != nullptr) file->read(kept, part.layer, part.begin, values);
+      store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
+      store.storage().write(kept, part.layer, part.begin, values);
+      counter.add(part.count);
+    }
+  };
+  for (const Segment& segment : layout.segments()) {
+    if (layout.is_own(segment)) layout.for_each_parameter(segment, load);
+  }
+}
+
+// As load_checkpoint, from the files of a run on another number of systems, which must be there for
+// the one that leads.
+void load_files(const ResumePoint& from, Store& store, const Progress& progress) {
+  StateForm form = store.form();
+  form.gradient = from.other_gradient;
+  const std::vector<LayerSpec>& specs = store.storage().layout().specs();
+  ValueCounter counter(store, 3, progress);
+  store.storage().begin_writing(from.step);
+  for (size_t i = 0; i < from.other_files.size(); ++i) {
+    const Shard shard{int(i), int(from.other_files.size())};
+    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
+    std::unique_ptr<FileStorage> file;
+    store.cluster().together([&] {
+      if (!store.cluster().leads()) return;
+      file = std::make_unique<FileStorage>(layout, from.other_files[i], FileStorage::Mode::kOpen,
+                                           StreamOptions(), Cluster::alone());
+      if (file->step() == from.step + 1) file->take_back_step();
+      file->settle();
+    });
+    load_file(file.get(), layout, store, counter);
+  }
+  store.storage().finish_writing();
+  if (!store.cluster().leads() || store.storage().file_id().empty()) return;
+  // The state is in the new files now.
+  for (const Path& file : from.other_files) std::filesystem::remove(file);
+}
+
+// Version of this program and of LibTorch and oneDNN, the CPU and the threads in use: enough to
+// tell why two runs differ in their last bits.
 formats::TextPairs manifest() {
   const dnnl_version_t* dnnl = dnnl_version();
   return {{"gigagpt", GIGAGPT_VERSION},
@@ -222,35 +265,6 @@ formats::TextPairs manifest() {
 }
 
 }  // namespace
-
-Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& store,
-                     const std::vector<StoredTensor>& tensors,
-                     const std::function<void(const Path&)>& write_rest, int64_t keep,
-                     const Progress& progress) {
-  const Path target = checkpoint_directory(out_dir, state.step);
-  const bool leads = store.cluster().leads();
-  std::optional<PendingDirectory> pending;
-  if (leads) pending.emplace(target);
-  const Path folder = leads ? pending->path() : target;
-  const std::string file_id = store.storage().file_id();
-  ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
-  state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
-  if (file_id.empty()) {
-    state.files.push_back(write_optimizer(folder / "optimizer.safetensors", store, counter));
-  }
-  if (!leads) return target;
-  state.manifest = manifest();
-  if (!file_id.empty()) state.manifest.emplace_back("store", file_id);
-  state.manifest.emplace_back("precision", precision_name(store.precision()));
-  formats::write_trainer_state(folder, state);
-  write_rest(folder);
-  pending->commit();
-  const auto steps = checkpoint_steps(out_dir);
-  for (size_t i = 0; keep > 0 && i + size_t(keep) < steps.size(); ++i) {
-    remove_directory(checkpoint_directory(out_dir, steps[i]));
-  }
-  return target;
-}
 
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, int64_t step, const Progress& progress) {
@@ -275,56 +289,87 @@ void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<Sto
   store.storage().finish_writing();
 }
 
-namespace {
-
-// What one system kept of a state, to all that keep it now.
-void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
-  std::vector<float> values;
-  for (const Segment& segment : layout.segments()) {
-    if (!layout.is_own(segment)) continue;
-    const auto& params = layout.spec(segment.layer).params;
-    for (size_t p = 0; p < params.size(); ++p) {
-      const int64_t offset = layout.layer(segment.layer).offsets[p];
-      const int64_t begin = std::max(offset, segment.begin);
-      const int64_t end = std::min(offset + params[p].count(), segment.begin + segment.count);
-      if (begin >= end) continue;
-      values.resize(size_t(end - begin));
-      for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
-        if (file != nullptr) file->read(kept, segment.layer, begin, values);
-        store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
-        store.storage().write(kept, segment.layer, begin, values);
-        counter.add(end - begin);
-      }
-    }
-  }
+Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster)
+    : rules_(std::move(rules)), cluster_(cluster) {
+  cluster.together([&] {
+    if (!cluster.leads()) return;
+    lock_.emplace(rules_.out_dir, "out_dir", "training");
+    remove_leftovers(rules_.out_dir);
+  });
+  from_ = find_resume_point(rules_, cluster);
 }
 
-}  // namespace
+std::string Checkpoints::origin() const {
+  if (!from_) return "";
+  const std::string of_others = from_->other_files.empty() ? ""
+                                                           : fmt::format(", which {} systems made",
+                                                                         from_->other_files.size());
+  return fmt::format("continuing from {} at step {}{}{}", from_->checkpoint.string(), from_->step,
+                     of_others,
+                     from_->moments_lost ? "; it has weights alone: the optimizer's moments, in a "
+                                           "file that is not there, start from zero"
+                                         : "");
+}
 
-void load_files(const ResumePoint& from, Store& store, const Progress& progress) {
-  StateForm form = store.form();
-  form.gradient = from.other_gradient;
-  std::vector<LayerSpec> specs;
-  for (size_t i = 0; i < store.layer_count(); ++i) specs.push_back(store.layer(i));
-  ValueCounter counter(store, 3, progress);
-  store.storage().begin_writing(from.step);
-  for (size_t i = 0; i < from.other_files.size(); ++i) {
-    const Shard shard{int(i), int(from.other_files.size())};
-    std::unique_ptr<FileStorage> file;
-    store.cluster().together([&] {
-      if (!store.cluster().leads()) return;
-      file =
-          std::make_unique<FileStorage>(specs, form, from.other_files[i], shard, StreamOptions());
-      if (file->step() == from.step + 1) file->take_back_step();
-      file->settle();
-    });
-    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
-    load_file(file.get(), layout, store, counter);
+int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
+                           const Progress& progress) {
+  if (!from_) store.initialise(uint64_t(seed), progress);
+  if (from_ && !from_->other_files.empty()) {
+    load_files(*from_, store, progress);
+  } else if (from_ && !from_->in_store) {
+    load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/true, from_->step, progress);
   }
-  store.storage().finish_writing();
-  if (!store.cluster().leads() || store.storage().file_id().empty()) return;
-  // The state is in the new files now.
-  for (const Path& file : from.other_files) std::filesystem::remove(file);
+  if (from_ && from_->in_out_dir) saved_step_ = from_->step;
+  since_saved_ = {};
+  // A file may be a step ahead of what it said when a killed process was still writing.
+  if (from_ && from_->in_store) return store.step();
+  return from_ ? from_->step : 0;
+}
+
+bool Checkpoints::due(int64_t step) const {
+  const RunSize& every = rules_.size;
+  const bool by_step = every.checkpoint_steps > 0 && step % every.checkpoint_steps == 0;
+  const bool by_time =
+      every.checkpoint_minutes > 0 && since_saved_.seconds() > 60 * every.checkpoint_minutes;
+  return by_step || cluster_.any(by_time && cluster_.leads());
+}
+
+Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors,
+                       formats::TextPairs config,
+                       const std::function<void(const Path&)>& write_rest,
+                       const Progress& progress) {
+  const Path target = checkpoint_directory(rules_.out_dir, step);
+  std::optional<PendingDirectory> pending;
+  if (cluster_.leads()) pending.emplace(target);
+  const Path folder = pending ? pending->path() : target;
+  const std::string file_id = store.storage().file_id();
+  ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
+  formats::TrainerState state{
+      step, step * rules_.size.step_tokens(), std::move(config), manifest(), {}};
+  state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
+  if (file_id.empty()) {
+    state.files.push_back(write_optimizer(folder / "optimizer.safetensors", store, counter));
+  } else {
+    state.manifest.emplace_back("store", file_id);
+  }
+  state.manifest.emplace_back("precision", precision_name(store.precision()));
+  if (pending) {
+    formats::write_trainer_state(folder, state);
+    write_rest(folder);
+    pending->commit();
+    const auto steps = checkpoint_steps(rules_.out_dir);
+    const auto keep = size_t(rules_.size.keep_checkpoints);
+    for (size_t i = 0; keep > 0 && i + keep < steps.size(); ++i) {
+      remove_directory(checkpoint_directory(rules_.out_dir, steps[i]));
+    }
+  }
+  saved_step_ = step;
+  since_saved_ = {};
+  return target;
+}
+
+std::string Checkpoints::newest() const {
+  return saved_step_ < 0 ? "none" : checkpoint_directory(rules_.out_dir, saved_step_).string();
 }
 
 }  // namespace gigagpt::engine

@@ -1,12 +1,14 @@
-// Checkpoints: directories out_dir/checkpoint_N that appear complete or not at all.
+// The checkpoints of a run: directories out_dir/checkpoint_N that appear complete or not at all.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "base/file.h"
+#include "base/lock.h"
+#include "base/system.h"
 #include "engine/run/resume.h"
 #include "engine/run/run_directory.h"
 #include "engine/run/store.h"
@@ -17,17 +19,6 @@ namespace gigagpt::engine {
 
 using formats::StoredTensor;
 
-// Writes out_dir/checkpoint_<state.step> with model.safetensors (fp32 master weights as `tensors`
-// lays them out), optimizer.safetensors (the moments, unless a file keeps them), trainer_state.json
-// (`state`, its manifest and file sums filled in) and whatever `write_rest` puts into the
-// directory. Keeps the newest `keep` checkpoints (0: all). On an error nothing of the new one
-// remains and the old ones are untouched. Returns its path. Of several systems the one that leads
-// writes; all take part.
-Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& store,
-                     const std::vector<StoredTensor>& tensors,
-                     const std::function<void(const Path&)>& write_rest, int64_t keep,
-                     const Progress& progress);
-
 // Reads the weights of a checkpoint, this program's or another's, and with `optimizer` its moments
 // if it has them, into the store, whose state is then that of `step`. Throws Error naming the file
 // and tensor when it is damaged or belongs to another model. Of several systems the one that leads
@@ -35,8 +26,48 @@ Path save_checkpoint(const Path& out_dir, formats::TrainerState state, Store& st
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, int64_t step, const Progress& progress);
 
-// The same from the files of a run on another number of systems, which must be there for the one
-// that leads.
-void load_files(const ResumePoint& from, Store& store, const Progress& progress);
+// Where a run starts, when and where it saves.
+class Checkpoints {
+ public:
+  // Takes out_dir for this run, clears it of what killed runs left, and finds out where the run
+  // starts. Throws AgreedError if another process trains there, or as find_resume_point does; reads
+  // no weights. What is refused leaves no directory behind. Of several systems the one that leads
+  // has the directory. The cluster must outlive this.
+  explicit Checkpoints(CheckpointRules rules, Cluster& cluster = Cluster::alone());
+
+  // "continuing from ... at step N", or "" for a new run.
+  std::string origin() const;
+
+  // Nothing for a new run.
+  const std::optional<ResumePoint>& resume_point() const { return from_; }
+
+  // Loads the weights and moments the run goes on from, unless they are in the store already, or
+  // draws new ones from `seed`. Returns the steps completed.
+  int64_t start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
+                const Progress& progress);
+
+  // Whether to save after this step.
+  bool due(int64_t step) const;  // the clock of the one that leads decides
+  bool holds(int64_t step) const { return saved_step_ == step; }
+
+  // Writes out_dir/checkpoint_<step> with model.safetensors (fp32 master weights as `tensors` lays
+  // them out), optimizer.safetensors (the moments, unless a file keeps them), trainer_state.json
+  // and whatever `write_rest` puts into the directory. Keeps the newest checkpoints. On an error
+  // nothing of the new one remains and the old ones are untouched. Returns its path. Of several
+  // systems the one that leads writes; all take part.
+  Path save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors,
+            formats::TextPairs config, const std::function<void(const Path&)>& write_rest,
+            const Progress& progress);
+
+  std::string newest() const;  // its path, or "none"
+
+ private:
+  CheckpointRules rules_;
+  Cluster& cluster_;
+  std::optional<DirectoryLock> lock_;
+  std::optional<ResumePoint> from_;
+  int64_t saved_step_ = -1;
+  Stopwatch since_saved_;  // or since the start
+};
 
 }  // namespace gigagpt::engine

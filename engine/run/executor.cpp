@@ -15,22 +15,41 @@ namespace gigagpt::engine {
 
 using at::Tensor;
 
+struct Executor::Step {
+  std::span<const MicroBatch> batches;  // of this system
+  size_t first;                         // of them among those of all systems
+  uint64_t key;
+  double rows;  // of all systems
+  const Progress& progress;
+  int all_work;
+  int work_done = 0;
+  double loss = 0;  // micro-batches add their shares in order
+
+  // After each layer and micro-batch, by its work; false: abandon.
+  bool tick(int work) {
+    work_done += work;
+    return !progress || progress(double(work_done) / double(all_work));
+  }
+};
+
 // What lives from the forward to the backward pass of one window.
 struct Executor::Window {
-  std::span<const MicroBatch> batches;
-  std::vector<uint64_t> keys;        // per micro-batch
-  std::vector<double> loss_weights;  // of the step's loss, per micro-batch
-  std::function<bool(int)> tick;  // after each layer and micro-batch, by its work; false: abandon
+  Step& step;
+  size_t first, count;  // of the step's micro-batches
   bool abandoned = false;
-  double* loss = nullptr;  // of the step; micro-batches add their shares in order
 
   struct LayerRun {
     Weights weights;              // the leaves that the kept outputs' graphs end in
     std::vector<Tensor> inputs;   // per micro-batch
     std::vector<Tensor> outputs;  // with their graphs; empty if they will be computed again
   };
-  std::vector<LayerRun> runs;     // per layer
-  std::vector<Tensor> gradients;  // of the loss by the current layer's output, per micro-batch
+  std::vector<LayerRun> runs = {};     // per layer
+  std::vector<Tensor> gradients = {};  // of the loss by the current layer's output
+
+  Pass pass(size_t m) const {
+    const size_t number = step.first + first + m;
+    return {step.batches[first + m], /*training=*/true, mix(step.key, number)};
+  }
 };
 
 namespace {
@@ -61,7 +80,7 @@ Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& 
 
 }  // namespace
 
-Executor::Executor(const Model& model, Store& store, ExecutorOptions options)
+Executor::Executor(const Model& model, Store& store, Execution options)
     : model_(model), store_(store), options_(options) {}
 
 std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch> all_batches,
@@ -72,38 +91,22 @@ std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch>
   double rows = 0;
   for (const MicroBatch& batch : all_batches) rows += double(batch.input.size(0));
   const auto [mine, count] = own_part(all_batches.size());
-  const auto batches = all_batches.subspan(mine, count);
-  const size_t window_size =
-      options_.window > 0 ? std::min(size_t(options_.window), batches.size()) : batches.size();
   // A backward pass is worth two forward passes; running a layer again is one more.
-  const int all_work = int(model_.size() * batches.size()) * (options_.recompute ? 4 : 3);
-  int work_done = 0;
-  const auto tell = [&] { return !progress || progress(double(work_done) / double(all_work)); };
-  if (!tell() && can_drop()) return std::nullopt;
-  const size_t windows = (batches.size() + window_size - 1) / window_size;
-  store_.expect(visits_of_step(windows));
-  double loss = 0;
-  for (size_t first = 0; first < batches.size(); first += window_size) {
-    Window window;
-    window.batches = batches.subspan(first, std::min(window_size, batches.size() - first));
-    for (size_t m = 0; m < window.batches.size(); ++m) {
-      window.keys.push_back(mix(key, mine + first + m));
-      window.loss_weights.push_back(double(window.batches[m].input.size(0)) / rows);
-    }
-    window.tick = [&](int work) {
-      work_done += work;
-      return tell();
-    };
-    window.loss = &loss;
-    if (!run_window(window)) {
-      window.runs.clear();  // graphs first, then the memory they look at
-      store_.abandon();
-      if (std::isfinite(loss)) return std::nullopt;
-      fail_nonfinite(batches, mine, key);
-    }
+  const int all_work = int(model_.size() * count) * (options_.recompute ? 4 : 3);
+  Step step{all_batches.subspan(mine, count), mine, key, rows, progress, all_work};
+  if (!step.tick(0) && can_drop()) return std::nullopt;
+  const size_t size = std::min(window_size(count), count);
+  store_.expect(visits_of_step((count + size - 1) / size));
+  for (size_t first = 0; first < count; first += size) {
+    Window window{step, first, std::min(size, count - first)};
+    if (run_window(window)) continue;
+    window.runs.clear();  // graphs first, then the memory they look at
+    store_.abandon();
+    if (std::isfinite(step.loss)) return std::nullopt;
+    fail_nonfinite(step.batches, mine, key);
   }
-  loss = store_.finish_reduction(loss);
-  if (!std::isfinite(loss)) fail_nonfinite(batches, mine, key);
+  const double loss = store_.finish_reduction(step.loss);
+  if (!std::isfinite(loss)) fail_nonfinite(step.batches, mine, key);
   const double norm = store_.gradient_norm();
   return Gradients{loss, norm, watch.seconds()};
 }
@@ -115,6 +118,10 @@ void Executor::fail_nonfinite(std::span<const MicroBatch> batches, size_t first,
     if (!layer.empty()) name = layer;
   }
   throw NonFinite("the loss is not finite, first in layer " + name);
+}
+
+size_t Executor::window_size(size_t batches) const {
+  return options_.window > 0 ? size_t(options_.window) : batches;
 }
 
 // The first micro-batch of this system's part of so many, and how many it has.
@@ -139,9 +146,9 @@ std::vector<Visit> Executor::visits_of_step(size_t windows) const {
 
 bool Executor::run_window(Window& window) {
   window.runs.resize(model_.size());
-  for (const MicroBatch& batch : window.batches) {
-    window.runs[0].inputs.push_back(as_leaf(batch.input));
-    window.gradients.emplace_back();
+  window.gradients.resize(window.count);
+  for (size_t m = 0; m < window.count; ++m) {
+    window.runs[0].inputs.push_back(as_leaf(window.pass(m).batch.input));
   }
   const size_t last = model_.size() - 1;
   for (size_t i = 0; i < last && !window.abandoned; ++i) forward_layer(window, i);
@@ -153,13 +160,12 @@ void Executor::forward_layer(Window& window, size_t layer) {
   auto& run = window.runs[layer];
   store_.enter(layer);
   run.weights = store_.weights(layer, /*gradients=*/true);
-  for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
-    const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
+  for (size_t m = 0; m < window.count && !window.abandoned; ++m) {
     at::AutoGradMode graph(!options_.recompute);
-    const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], pass);
+    const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], window.pass(m));
     if (!options_.recompute) run.outputs.push_back(output);
     window.runs[layer + 1].inputs.push_back(as_leaf(output));
-    window.abandoned = !window.tick(1) && can_stop();
+    window.abandoned = !window.step.tick(1) && can_stop();
   }
   if (options_.recompute) run.weights = {};
   store_.leave(layer);
@@ -169,28 +175,27 @@ void Executor::forward_layer(Window& window, size_t layer) {
 void Executor::backward_layer(Window& window, size_t layer) {
   auto& run = window.runs[layer];
   const bool last = layer + 1 == model_.size();
+  Step& step = window.step;
   store_.enter(layer);
   if (run.outputs.empty()) run.weights = store_.weights(layer, /*gradients=*/true);
-  for (size_t m = 0; m < window.batches.size() && !window.abandoned; ++m) {
-    Tensor output;
-    if (run.outputs.empty()) {
-      const Pass pass{window.batches[m], /*training=*/true, window.keys[m]};
-      output = model_[layer]->forward(run.weights, run.inputs[m], pass);
-    } else {
-      output = std::exchange(run.outputs[m], Tensor());
-    }
+  for (size_t m = 0; m < window.count && !window.abandoned; ++m) {
+    const Pass pass = window.pass(m);
+    const Tensor output = run.outputs.empty()
+                              ? model_[layer]->forward(run.weights, run.inputs[m], pass)
+                              : std::exchange(run.outputs[m], Tensor());
     if (last) {
-      *window.loss += window.loss_weights[m] * output.item<double>();
-      window.gradients[m] = at::scalar_tensor(window.loss_weights[m], output.options());
+      const double share = double(pass.batch.input.size(0)) / step.rows;
+      step.loss += share * output.item<double>();
+      window.gradients[m] = at::scalar_tensor(share, output.options());
     }
     window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);
     run.inputs[m] = Tensor();
     // Where layers are updated by now a step cannot be dropped.
-    const bool go_on = window.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
+    const bool go_on = step.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
     window.abandoned = !go_on && can_drop();
   }
   // With others the step goes on: they do not know yet.
-  if (last && !std::isfinite(*window.loss)) window.abandoned = can_stop();
+  if (last && !std::isfinite(step.loss)) window.abandoned = can_stop();
   run = {};
   if (window.abandoned) return;
   store_.leave(layer);
@@ -230,9 +235,9 @@ std::optional<std::vector<double>> Executor::evaluate_own(std::span<const MicroB
                                                           const Progress& progress) {
   std::vector<double> losses;
   bool wanted = true;
-  const size_t size = options_.window > 0 ? size_t(options_.window) : batches.size();
+  const size_t size = window_size(batches.size());
   // Weights that are still to come are for all systems at once, those without a batch too.
-  for (size_t first = 0; first < batches.size() || (first == 0 && !can_stop()); first += size) {
+  for (size_t first = 0; first == 0 || first < batches.size(); first += size) {
     const auto window = batches.subspan(first, std::min(size, batches.size() - first));
     std::vector<Tensor> x;
     for (const MicroBatch& batch : window) x.push_back(batch.input);

@@ -3,25 +3,17 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "base/error.h"
 #include "engine/model/layer.h"
+#include "engine/plan/plan.h"
 #include "engine/run/store.h"
 
 namespace gigagpt::engine {
-
-struct ExecutorOptions {
-  // Micro-batches that pass a layer before the next; 0: all of them. What they keep for the
-  // backward pass is in memory together, so with weights at hand one at a time is best.
-  int64_t window = 1;
-  bool recompute = false;  // keep only each layer's input and run it again in the backward pass
-};
 
 // What a step's backward pass leaves, of all systems together.
 struct Gradients {
@@ -32,8 +24,8 @@ struct Gradients {
 
 class Executor {
  public:
-  // Both must outlive the executor.
-  Executor(const Model& model, Store& store, ExecutorOptions options);
+  // Both must outlive the executor. Of the options it looks at the window and at `recompute`.
+  Executor(const Model& model, Store& store, Execution options);
 
   // Forward and backward over all micro-batches: leaves the gradients of the mean loss in the
   // store, for `update`, which Store::commit() completes; returns nothing if `progress` ended the
@@ -53,7 +45,9 @@ class Executor {
   at::Tensor infer(const MicroBatch& batch, std::span<ops::KVCache> caches);
 
  private:
+  struct Step;
   struct Window;
+  size_t window_size(size_t batches) const;
   std::vector<Visit> visits_of_step(size_t windows) const;
   template <class F>
   bool walk(const F& visit);
@@ -73,7 +67,7 @@ class Executor {
 
   const Model& model_;
   Store& store_;
-  ExecutorOptions options_;
+  Execution options_;
 };
 
 }  // namespace gigagpt::engine

@@ -87,7 +87,7 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
 }
 
 TEST(Executor, BitsDoNotDependOnTheMode) {
-  const auto train = [](ExecutorOptions options) {
+  const auto train = [](Execution options) {
     const Model model = make_autoencoder(6, 5, 3);
     Store store(specs_of(model), {Precision::kBf16, /*training=*/true});
     store.initialise(7, {});
@@ -99,7 +99,7 @@ TEST(Executor, BitsDoNotDependOnTheMode) {
     return copy_values(store);
   };
   const auto expected = train({0, false});
-  for (const ExecutorOptions options : {ExecutorOptions{2, true}, {1, false}, {0, true}}) {
+  for (const Execution& options : {Execution{2, true}, {1, false}, {0, true}}) {
     for (const auto& [name, value] : train(options)) expect_same_bits(value, expected.at(name));
   }
 }
@@ -174,7 +174,7 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   store.initialise(1, {});
   auto scale = store.read(Array::kMaster, "gates.1.scale");
   scale[2] = std::numeric_limits<float>::infinity();
-  store.set(Array::kMaster, "gates.1.scale", scale);
+  set_values(store, "gates.1.scale", scale);
   try {
     Executor(model, store, {}).compute_gradients(make_batches(0), 1, {}, {});
     FAIL() << "no error";

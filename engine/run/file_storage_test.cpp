@@ -98,7 +98,7 @@ TEST_F(FileStorageTest, EvaluationAndDroppedStepsInBetweenChangeNothing) {
 // Layers 0 (tied to the last), 1 to 3, and 4, which has no forward visit of its own.
 TEST_F(FileStorageTest, ReadsEachLayerOnceAPass) {
   using Counts = std::vector<int64_t>;
-  const auto counts_of = [&](ExecutorOptions options) {
+  const auto counts_of = [&](Execution options) {
     Trainer trainer({.executor = options, .stream = {.segment_elements = 2048}}, path_,
                     FileStorage::Mode::kCreate);
     trainer.step();

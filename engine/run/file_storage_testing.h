@@ -43,7 +43,7 @@ inline Update update_to(int64_t step) {
 struct Way {
   bool file = true;
   StateForm form = {Precision::kFp32, /*training=*/true};
-  ExecutorOptions executor = {};
+  Execution executor = {};
   StreamOptions stream = {};
 };
 

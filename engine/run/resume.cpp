@@ -5,20 +5,30 @@
 #include <set>
 
 #include "base/error.h"
+#include "engine/plan/plan.h"
 #include "engine/run/run_directory.h"
+#include "formats/json.h"
 #include "formats/run_files.h"
 
 namespace gigagpt::engine {
+
+// Defines to_json() and from_json(), for the other systems.
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ResumePoint, checkpoint, step, in_out_dir, in_store,
+                                   moments_lost, other_files, other_gradient, run_id)
+
 namespace {
 
 namespace fs = std::filesystem;
 using Summary = StateFile::Summary;
 
-// The state that lies in files of so many systems.
-struct StoreSet {
-  Summary summary;  // at the step that all have
+// The files of a run on so many systems.
+std::vector<Path> files_of(const CheckpointRules& rules, int systems) {
   std::vector<Path> files;
-};
+  for (int rank = 0; rank < systems; ++rank) {
+    files.push_back(store_file(rules.store, rules.out_dir, {rank, systems}));
+  }
+  return files;
+}
 
 // What is common to the files of a run; nothing if there is no run in them. Throws Error if some
 // are missing, or of another run.
@@ -54,23 +64,11 @@ std::optional<Summary> common_summary(const std::vector<std::optional<Summary>>&
 
 // Every system looks at its own file.
 std::optional<Summary> summary_of_all(const CheckpointRules& rules, Cluster& cluster) {
-  struct Seen {
-    bool there;
-    uint64_t run_id;
-    int64_t step, step_tokens;
-    GradientForm gradient;
+  const auto file_of = [&](int rank) {
+    return store_file(rules.store, rules.out_dir, {rank, cluster.systems()});
   };
-  const Shard shard{cluster.rank(), cluster.systems()};
-  const Path file = store_file(rules.store, rules.out_dir, shard);
-  const auto mine = cluster.together([&] { return StateFile::peek(file); });
-  Seen seen = {};
-  if (mine) seen = {true, mine->run_id, mine->step, mine->step_tokens, mine->gradient};
-  std::vector<std::optional<Summary>> all;
-  for (const Seen& one : cluster.gather(seen)) {
-    all.emplace_back();
-    if (one.there) all.back() = Summary{one.run_id, one.step, one.step_tokens, one.gradient};
-  }
-  return common_summary(all, store_file(rules.store, rules.out_dir, {0, shard.systems}));
+  const auto mine = cluster.together([&] { return StateFile::peek(file_of(cluster.rank())); });
+  return common_summary(cluster.gather(mine), file_of(0));
 }
 
 // Of how many systems, and of which of them, files are there.
@@ -93,37 +91,31 @@ std::set<std::pair<int, int>> find_shards(const std::string& store, const Path& 
   return shards;
 }
 
-// Files of another number of systems beside where this run's would be: those of the latest step.
-std::optional<StoreSet> find_other_files(const CheckpointRules& rules, int systems) {
-  std::optional<StoreSet> best;
+// Files of another number of systems beside where this run's would be: how many, and what is in
+// those of the latest step.
+std::optional<std::pair<int, Summary>> find_other_files(const CheckpointRules& rules, int systems) {
+  std::optional<std::pair<int, Summary>> best;
   std::set<int> numbers;
   for (const auto& [of, _] : find_shards(rules.store, rules.out_dir)) {
     if (of != systems) numbers.insert(of);
   }
   for (const int of : numbers) {
-    StoreSet set;
+    const std::vector<Path> files = files_of(rules, of);
     std::vector<std::optional<Summary>> all;
-    for (int rank = 0; rank < of; ++rank) {
-      set.files.push_back(store_file(rules.store, rules.out_dir, {rank, of}));
-      all.push_back(StateFile::peek(set.files.back()));
-    }
-    const auto summary = common_summary(all, set.files.front());
-    if (!summary || (best && best->summary.step >= summary->step)) continue;
-    set.summary = *summary;
-    best = std::move(set);
+    for (const Path& file : files) all.push_back(StateFile::peek(file));
+    const auto summary = common_summary(all, files.front());
+    if (summary && (!best || best->second.step < summary->step)) best = {of, *summary};
   }
   return best;
 }
 
-std::string files_name(const Path& first, size_t count) {
-  return count == 1 ? first.string() : fmt::format("{} and {} more", first.string(), count - 1);
-}
-
 // Going on from files; nothing if they hold no run, or newer checkpoints are of another one.
-std::optional<ResumePoint> find_store(const CheckpointRules& rules, StoreSet set, bool other) {
-  const Summary& found = set.summary;
-  const std::string name = files_name(set.files.front(), set.files.size());
-  if (!rules.wanted || *rules.wanted != "latest") {
+std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summary& found,
+                                      int systems, bool other) {
+  std::vector<Path> files = files_of(rules, systems);
+  const std::string first = files.front().string();
+  const std::string name = systems == 1 ? first : fmt::format("{} and {} more", first, systems - 1);
+  if (!rules.from || *rules.from != "latest") {
     fail(
         "store: {} already holds a run at step {}; continue it with --checkpoint_path latest, or "
         "delete it",
@@ -133,14 +125,15 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, StoreSet set
   const std::string of_newest =
       steps.empty() ? "" : store_of(checkpoint_directory(rules.out_dir, steps.back()));
   if (!steps.empty() && of_newest != found.id()) return std::nullopt;
-  if (found.step_tokens != rules.size.step_tokens()) {
+  const int64_t step_tokens = rules.size.step_tokens();
+  if (found.step_tokens != step_tokens) {
     fail("batch_size: {} is of a run with {} tokens a step, not {}", name, found.step_tokens,
-         rules.size.step_tokens());
+         step_tokens);
   }
-  ResumePoint point{.checkpoint = set.files.front(), .step = found.step, .in_store = !other};
+  ResumePoint point{.checkpoint = first, .step = found.step, .in_store = !other};
   point.run_id = found.run_id;
   point.other_gradient = found.gradient;
-  if (other) point.other_files = std::move(set.files);
+  if (other) point.other_files = std::move(files);
   return point;
 }
 
@@ -185,47 +178,13 @@ std::optional<ResumePoint> find_on_leader(const CheckpointRules& rules,
   const auto others = find_other_files(rules, systems);
   const bool use_others =
       others &&
-      (!ours || (others->summary.run_id == ours->run_id && others->summary.step > ours->step));
+      (!ours || (others->second.run_id == ours->run_id && others->second.step > ours->step));
   std::optional<ResumePoint> point;
-  if (use_others) {
-    point = find_store(rules, *others, /*other=*/true);
-  } else if (ours) {
-    StoreSet set{*ours, {}};
-    for (int rank = 0; rank < systems; ++rank) {
-      set.files.push_back(store_file(rules.store, rules.out_dir, {rank, systems}));
-    }
-    point = find_store(rules, std::move(set), /*other=*/false);
-  }
+  if (use_others)
+    point = find_store(rules, others->second, others->first, /*other=*/true);
+  else if (ours)
+    point = find_store(rules, *ours, systems, /*other=*/false);
   return point ? point : find_checkpoint_point(rules);
-}
-
-// The leader's finding, to all. Paths are for it alone; the others know how many files there are.
-std::optional<ResumePoint> share(const std::optional<ResumePoint>& found, Cluster& cluster) {
-  struct Numbers {
-    bool there, in_out_dir, in_store;
-    int64_t step, other_files;
-    GradientForm other_gradient;
-    uint64_t run_id;
-  };
-  Numbers mine = {};
-  if (found) {
-    mine = {true,
-            found->in_out_dir,
-            found->in_store,
-            found->step,
-            int64_t(found->other_files.size()),
-            found->other_gradient,
-            found->run_id};
-  }
-  const Numbers n = cluster.gather(mine)[0];
-  if (cluster.leads() || !n.there) return found;
-  return ResumePoint{.checkpoint = {},
-                     .step = n.step,
-                     .in_out_dir = n.in_out_dir,
-                     .in_store = n.in_store,
-                     .other_files = std::vector<Path>(size_t(n.other_files)),
-                     .other_gradient = n.other_gradient,
-                     .run_id = n.run_id};
 }
 
 }  // namespace
@@ -264,7 +223,11 @@ std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Clust
   }
   failure = cluster.gather_texts(failure)[0];
   if (!failure.empty()) throw AgreedError(failure);
-  return share(point, cluster);
+  const auto text = formats::to_text(point ? nlohmann::json(*point) : nlohmann::json());
+  const std::string leaders = cluster.gather_texts(text)[0];
+  if (cluster.leads()) return point;
+  const auto json = formats::parse_json<nlohmann::json>(leaders, "the leader's message");
+  return json.is_null() ? std::nullopt : std::optional(json.get<ResumePoint>());
 }
 
 }  // namespace gigagpt::engine

@@ -26,15 +26,15 @@ struct ResumePoint {
   uint64_t run_id = 0;                                // of the files
 };
 
-// What a user decides of a run's checkpoints.
+// What a config says of where a run starts and what it saves.
 struct CheckpointRules {
   Path out_dir;
-  std::string store;                  // as in StoreRules
-  std::optional<std::string> wanted;  // to go on from: nothing, "latest", or a path
-  RunSize size;                       // how often they are made, and how many are kept
+  std::string store;                // as in StoreRules
+  std::optional<std::string> from;  // nothing, "latest", or a path
+  RunSize size;                     // how often to save, and how many are kept
 };
 
-// `wanted` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
+// `from` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
 // nothing if there is none, or nothing is wanted. Steps are counted by tokens, so a run may go on
 // elsewhere with another batch size, as long as the tokens seen are whole steps; a checkpoint with
 // weights only is at step 0. If files hold the state of a run, "latest" is that, unless the newest

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "base/testing.h"
-#include "engine/run/checkpoints.h"
+#include "engine/run/checkpoint.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -84,7 +84,7 @@ TEST(Checkpoints, OneRunAtATimeHasAnOutDir) {
 TEST(Checkpoints, ARefusedRunLeavesNoDirectory) {
   const TemporaryDirectory directory;
   CheckpointRules wrong = rules(directory / "a" / "out");
-  wrong.wanted = (directory / "nowhere").string();
+  wrong.from = (directory / "nowhere").string();
   EXPECT_ERROR(Checkpoints(std::move(wrong)), "nowhere");
   EXPECT_TRUE(fs::is_empty(directory.path()));
 }

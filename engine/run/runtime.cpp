@@ -13,49 +13,45 @@ namespace gigagpt::engine {
 namespace {
 
 // What the least of all systems has is what each counts with, so that they plan alike.
-StoreRules common_rules(StoreRules rules, Cluster& cluster) {
-  const double mine =
-      rules.memory_gb.value_or(0.9 * available_memory_gb() / cluster.systems_here());
-  const auto all = cluster.gather(mine);
-  rules.memory_gb = *std::min_element(all.begin(), all.end());
-  return rules;
-}
-
-// The file of a model that is not trained is scratch: its name is gone once it is open.
-std::unique_ptr<Storage> open_storage(const std::vector<LayerSpec>& specs, const RunSize& size,
-                                      const Plan& plan, const StoreOrigin& origin,
-                                      Cluster& cluster) {
-  if (!plan.refusal.empty()) fail("{}", plan.refusal);
-  const auto& [file, form, window, recompute] = plan.execution;
-  if (file.empty()) return std::make_unique<MemoryStorage>(specs, form, cluster);
-  const auto mode = origin.reopen ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
-  if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
-  StreamOptions options;
-  options.memory_bytes = plan.layer_bytes;
-  options.cache_bytes = plan.cache_bytes;
-  options.step_tokens = size.step_tokens();
-  options.run_id = origin.run_id;
-  auto storage = std::make_unique<FileStorage>(specs, form, file, mode, options, cluster);
-  if (!size.training) std::filesystem::remove(file);
-  return storage;
-}
-
 Plan plan_together(const std::vector<LayerSpec>& specs, const std::string& wanted,
-                   const RunSize& size, const StoreRules& rules, const Path& out_dir,
+                   const RunSize& size, StoreRules rules, const Path& out_dir,
                    const System& system) {
-  const StoreRules common = common_rules(rules, system.cluster);
+  Cluster& cluster = system.cluster;
+  const auto memory_gb = cluster.gather(
+      rules.memory_gb.value_or(0.9 * available_memory_gb() / cluster.systems_here()));
+  rules.memory_gb = *std::min_element(memory_gb.begin(), memory_gb.end());
   const bool compact = size.training && rules.state == "compact";
-  return system.cluster.together([&] {
-    return make_plan(specs, choose_precision(wanted, compact), size, common, out_dir,
-                     system.machine, system.cluster.rank());
+  return cluster.together([&] {
+    return make_plan(specs, choose_precision(wanted, compact), size, rules, out_dir, system.machine,
+                     cluster.rank());
   });
 }
 
+// The file of a model that is not trained is scratch: its name is gone once it is open.
 std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, const RunSize& size,
-                                       const Plan& plan, StoreOrigin origin, Cluster& cluster) {
-  if (origin.run_id == 0) origin.run_id = cluster.gather(draw_run_id())[0];
-  auto storage = cluster.together([&] { return open_storage(specs, size, plan, origin, cluster); });
-  if (origin.reopen) dynamic_cast<FileStorage&>(*storage).meet_at_one_step();
+                                       const Plan& plan, const std::optional<ResumePoint>& from,
+                                       Cluster& cluster) {
+  const bool reopen = from && from->in_store;
+  // A new file is for the run that it goes on with, else for a new one.
+  const uint64_t run_id =
+      from && from->run_id != 0 ? from->run_id : cluster.gather(draw_run_id())[0];
+  auto storage = cluster.together([&]() -> std::unique_ptr<Storage> {
+    if (!plan.refusal.empty()) fail("{}", plan.refusal);
+    const Path& file = plan.execution.file;
+    const StateForm& form = plan.execution.form;
+    if (file.empty()) return std::make_unique<MemoryStorage>(specs, form, cluster);
+    if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
+    StreamOptions options;
+    options.memory_bytes = plan.layer_bytes;
+    options.cache_bytes = plan.cache_bytes;
+    options.step_tokens = size.step_tokens();
+    options.run_id = run_id;
+    const auto mode = reopen ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
+    auto opened = std::make_unique<FileStorage>(specs, form, file, mode, options, cluster);
+    if (!size.training) std::filesystem::remove(file);
+    return opened;
+  });
+  if (reopen) dynamic_cast<FileStorage&>(*storage).meet_at_one_step();
   return storage;
 }
 
@@ -63,13 +59,13 @@ std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, cons
 
 Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
                  const std::string& wanted, const RunSize& size_, const StoreRules& rules,
-                 const Path& out_dir, const System& system, const StoreOrigin& origin)
+                 const Path& out_dir, const System& system, const std::optional<ResumePoint>& from)
     : size(size_),
       model(std::move(model_)),
       layout(std::move(layout_)),
       plan(plan_together(specs_of(model), wanted, size, rules, out_dir, system)),
-      store(open_together(specs_of(model), size, plan, origin, system.cluster)),
-      executor(model, store, {plan.execution.window, plan.execution.recompute}),
+      store(open_together(specs_of(model), size, plan, from, system.cluster)),
+      executor(model, store, plan.execution),
       cluster(system.cluster),
       peak_flops(cluster.sum(system.machine.flops(store.precision()))) {
   ops::limit_pages(plan.activation_bytes);

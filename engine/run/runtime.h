@@ -2,33 +2,31 @@
 #pragma once
 
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/plan/plan.h"
 #include "engine/run/executor.h"
+#include "engine/run/resume.h"
 #include "engine/run/store.h"
-#include "engine/systems/system.h"
 #include "formats/run_files.h"
 #include "formats/stored_weights.h"
 
 namespace gigagpt::engine {
 
-// What there is of a state's file: one to go on with, or the id of the run that a new one is for
-// (0: a new run).
-struct StoreOrigin {
-  bool reopen = false;
-  uint64_t run_id = 0;
+// The system that this process is: what its machine can do, and its place among others.
+struct System {
+  Machine machine = {};
+  Cluster& cluster = Cluster::alone();
 };
 
 struct Runtime {
-  // Plans, then makes the storage, or goes on with the file that holds it. Throws
-  // Error, before anything is written, if it does not fit; the state starts as zeros. Of several
-  // systems all fail alike, and files that are a step apart go on from the earlier one.
+  // Plans, then makes the storage, or goes on with the file that the run is in. Throws Error,
+  // before anything is written, if it does not fit; the state starts as zeros. Of several systems
+  // all fail alike, and files that are a step apart go on from the earlier one.
   Runtime(Model model, std::vector<formats::StoredTensor> layout, const std::string& precision,
           const RunSize& size, const StoreRules& rules, const Path& out_dir, const System& system,
-          const StoreOrigin& origin);
+          const std::optional<ResumePoint>& from);
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 

@@ -11,22 +11,31 @@
 
 #include "base/error.h"
 #include "base/random.h"
-#include "base/trace.h"
 #include "engine/storage/memory_storage.h"
 #include "engine/storage/row_slices.h"
+#include "formats/stored_weights.h"
 #include "ops/gradient.h"
 #include "ops/pointers.h"
 
 namespace gigagpt::engine {
-namespace {
+struct Store::LayerState {
+  std::byte* weights = nullptr;   // what `values` are views of
+  std::byte* gradient = nullptr;  // what `grads` are views of
+  std::vector<at::Tensor> values;
+  std::vector<ops::GradientSum> grads;    // per parameter
+  std::vector<ops::GradientSum> lookups;  // per parameter: rows of one that is looked up
+  // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
+  std::vector<ops::GradientSum> shared_grads;
+  std::vector<ops::GradientSum*> shared_uses;
+  std::vector<size_t> owners;           // other layers whose weights a visit requests,
+  std::vector<size_t> gradient_owners;  // and whose gradients
+  // Parameters of others whose dense gradient is complete after this layer's last visit.
+  std::vector<StateLayout::Place> completes;
+  bool looks_up = false;
+  double square_sum = 0;
+};
 
-constexpr int64_t kPiece = 1 << 20;  // elements that are drawn at once
-
-void add_once(std::vector<size_t>& to, size_t layer) {
-  if (std::find(to.begin(), to.end(), layer) == to.end()) to.push_back(layer);
-}
-
-}  // namespace
+Store::~Store() = default;
 
 Store::Store(std::vector<LayerSpec> layers, const StateForm& form)
     : Store(std::make_unique<MemoryStorage>(std::move(layers), form)) {}
@@ -35,7 +44,7 @@ Store::Store(std::unique_ptr<Storage> storage)
     : storage_(std::move(storage)), alone_(cluster().is_alone()), states_(layout().layer_count()) {
   for (size_t i = 0; i < states_.size(); ++i) {
     states_[i].values.resize(layer(i).params.size());
-    for (const std::string& name : layer(i).shared) add_once(states_[i].owners, place(name).layer);
+    states_[i].owners = layout().owners_of_shared(i);
   }
   if (layout().training()) make_gradients();
 }
@@ -62,7 +71,10 @@ void Store::make_gradients() {
       const auto owner = place(name);
       if (param(name).looked_up && taken.insert(name).second) {
         state.shared_uses.push_back(&states_[owner.layer].grads[owner.param]);
-        add_once(state.gradient_owners, owner.layer);
+        auto& owners = state.gradient_owners;
+        if (std::find(owners.begin(), owners.end(), owner.layer) == owners.end()) {
+          owners.push_back(owner.layer);
+        }
         if (uses[name] == 1) state.completes.push_back(owner);
         continue;
       }
@@ -80,9 +92,9 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
     for (const ParamSpec& spec : layer(i).params) {
       const std::string name = layer(i).prefix + spec.name;
       const uint64_t key = mix(seed, hash_name(name));
-      for (int64_t first = 0; first < spec.count(); first += kPiece) {
-        values.resize(size_t(std::min(kPiece, spec.count() - first)));
-        const auto count = int64_t(values.size());
+      formats::in_pieces(spec.count(), [&](int64_t first, size_t size) {
+        values.resize(size);
+        const auto count = int64_t(size);
         at::parallel_for(0, (count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
           const auto part = std::span(values).subspan(size_t(4 * begin),
                                                       size_t(std::min(4 * end, count) - 4 * begin));
@@ -90,7 +102,7 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
                       float(spec.init_std));
         });
         write(Array::kMaster, name, first, values);
-      }
+      });
     }
     if (progress) progress(double(i + 1) / double(layer_count()));
   }
@@ -179,26 +191,20 @@ double Store::reduced_square_sum(size_t layer_index) {
   const double dense = storage_->reduced_square_sum(layer_index);
   LayerState& state = states_[layer_index];
   if (!state.looks_up) return dense;
+  auto* gradient = reinterpret_cast<float*>(state.gradient);
+  // Few rows are touched, so each goes by itself to where its state is kept, and is added there in
+  // the order of systems.
   for (size_t p = 0; p < state.lookups.size(); ++p) {
-    if (state.lookups[p].rows != nullptr) add_rows(layer_index, p);
+    if (state.lookups[p].rows == nullptr) continue;
+    const auto mine = pack_rows(layout(), {layer_index, p}, *state.lookups[p].rows);
+    for (const auto& part : cluster().swap(mine)) add_rows(part, precision(), gradient);
   }
   const Segment shard = layout().shard_of(layer_index);
-  const std::span sums(reinterpret_cast<float*>(state.gradient) + shard.begin, size_t(shard.count));
+  const std::span sums(gradient + shard.begin, size_t(shard.count));
   if (layout().form().compact) ops::round_to_bf16(sums);
   const double all = ops::sum_of_squares(sums);
   storage_->release_reduced(layer_index);
   return all;
-}
-
-// Few rows are touched, so each goes by itself to where its state is kept, and is added there in
-// the order of systems.
-void Store::add_rows(size_t layer_index, size_t p) {
-  const LayerState& state = states_[layer_index];
-  const ParamSpec& spec = layer(layer_index).params[p];
-  const RowSlices rows(layout(), {layer_index, p}, spec.count() / spec.shape.front());
-  const auto mine = rows.pack(*state.lookups[p].rows);
-  auto* gradient = reinterpret_cast<float*>(state.gradient);
-  for (const auto& part : cluster().swap(mine)) rows.add(part, gradient);
 }
 
 double Store::finish_reduction(double loss) {
@@ -314,20 +320,14 @@ void Store::assemble_gradient(size_t layer_index) {
 void Store::read(Array kept, const std::string& name, int64_t first, std::span<float> values) {
   const auto where = place(name);
   storage_->settle();
-  int64_t element = layout().offset(where) + first;
-  while (!values.empty()) {
-    // All that one system keeps.
-    size_t segment = layout().segment_of(where.layer, element);
-    const int owner = layout().segments()[segment].owner;
-    const size_t end = layout().first_segment(where.layer) + layout().segment_count(where.layer);
-    while (segment + 1 < end && layout().segments()[segment + 1].owner == owner) ++segment;
-    const Segment& last = layout().segments()[segment];
-    const auto piece =
-        values.first(std::min(values.size(), size_t(last.begin + last.count - element)));
-    if (layout().is_own(last)) storage_->read(kept, where.layer, element, piece);
-    cluster().bring(owner, std::as_writable_bytes(piece));
-    values = values.subspan(piece.size());
-    element += int64_t(piece.size());
+  const int64_t element = layout().offset(where) + first;
+  for (int rank = 0; rank < layout().shard().systems; ++rank) {
+    const Segment shard = layout().shard_of(where.layer, rank);
+    const Segment part = shard.overlap(element, int64_t(values.size()));
+    if (part.count == 0) continue;
+    const auto piece = values.subspan(size_t(part.begin - element), size_t(part.count));
+    if (layout().is_own(part)) storage_->read(kept, where.layer, part.begin, piece);
+    cluster().bring(rank, std::as_writable_bytes(piece));
   }
 }
 
@@ -347,13 +347,6 @@ IoCounts Store::io_since_last_asked() {
   const IoCounts now = storage_->counts(), before = std::exchange(told_, now);
   return {now.read_bytes - before.read_bytes, now.write_bytes - before.write_bytes,
           now.sent_bytes - before.sent_bytes, now.stall_ms - before.stall_ms};
-}
-
-void Store::set(Array kept, const std::string& name, std::span<const float> values) {
-  storage_->settle();
-  storage_->begin_writing(storage_->step());
-  write(kept, name, 0, values);
-  storage_->finish_writing();
 }
 
 }  // namespace gigagpt::engine

@@ -39,6 +39,7 @@ class Store {
   explicit Store(std::unique_ptr<Storage> storage);
   // A store in RAM.
   Store(std::vector<LayerSpec> layers, const StateForm& form);
+  ~Store();
 
   size_t layer_count() const { return layout().layer_count(); }
   const LayerSpec& layer(size_t i) const { return layout().spec(i); }
@@ -87,30 +88,13 @@ class Store {
   std::vector<float> read(Array kept, const std::string& name);
   // Between storage().begin_writing() and finish_writing().
   void write(Array kept, const std::string& name, int64_t first, std::span<const float> values);
-  // The same for a few values, in between.
-  void set(Array kept, const std::string& name, std::span<const float> values);
 
   Storage& storage() { return *storage_; }
   Cluster& cluster() const { return storage_->cluster(); }
   IoCounts io_since_last_asked();
 
  private:
-  struct LayerState {
-    std::byte* weights = nullptr;   // what `values` are views of
-    std::byte* gradient = nullptr;  // what `grads` are views of
-    std::vector<at::Tensor> values;
-    std::vector<ops::GradientSum> grads;    // per parameter
-    std::vector<ops::GradientSum> lookups;  // per parameter: rows of one that is looked up
-    // Per shared use: with memory of its own, or the sum in `grads` if the parameter is looked up.
-    std::vector<ops::GradientSum> shared_grads;
-    std::vector<ops::GradientSum*> shared_uses;
-    std::vector<size_t> owners;           // other layers whose weights a visit requests,
-    std::vector<size_t> gradient_owners;  // and whose gradients
-    // Parameters of others whose dense gradient is complete after this layer's last visit.
-    std::vector<StateLayout::Place> completes;
-    bool looks_up = false;
-    double square_sum = 0;
-  };
+  struct LayerState;
 
   const StateLayout& layout() const { return storage_->layout(); }
   StateLayout::Place place(const std::string& name) const { return layout().place(name); }
@@ -122,7 +106,6 @@ class Store {
   void hand_over_gradient(const Request& request);
   void reduce_early(size_t layer);
   double reduced_square_sum(size_t layer);
-  void add_rows(size_t layer, size_t param);
   void update_in_visit(size_t layer);
 
   std::unique_ptr<Storage> storage_;

@@ -1,5 +1,7 @@
 #include "engine/state/description.h"
 
+#include <algorithm>
+#include <array>
 #include <set>
 
 #include "formats/json.h"
@@ -13,6 +15,8 @@ using nlohmann::json;
 constexpr int64_t kMostSegmentElements = 1 << 24;
 constexpr int64_t kMostSegments = 1 << 22;
 constexpr int64_t kMostSystems = 1 << 16;
+
+constexpr std::array kGradientForms = {"fp32", "bf16", "none"};  // by GradientForm
 
 const json& list(const json& object, const char* key, const std::string& where) {
   const json& value = object.at(key);
@@ -68,6 +72,31 @@ std::vector<LayerSpec> read_layers(const json& root, int64_t most, int64_t segme
 
 }  // namespace
 
+std::string describe(const StateLayout& layout) {
+  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < layout.layer_count(); ++i) {
+    const LayerSpec& spec = layout.spec(i);
+    nlohmann::ordered_json params = nlohmann::ordered_json::array();
+    for (const ParamSpec& p : spec.params) params.push_back({{"name", p.name}, {"shape", p.shape}});
+    layers.push_back({{"name", spec.name},
+                      {"prefix", spec.prefix},
+                      {"parameters", params},
+                      {"shared", spec.shared}});
+  }
+  nlohmann::ordered_json description = {
+      {"precision", precision_name(layout.precision())},
+      {"training", layout.training()},
+      {"compact", layout.form().compact},
+      {"gradient", kGradientForms[size_t(layout.form().gradient)]},
+      {"segment_elements", layout.segment_elements()}};
+  if (layout.shard().systems > 1) {
+    description["system"] = layout.shard().rank;
+    description["systems"] = layout.shard().systems;
+  }
+  description["layers"] = layers;
+  return formats::to_text(description);
+}
+
 StateLayout read_description(std::string_view text, uint64_t file_bytes, const std::string& where) {
   try {
     const json root = formats::parse_json<json>(text, where);
@@ -83,12 +112,9 @@ StateLayout read_description(std::string_view text, uint64_t file_bytes, const s
     StateForm form{precision == "bf16" ? Precision::kBf16 : Precision::kFp32,
                    root.at("training").get<bool>(), root.at("compact").get<bool>()};
     const auto gradient = root.at("gradient").get<std::string>();
-    if (gradient == "none")
-      form.gradient = GradientForm::kNone;
-    else if (gradient == "bf16")
-      form.gradient = GradientForm::kBf16;
-    else if (gradient != "fp32")
-      fail("{}: unknown form of gradients", where);
+    const auto found = std::find(kGradientForms.begin(), kGradientForms.end(), gradient);
+    if (found == kGradientForms.end()) fail("{}: unknown form of gradients", where);
+    form.gradient = GradientForm(found - kGradientForms.begin());
     if (form.compact && precision != "bf16") fail("{}: compact, but not in bf16", where);
     Shard shard;
     if (root.contains("systems")) {

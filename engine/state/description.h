@@ -1,4 +1,4 @@
-// What a store file says of the model in it, read back, so that a file can be looked at by itself.
+// What a store file says of the model in it, so that a file can be looked at by itself.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,9 @@
 namespace gigagpt::engine {
 
 constexpr uint64_t kMostDescriptionBytes = 16 << 20;
+
+// The JSON of a model's description.
+std::string describe(const StateLayout& layout);
 
 // The layout that the JSON of a description means (docs/FILE_FORMAT.md), for a file of so many
 // bytes. The text may be anything: throws Error beginning with `where` for what is no description,

@@ -4,13 +4,13 @@
 #include "engine/state/state_file.h"
 
 namespace gigagpt::engine {
-void StateFile::inspect_segment(size_t segment, SegmentInspection& look) {
-  look.problems.clear();
-  for (auto* values : {&look.master, &look.exp_avg, &look.exp_avg_sq}) values->clear();
+
+std::vector<std::string> StateFile::inspect_segment(size_t segment, InspectedValues& values) {
+  std::vector<std::string> problems;
+  values = {};
   if (!is_found(segment)) {
-    look.problems.push_back(fmt::format("{} is missing: no slot holds it whole as of step {}",
-                                        place_name(segment), header_.step));
-    return;
+    return {fmt::format("{} is missing: no slot holds it whole as of step {}", place_name(segment),
+                        step())};
   }
   // Notes what the check throws; whether it threw nothing.
   const auto passes = [&](const auto& check) {
@@ -18,13 +18,13 @@ void StateFile::inspect_segment(size_t segment, SegmentInspection& look) {
       check();
       return true;
     } catch (const Error& error) {
-      look.problems.emplace_back(error.what());
+      problems.emplace_back(error.what());
       return false;
     }
   };
   const Segment& s = layout_.segments()[segment];
-  const SlotParts parts = layout_.slot_parts(s);
-  const bool owes_update = layout_.training() && state_steps_[segment] < header_.step;
+  const SlotParts parts = parts_of(segment);
+  const bool owes_update = layout_.training() && state_steps_[segment] < step();
   const uint64_t begin = owes_update ? parts.gradient_info : parts.state;
   const PageBuffer memory(parts.end);
   std::byte* slot = memory.data();
@@ -33,26 +33,23 @@ void StateFile::inspect_segment(size_t segment, SegmentInspection& look) {
     file_.run({false, slot_offset(segment) + begin, {bytes}});
     check_state_info(segment, slot + parts.info);
   });
-  if (!usable) return;
+  if (!usable) return problems;
   const auto part_passes = [&](Array kept, uint64_t info) {
     return passes([&] { check_part(segment, kept, slot + info, slot + parts.of(kept).at); });
   };
-  const SegmentArrays arrays = arrays_in_slot(layout_, s, slot);
-  const bool working =
-      passes([&] { check_working(segment, slot + parts.info, slot + parts.working.at); });
-  const bool own_master = layout_.form().has_masters();
-  if (own_master ? part_passes(Array::kMaster, parts.info) : working) {
-    look.master = read_segment(layout_, s, arrays, Array::kMaster);
+  const bool working = part_passes(Array::kWorking, parts.info);
+  for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
+    const bool master = kept == Array::kMaster;
+    if (!master && !layout_.training()) continue;
+    const bool is_working = master && !layout_.form().has_masters();
+    if (is_working ? !working : !part_passes(kept, parts.info)) continue;
+    values[size_t(kept)] = read_segment(layout_, s, arrays_in_slot(layout_, s, slot), kept);
   }
-  for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq}) {
-    if (!layout_.training() || !part_passes(kept, parts.info)) continue;
-    (kept == Array::kExpAvg ? look.exp_avg : look.exp_avg_sq) =
-        read_segment(layout_, s, arrays, kept);
-  }
-  if (!owes_update) return;
+  if (!owes_update) return problems;
   const bool described =
-      passes([&] { check_gradient_info(segment, header_.step, slot + parts.gradient_info); });
+      passes([&] { check_gradient_info(segment, step(), slot + parts.gradient_info); });
   if (described) part_passes(Array::kGradient, parts.gradient_info);
+  return problems;
 }
 
 }  // namespace gigagpt::engine

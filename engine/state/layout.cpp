@@ -1,6 +1,7 @@
 #include "engine/state/layout.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
 #include "ops/kernels/codes.h"
@@ -12,7 +13,6 @@ constexpr int64_t kParamElements = 16;     // parameters begin on a cache line
 constexpr int64_t kMatrixElements = 2048;  // of bf16 in a block of the file
 constexpr int64_t kBlockElements = 1024;   // of fp32
 constexpr int64_t kLeastCoded = 4096;      // smaller matrices keep their moments in fp32
-constexpr uint64_t kInfoBytes = 4096;
 constexpr auto kCodeBlock = int64_t(ops::kernels::kCodeBlock);
 
 int64_t padded(int64_t count, int64_t to) {
@@ -53,17 +53,8 @@ LayerLayout lay_out(const LayerSpec& spec, bool compact) {
 }  // namespace
 
 const SlotPart& SlotParts::of(Array kept) const {
-  switch (kept) {
-    case Array::kMaster:
-      return master;
-    case Array::kExpAvg:
-      return exp_avg;
-    case Array::kExpAvgSq:
-      return exp_avg_sq;
-    case Array::kGradient:
-      break;
-  }
-  return gradient;
+  const std::array all = {&master, &exp_avg, &exp_avg_sq, &gradient, &working};
+  return *all[size_t(kept)];
 }
 
 StateLayout::StateLayout(std::vector<LayerSpec> specs, const StateForm& form,
@@ -143,6 +134,15 @@ StateLayout::Place StateLayout::place(const std::string& name) const {
   return found->second;
 }
 
+std::vector<size_t> StateLayout::owners_of_shared(size_t layer) const {
+  std::vector<size_t> owners;
+  for (const std::string& name : specs_[layer].shared) {
+    const size_t owner = place(name).layer;
+    if (std::find(owners.begin(), owners.end(), owner) == owners.end()) owners.push_back(owner);
+  }
+  return owners;
+}
+
 uint64_t StateLayout::working_at(size_t layer, int64_t element) const {
   if (precision() == Precision::kFp32) return 4 * uint64_t(element);
   const int64_t in_matrices = std::min(element, layers_[layer].matrices);
@@ -166,17 +166,12 @@ SlotParts StateLayout::slot_parts(const Segment& segment) const {
   SlotParts parts;
   const bool own = is_own(segment);
   parts.info = own ? info_offset_ : others_info_offset_;
-  const auto rounded_up = [](uint64_t bytes) {
-    return (bytes + kInfoBytes - 1) / kInfoBytes * kInfoBytes;
-  };
-  parts.working = {parts.info + kInfoBytes,
-                   working_at(segment.layer, segment.begin + segment.count) -
-                       working_at(segment.layer, segment.begin)};
-  parts.end = parts.working.at + rounded_up(parts.working.size_bytes);
+  parts.working = {parts.info + kBlockBytes, working_bytes(segment)};
+  parts.end = parts.working.at + whole_blocks(parts.working.size_bytes);
   parts.state = parts.gradient_info = parts.info;
   if (!training()) return parts;
   const auto before = [&](uint64_t end, uint64_t size_bytes) {
-    return SlotPart{end - rounded_up(size_bytes), size_bytes};
+    return SlotPart{end - whole_blocks(size_bytes), size_bytes};
   };
   const uint64_t elements = uint64_t(segment.count);
   const bool masters = own && form_.has_masters();
@@ -194,7 +189,7 @@ SlotParts StateLayout::slot_parts(const Segment& segment) const {
   }
   const uint64_t wide = form_.gradient == GradientForm::kFp32 ? 4 : 2;
   parts.gradient = before(parts.exp_avg.at, wide * elements);
-  parts.gradient_info = parts.gradient.at - kInfoBytes;
+  parts.gradient_info = parts.gradient.at - kBlockBytes;
   return parts;
 }
 

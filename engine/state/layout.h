@@ -3,6 +3,7 @@
 // numbers, no LibTorch.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/async_file.h"
 #include "engine/state/layer_spec.h"
 
 namespace gigagpt::engine {
@@ -25,8 +27,13 @@ inline int64_t element_bytes(Precision precision) {
   return precision == Precision::kBf16 ? 2 : 4;
 }
 
+// Bytes in a file, rounded up to blocks.
+inline uint64_t whole_blocks(uint64_t bytes) {
+  return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+}
+
 // What is kept of each element.
-enum class Array { kMaster, kExpAvg, kExpAvgSq, kGradient };
+enum class Array { kMaster, kExpAvg, kExpAvgSq, kGradient, kWorking };
 
 // How a file keeps gradients between the backward pass and the update: what was added up in fp32,
 // that rounded to bf16, or not at all, as layers are updated in the backward pass. Without fp32
@@ -70,6 +77,13 @@ struct Segment {
   size_t layer = 0;
   int64_t begin = 0, count = 0;  // elements, of which there are whole blocks
   int owner = 0;                 // the system that keeps its state
+
+  int64_t end() const { return begin + count; }
+  // What lies in it of a range of its layer's elements; count is 0 if nothing does.
+  Segment overlap(int64_t first, int64_t elements) const {
+    const int64_t from = std::max(begin, first);
+    return {layer, from, std::max<int64_t>(0, std::min(end(), first + elements) - from), owner};
+  }
 };
 
 // One array of a segment: where in its slot it begins, and how much of it is used.
@@ -120,9 +134,15 @@ class StateLayout {
   const ParamSpec& param(Place place) const { return specs_[place.layer].params[place.param]; }
   int64_t offset(Place place) const { return layers_[place.layer].offsets[place.param]; }
 
+  // The other layers whose parameters a layer uses too, each once.
+  std::vector<size_t> owners_of_shared(size_t layer) const;
+
   // Where an element of a layer lies in its working weights, in bytes.
   uint64_t working_at(size_t layer, int64_t element) const;
   uint64_t working_bytes(size_t layer) const { return working_at(layer, layers_[layer].size); }
+  uint64_t working_bytes(const Segment& segment) const {
+    return working_at(segment.layer, segment.end()) - working_at(segment.layer, segment.begin);
+  }
   // Of a gradient while it is added up, in fp32.
   uint64_t gradient_bytes(size_t layer) const { return 4 * uint64_t(layers_[layer].size); }
   // Of either moment of a segment.
@@ -139,10 +159,19 @@ class StateLayout {
   }
   size_t segment_of(size_t layer, int64_t element) const;
   bool is_own(const Segment& segment) const { return segment.owner == shard_.rank; }
-  // The segments of this system, and how many of them, or of the others, come before one.
+  // The segments of this system; and how many come before one, of this system or of the others as
+  // it is itself.
   size_t own_segments() const { return own_segments_; }
-  size_t place_among_own(size_t segment) const { return places_of_segments_[segment]; }
-  size_t place_among_others(size_t segment) const { return places_of_segments_[segment]; }
+  size_t place_of(size_t segment) const { return places_of_segments_[segment]; }
+  // Calls visit(parameter, its elements in the segment) for each that has some there.
+  template <class Visit>
+  void for_each_parameter(const Segment& segment, const Visit& visit) const {
+    const auto& params = spec(segment.layer).params;
+    for (size_t p = 0; p < params.size(); ++p) {
+      const Segment part = segment.overlap(layer(segment.layer).offsets[p], params[p].count());
+      if (part.count > 0) visit(params[p], part);
+    }
+  }
   // A system's part of a layer in one piece; this system's.
   Segment shard_of(size_t layer, int rank) const;
   Segment shard_of(size_t layer) const { return shard_of(layer, shard_.rank); }

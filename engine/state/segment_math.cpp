@@ -80,15 +80,10 @@ SegmentArrays arrays_in_slot(const StateLayout& layout, const Segment& segment, 
 std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segment& segment,
                                           const SegmentArrays& arrays) {
   std::vector<ops::ParamState> states;
-  const LayerSpec& spec = layout.spec(segment.layer);
-  for (size_t p = 0; p < spec.params.size(); ++p) {
-    const int64_t first = layout.layer(segment.layer).offsets[p];
-    const int64_t begin = std::max(first, segment.begin) - segment.begin;
-    const int64_t end =
-        std::min(first + spec.params[p].count(), segment.begin + segment.count) - segment.begin;
-    if (begin >= end) continue;
-    const size_t count = size_t(end - begin);
-    const bool matrix = spec.params[p].shape.size() >= 2;
+  layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& part) {
+    const int64_t begin = part.begin - segment.begin;
+    const auto count = size_t(part.count);
+    const bool matrix = param.shape.size() >= 2;
     const bool copy = matrix && layout.form().has_masters();
     states.push_back({{at<float>(arrays.master, begin), count},
                       {at<float>(arrays.gradient, begin), count},
@@ -96,7 +91,7 @@ std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segme
                       {at<float>(arrays.exp_avg_sq, begin), count},
                       copy ? at<Bf16>(arrays.working, begin) : nullptr,
                       /*decays=*/matrix});
-  }
+  });
   return states;
 }
 
@@ -126,22 +121,17 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
     piece.exp_avg_sq = moment_at(layout, segment, arrays.exp_avg_sq, first);
     pieces.push_back(piece);
   };
-  const LayerLayout& layer = layout.layer(segment.layer);
-  const int64_t end = segment.begin + segment.count;
   // Padding has codes as well: whole blocks are simplest, and zeros stay zeros.
   const int64_t coded_end = segment.begin + layout.coded_in(segment);
   for (int64_t i = segment.begin; i < coded_end; i += kCodeBlock) add(i, kCodeBlock, true);
-  const auto& params = layout.spec(segment.layer).params;
-  for (size_t p = 0; p < params.size(); ++p) {
-    const int64_t first = layer.offsets[p];
-    if (first < layer.coded) continue;
-    const int64_t last = std::min(first + params[p].count(), end);
-    for (int64_t i = std::max(first, segment.begin); i < last;) {
-      const int64_t next = std::min((i / kCodeBlock + 1) * kCodeBlock, last);
-      add(i, next - i, params[p].shape.size() >= 2);
+  layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& part) {
+    if (part.begin < coded_end) return;
+    for (int64_t i = part.begin; i < part.end();) {
+      const int64_t next = std::min((i / kCodeBlock + 1) * kCodeBlock, part.end());
+      add(i, next - i, param.shape.size() >= 2);
       i = next;
     }
-  }
+  });
   return pieces;
 }
 
@@ -160,17 +150,18 @@ void update_segment_alone(const StateLayout& layout, const Segment& segment,
 void read_values(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays,
                  Array kept, int64_t first, std::span<float> values) {
   const int64_t place = first - segment.begin;
-  if (kept == Array::kGradient) {
-    if (arrays.narrow_gradient) return from_bf16(at<Bf16>(arrays.gradient, place), values);
+  if (kept == Array::kGradient && arrays.narrow_gradient) {
+    from_bf16(at<Bf16>(arrays.gradient, place), values);
+  } else if (kept == Array::kGradient) {
     std::copy_n(at<float>(arrays.gradient, place), values.size(), values.begin());
+  } else if (kept == Array::kMaster && layout.form().has_masters()) {
+    std::copy_n(at<float>(arrays.master, place), values.size(), values.begin());
   } else if (kept == Array::kMaster) {
-    if (layout.form().has_masters()) {
-      std::copy_n(at<float>(arrays.master, place), values.size(), values.begin());
-      return;
-    }
     std::byte* working = working_at(layout, segment, arrays, first);
-    if (is_rounded(layout, segment.layer, first)) return from_bf16(at<Bf16>(working, 0), values);
-    std::memcpy(values.data(), working, values.size_bytes());
+    if (is_rounded(layout, segment.layer, first))
+      from_bf16(at<Bf16>(working, 0), values);
+    else
+      std::memcpy(values.data(), working, values.size_bytes());
   } else {
     const bool positive = kept == Array::kExpAvgSq;
     std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;

@@ -6,22 +6,95 @@
 
 #include "base/crc32c.h"
 #include "base/error.h"
-#include "engine/state/blocks.h"
 #include "engine/state/description.h"
-#include "formats/json.h"
 
 namespace gigagpt::engine {
 namespace {
 
-// What of a segment has an array in its state beside the working weights.
-std::vector<Array> state_arrays(const StateForm& form) {
-  if (!form.training) return {};
-  std::vector<Array> arrays = {Array::kExpAvg, Array::kExpAvgSq};
-  if (form.has_masters()) arrays.push_back(Array::kMaster);
-  return arrays;
+constexpr char kHeaderMagic[8] = {'G', 'I', 'G', 'A', 's', 't', 'o', 'r'};
+constexpr char kInfoMagic[8] = {'G', 'I', 'G', 'A', 'i', 'n', 'f', 'o'};
+constexpr uint64_t kDescriptionBegin = 2 * kBlockBytes;  // after both headers
+
+// The two headers and the blocks before parts, as they lie in the file: little-endian, the rest of
+// the block zeros, with their own CRC-32C last.
+struct HeaderBlock {
+  char magic[8];
+  uint32_t version;
+  uint32_t sgd;
+  uint64_t run_id, sequence;
+  uint64_t description_bytes, slot_count, slot_bytes;
+  int64_t step, step_tokens;
+  uint64_t pending;
+  double beta1, beta2, epsilon, weight_decay, lr, grad_scale;
+  uint64_t seed;
+  uint32_t gradient_form;
+  uint32_t description_crc;
+  uint32_t unused;
+  uint32_t crc;
+};
+constexpr uint32_t kState = 0, kGradientOnly = 1;  // what an info block is of
+struct InfoBlock {
+  char magic[8];
+  uint64_t run_id;
+  uint32_t kind, segment;
+  int64_t step;
+  uint32_t part_crcs[5];  // by Array
+  uint32_t crc;
+};
+
+template <class Block>
+uint32_t crc_of(const Block& block) {
+  return crc32c(std::as_bytes(std::span(&block, 1)).first(offsetof(Block, crc)));
 }
 
-InfoBlock make_info(uint64_t run_id, InfoKind kind, size_t segment, int64_t step) {
+template <class Block>
+Block block_at(const std::byte* bytes) {
+  Block block;
+  std::memcpy(&block, bytes, sizeof block);
+  return block;
+}
+
+template <class Block>
+void put_block(Block block, std::byte* bytes) {
+  block.crc = crc_of(block);
+  std::memset(bytes, 0, kBlockBytes);
+  std::memcpy(bytes, &block, sizeof block);
+}
+
+// Of the two at the start of a file; nothing if neither is intact.
+std::optional<HeaderBlock> newest_header(const std::byte* bytes) {
+  std::optional<HeaderBlock> newest;
+  for (const std::byte* at : {bytes, bytes + kBlockBytes}) {
+    const auto block = block_at<HeaderBlock>(at);
+    const bool intact =
+        std::memcmp(block.magic, kHeaderMagic, 8) == 0 && block.crc == crc_of(block);
+    if (intact && (!newest || block.sequence > newest->sequence)) newest = block;
+  }
+  return newest;
+}
+
+// The newest header of a file that has room for `least_bytes`.
+HeaderBlock read_header_of(AsyncFile& file, uint64_t least_bytes) {
+  const std::string where = "store: " + file.path().string();
+  if (file.size_bytes() < least_bytes) fail("{} is no store, or cut off", where);
+  const PageBuffer headers(kDescriptionBegin);
+  file.run({false, 0, {headers.bytes()}});
+  const auto header = newest_header(headers.data());
+  if (!header) fail("{} is no store, or both its headers are damaged", where);
+  if (header->version != StateFile::kVersion) {
+    fail("{} has version {}, this program knows {}", where, header->version, StateFile::kVersion);
+  }
+  return *header;
+}
+
+// What of a segment has an array in its state.
+std::vector<Array> state_arrays(const StateForm& form) {
+  if (!form.training) return {Array::kWorking};
+  if (!form.has_masters()) return {Array::kExpAvg, Array::kExpAvgSq, Array::kWorking};
+  return {Array::kExpAvg, Array::kExpAvgSq, Array::kMaster, Array::kWorking};
+}
+
+InfoBlock make_info(uint64_t run_id, uint32_t kind, size_t segment, int64_t step) {
   InfoBlock info = {};
   std::copy_n(kInfoMagic, 8, info.magic);
   info.run_id = run_id;
@@ -31,52 +104,14 @@ InfoBlock make_info(uint64_t run_id, InfoKind kind, size_t segment, int64_t step
   return info;
 }
 
-std::string id_text(uint64_t run_id) {
-  return fmt::format("{:016x}", run_id);
+bool is_info(const std::byte* bytes, uint64_t run_id, uint32_t kind, size_t segment, int64_t step) {
+  const auto info = block_at<InfoBlock>(bytes);
+  return info.crc == crc_of(info) && info.run_id == run_id && info.kind == kind &&
+         info.segment == segment && info.step == step;
 }
 
-uint64_t in_blocks(uint64_t bytes) {
-  return (bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-}
-
-const char* gradient_form_name(GradientForm form) {
-  if (form == GradientForm::kNone) return "none";
-  return form == GradientForm::kBf16 ? "bf16" : "fp32";
-}
-
-HeaderBlock read_newest_header(AsyncFile& file) {
-  const std::string where = "store: " + file.path().string();
-  if (file.size_bytes() < kDescriptionBegin) fail("{} is no store, or cut off", where);
-  const PageBuffer headers(kDescriptionBegin);
-  file.run({false, 0, {headers.bytes()}});
-  const auto header = newest_header(headers.data());
-  if (!header) fail("{} is no store, or both its headers are damaged", where);
-  if (header->version == kVersion) return *header;
-  fail("{} has version {}, this program knows {}", where, header->version, kVersion);
-}
-
-std::string describe(const StateLayout& layout) {
-  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
-  for (size_t i = 0; i < layout.layer_count(); ++i) {
-    const LayerSpec& spec = layout.spec(i);
-    nlohmann::ordered_json params = nlohmann::ordered_json::array();
-    for (const ParamSpec& p : spec.params) params.push_back({{"name", p.name}, {"shape", p.shape}});
-    layers.push_back({{"name", spec.name},
-                      {"prefix", spec.prefix},
-                      {"parameters", params},
-                      {"shared", spec.shared}});
-  }
-  nlohmann::ordered_json description = {{"precision", precision_name(layout.precision())},
-                                        {"training", layout.training()},
-                                        {"compact", layout.form().compact},
-                                        {"gradient", gradient_form_name(layout.form().gradient)},
-                                        {"segment_elements", layout.segment_elements()}};
-  if (layout.shard().systems > 1) {
-    description["system"] = layout.shard().rank;
-    description["systems"] = layout.shard().systems;
-  }
-  description["layers"] = layers;
-  return formats::to_text(description);
+uint32_t crc_of_part(const SlotPart& part, const std::byte* slot) {
+  return crc32c({slot + part.at, part.size_bytes});
 }
 
 }  // namespace
@@ -93,32 +128,29 @@ StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& 
       description_(describe(layout)),
       slots_(layout.segments().size(), kNone),
       state_steps_(layout.segments().size(), -1) {
-  slots_begin_ = kDescriptionBegin + in_blocks(description_.size());
+  slots_begin_ = kDescriptionBegin + whole_blocks(description_.size());
 }
 
 std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout& layout,
                                              size_t spare_slots, int64_t step_tokens,
                                              uint64_t run_id, const EngineMaker& engine) {
   std::unique_ptr<StateFile> made(new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
-  struct Removal {  // of a file that could not be made
-    ~Removal() {
-      std::error_code ignored;
-      if (!done) std::filesystem::remove(path, ignored);
-    }
-    const Path& path;
-    bool done = false;
-  } removal{path};
   made->run_id_ = run_id != 0 ? run_id : draw_run_id();
   made->step_tokens_ = step_tokens;
   made->slot_count_ = layout.own_segments() + spare_slots;
   for (size_t slot = made->slot_count_; slot-- > 0;) made->spares_.push_back(uint32_t(slot));
-  made->file_.reserve(planned_bytes(layout, spare_slots));
-  const PageBuffer text(made->description_.size());
-  std::memcpy(text.data(), made->description_.data(), made->description_.size());
-  made->file_.run({true, kDescriptionBegin, {text.bytes()}});
-  made->write_header({});
-  sync_parent_directory(path);
-  removal.done = true;
+  try {
+    made->file_.reserve(planned_bytes(layout, spare_slots));
+    const PageBuffer text(made->description_.size());
+    std::memcpy(text.data(), made->description_.data(), made->description_.size());
+    made->file_.run({true, kDescriptionBegin, {text.bytes()}});
+    made->write_header(-1);
+    sync_parent_directory(path);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(path, ignored);
+    throw;
+  }
   return made;
 }
 
@@ -145,10 +177,10 @@ std::unique_ptr<StateFile> StateFile::open_to_inspect(const Path& path) {
 StateLayout StateFile::layout_in(const Path& path) {
   AsyncFile file(path, AsyncFile::Mode::kRead);
   const std::string where = "store: " + path.string();
-  const HeaderBlock header = read_newest_header(file);
+  const HeaderBlock header = read_header_of(file, kDescriptionBegin);
   const uint64_t size = file.size_bytes(), bytes = header.description_bytes;
   if (bytes > kMostDescriptionBytes) fail("{}: its description is too long", where);
-  if (in_blocks(bytes) > size - kDescriptionBegin) fail("{} is cut off", where);
+  if (whole_blocks(bytes) > size - kDescriptionBegin) fail("{} is cut off", where);
   const PageBuffer memory(bytes);
   if (bytes > 0) file.run({false, kDescriptionBegin, {memory.bytes()}});
   const std::string_view text(reinterpret_cast<const char*>(memory.data()), bytes);
@@ -187,46 +219,37 @@ bool StateFile::is_foreign(const Path& path) {
 }
 
 uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots) {
-  return kDescriptionBegin + in_blocks(describe(layout).size()) +
+  return kDescriptionBegin + whole_blocks(describe(layout).size()) +
          (layout.own_segments() + spare_slots) * layout.slot_bytes() +
          (layout.segments().size() - layout.own_segments()) * layout.others_slot_bytes();
 }
 
 uint64_t StateFile::slot_offset(size_t segment) const {
   if (layout_.is_own(layout_.segments()[segment])) return offset_of(slots_[segment]);
-  return offset_of(uint32_t(slot_count_)) +
-         layout_.place_among_others(segment) * layout_.others_slot_bytes();
-}
-
-uint32_t StateFile::version() const {
-  return kVersion;
+  return offset_of(uint32_t(slot_count_)) + layout_.place_of(segment) * layout_.others_slot_bytes();
 }
 
 std::string StateFile::Summary::id() const {
-  return id_text(run_id);
+  return fmt::format("{:016x}", run_id);
 }
 
-std::string StateFile::id() const {
-  return id_text(run_id_);
-}
-
-void StateFile::write_header(const StateHeader& header) {
+void StateFile::write_header(const Update& u, bool pending) {
   file_.sync();
-  header_ = header;
+  update_ = u;
+  pending_ = pending;
   ++sequence_;
   HeaderBlock block = {};
   std::copy_n(kHeaderMagic, 8, block.magic);
-  block.version = kVersion;
+  block.version = StateFile::kVersion;
   block.run_id = run_id_;
   block.sequence = sequence_;
   block.description_bytes = description_.size();
   block.description_crc = crc32c(std::as_bytes(std::span(description_)));
   block.slot_count = slot_count_;
   block.slot_bytes = layout_.slot_bytes();
-  block.step = header.step;
+  block.step = u.step;
   block.step_tokens = step_tokens_;
-  block.pending = header.pending;
-  const Update& u = header.update;
+  block.pending = pending;
   block.sgd = u.rule.sgd;
   block.beta1 = u.rule.beta1, block.beta2 = u.rule.beta2, block.epsilon = u.rule.epsilon;
   block.weight_decay = u.rule.weight_decay, block.lr = u.lr, block.grad_scale = u.grad_scale;
@@ -240,26 +263,24 @@ void StateFile::write_header(const StateHeader& header) {
 
 void StateFile::read_header() {
   const std::string name = file_.path().string();
-  const HeaderBlock newest = read_newest_header(file_);
-  if (file_.size_bytes() < slots_begin_) fail("store: {} is cut off", name);
-  const PageBuffer text(description_.size());
-  file_.run({false, kDescriptionBegin, {text.bytes()}});
+  const HeaderBlock newest = read_header_of(file_, slots_begin_);
+  const PageBuffer memory(description_.size());
+  file_.run({false, kDescriptionBegin, {memory.bytes()}});
   const bool same = newest.description_bytes == description_.size() &&
                     newest.slot_bytes == layout_.slot_bytes() &&
-                    std::memcmp(text.data(), description_.data(), description_.size()) == 0;
+                    std::memcmp(memory.data(), description_.data(), description_.size()) == 0;
   if (!same) fail("store: {} holds another model, precision, form of state or segment size", name);
   run_id_ = newest.run_id;
   sequence_ = newest.sequence;
   step_tokens_ = newest.step_tokens;
   slot_count_ = newest.slot_count;
-  header_ = {newest.step,
-             newest.pending != 0,
-             {.rule = {newest.sgd != 0, newest.beta1, newest.beta2, newest.epsilon,
-                       newest.weight_decay, newest.seed},
-              .lr = newest.lr,
-              .step = newest.step,
-              .grad_scale = newest.grad_scale}};
-  if (header_.step < 0) fail("store: {} was never completed; delete it to start again", name);
+  pending_ = newest.pending != 0;
+  update_ = {.rule = {newest.sgd != 0, newest.beta1, newest.beta2, newest.epsilon,
+                      newest.weight_decay, newest.seed},
+             .lr = newest.lr,
+             .step = newest.step,
+             .grad_scale = newest.grad_scale};
+  if (step() < 0) fail("store: {} was never completed; delete it to start again", name);
   const uint64_t room = (file_.size_bytes() - slots_begin_) / layout_.slot_bytes();
   if (slot_count_ > std::min<uint64_t>(room, kNone)) fail("store: {} is cut off", name);
 }
@@ -274,8 +295,7 @@ void StateFile::find_segments() {
     const bool ours = std::memcmp(info.magic, kInfoMagic, 8) == 0 && info.run_id == run_id_ &&
                       info.kind == kState && info.segment < slots_.size() &&
                       layout_.is_own(layout_.segments()[info.segment]) &&
-                      info.crc == crc_of(info) && info.step <= header_.step &&
-                      info.step >= oldest_step();
+                      info.crc == crc_of(info) && info.step <= step() && info.step >= oldest_step();
     if (!ours) {
       give_back(slot);
       continue;
@@ -304,19 +324,14 @@ void StateFile::check_found() const {
 }
 
 bool StateFile::is_whole(size_t segment, uint32_t slot) {
-  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  const SlotParts parts = parts_of(segment);
   const PageBuffer memory(parts.end);
-  const std::byte* bytes = memory.data();
   file_.run({false, offset_of(slot) + parts.state, {parts.state_in(memory.data())}});
-  const auto info = block_at<InfoBlock>(bytes + parts.info);
-  const auto holds = [&](const SlotPart& part, uint32_t crc) {
-    return crc32c({bytes + part.at, part.size_bytes}) == crc;
-  };
-  bool whole = holds(parts.working, info.part_crcs[kWorkingCrc]);
-  for (const Array kept : state_arrays(layout_.form())) {
-    whole = whole && holds(parts.of(kept), info.part_crcs[size_t(kept)]);
-  }
-  return whole;
+  const auto info = block_at<InfoBlock>(memory.data() + parts.info);
+  const auto arrays = state_arrays(layout_.form());
+  return std::all_of(arrays.begin(), arrays.end(), [&](Array kept) {
+    return crc_of_part(parts.of(kept), memory.data()) == info.part_crcs[size_t(kept)];
+  });
 }
 
 uint32_t StateFile::take_spare() {
@@ -337,89 +352,59 @@ std::string StateFile::place_name(size_t segment) const {
 }
 
 void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
-  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
+  const SlotParts parts = parts_of(segment);
   InfoBlock info = make_info(run_id_, kState, segment, step);
-  const auto crc_of_part = [&](const SlotPart& part) {
-    return crc32c({slot + part.at, part.size_bytes});
-  };
   for (const Array kept : state_arrays(layout_.form())) {
-    info.part_crcs[size_t(kept)] = crc_of_part(parts.of(kept));
+    info.part_crcs[size_t(kept)] = crc_of_part(parts.of(kept), slot);
   }
-  info.part_crcs[kWorkingCrc] = crc_of_part(parts.working);
   put_block(info, slot + parts.info);
   state_steps_[segment] = step;
 }
 
-void StateFile::describe_weights(size_t segment, int64_t step, const std::byte* working,
-                                 std::byte* info_block) {
-  InfoBlock info = make_info(run_id_, kState, segment, step);
-  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  info.part_crcs[kWorkingCrc] = crc32c({working, parts.working.size_bytes});
+void StateFile::describe_part(size_t segment, Array part, int64_t step, const std::byte* bytes,
+                              std::byte* info_block) {
+  const bool gradient = part == Array::kGradient;
+  InfoBlock info = make_info(run_id_, gradient ? kGradientOnly : kState, segment, step);
+  info.part_crcs[size_t(part)] = crc32c({bytes, parts_of(segment).of(part).size_bytes});
   put_block(info, info_block);
-  state_steps_[segment] = step;
+  if (!gradient) state_steps_[segment] = step;
 }
 
-void StateFile::describe_gradient(size_t segment, int64_t step, const std::byte* part,
-                                  std::byte* info_block) {
-  InfoBlock info = make_info(run_id_, kGradientOnly, segment, step);
-  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  info.part_crcs[size_t(Array::kGradient)] = crc32c({part, parts.gradient.size_bytes});
-  put_block(info, info_block);
-}
-
-void StateFile::check_state_info(size_t segment, const std::byte* bytes) const {
-  const auto info = block_at<InfoBlock>(bytes);
-  const bool intact = info.crc == crc_of(info) && info.run_id == run_id_ && info.kind == kState &&
-                      info.segment == segment && info.step == state_steps_[segment];
-  if (intact) return;
+void StateFile::check_state_info(size_t segment, const std::byte* info) const {
+  if (is_info(info, run_id_, kState, segment, state_steps_[segment])) return;
   fail("{}: the description of {} at byte {} is damaged; go on from a checkpoint",
-       file_.path().string(), place_name(segment),
-       slot_offset(segment) + layout_.slot_parts(layout_.segments()[segment]).info);
+       file_.path().string(), place_name(segment), slot_offset(segment) + parts_of(segment).info);
 }
 
-void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byte* bytes) const {
-  const auto info = block_at<InfoBlock>(bytes);
-  const bool intact = info.crc == crc_of(info) && info.run_id == run_id_ &&
-                      info.kind == kGradientOnly && info.segment == segment && info.step == step;
-  if (intact) return;
+void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byte* info) const {
+  if (is_info(info, run_id_, kGradientOnly, segment, step)) return;
   fail("{}: the description of the gradient of {} at byte {} is damaged; go on from a checkpoint",
        file_.path().string(), place_name(segment),
-       slot_offset(segment) + layout_.slot_parts(layout_.segments()[segment]).gradient_info);
+       slot_offset(segment) + parts_of(segment).gradient_info);
 }
 
 void StateFile::check_part(size_t segment, Array part, const std::byte* info,
                            const std::byte* bytes) const {
-  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient"};
-  check_sum(segment, block_at<InfoBlock>(info).part_crcs[size_t(part)],
-            {bytes, parts.of(part).size_bytes}, kNames[size_t(part)], parts.of(part).at);
-}
-
-void StateFile::check_working(size_t segment, const std::byte* info, const std::byte* bytes) const {
-  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  check_sum(segment, block_at<InfoBlock>(info).part_crcs[kWorkingCrc],
-            {bytes, parts.working.size_bytes}, "weights", parts.working.at);
-}
-
-void StateFile::check_state(size_t segment, const std::byte* slot) const {
-  const SlotParts parts = layout_.slot_parts(layout_.segments()[segment]);
-  check_state_info(segment, slot + parts.info);
-  for (const Array kept : state_arrays(layout_.form())) {
-    check_part(segment, kept, slot + parts.info, slot + parts.of(kept).at);
-  }
-  // Beside masters they are written without being looked at.
-  if (!layout_.form().has_masters()) {
-    check_working(segment, slot + parts.info, slot + parts.working.at);
-  }
-}
-
-void StateFile::check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,
-                          const char* what, uint64_t place) const {
-  if (crc32c(bytes) == wanted) return;
+  const SlotPart place = parts_of(segment).of(part);
+  if (crc32c({bytes, place.size_bytes}) == block_at<InfoBlock>(info).part_crcs[size_t(part)])
+    return;
+  constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient",
+                                    "weights"};
   fail(
       "{}: the checksum of {}'s {} at byte {} does not match: file or disk are damaged; go on "
       "from a checkpoint",
-      file_.path().string(), place_name(segment), what, slot_offset(segment) + place);
+      file_.path().string(), place_name(segment), kNames[size_t(part)],
+      slot_offset(segment) + place.at);
+}
+
+void StateFile::check_state(size_t segment, const std::byte* slot) const {
+  const SlotParts parts = parts_of(segment);
+  check_state_info(segment, slot + parts.info);
+  for (const Array kept : state_arrays(layout_.form())) {
+    // Beside masters working weights are written without being looked at.
+    if (kept == Array::kWorking && layout_.form().has_masters()) continue;
+    check_part(segment, kept, slot + parts.info, slot + parts.of(kept).at);
+  }
 }
 
 }  // namespace gigagpt::engine

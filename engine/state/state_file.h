@@ -3,6 +3,7 @@
 // FileStorage's part.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -14,14 +15,6 @@
 #include "engine/state/update.h"
 
 namespace gigagpt::engine {
-
-// What the state in a file is: that after `step` steps, of which the last one's update may be still
-// to be made in some segments.
-struct StateHeader {
-  int64_t step = -1;  // -1: being written for the first time
-  bool pending = false;
-  Update update = {};
-};
 
 // Tells a run's files from those of other runs; never 0.
 uint64_t draw_run_id();
@@ -58,10 +51,15 @@ class StateFile {
 
   const StateLayout& layout() const { return layout_; }
   AsyncFile& file() { return file_; }
-  std::string id() const;
-  const StateHeader& header() const { return header_; }
+  std::string id() const { return Summary{run_id_}.id(); }
+  // The state in the file is that after so many steps (-1: it is being written for the first time),
+  // of which the last one's update may be still to be made in some segments.
+  int64_t step() const { return update_.step; }
+  bool pending() const { return pending_; }
+  const Update& update() const { return update_; }
   // Makes everything written so far durable, then the header. Nothing may be under way.
-  void write_header(const StateHeader& header);
+  void write_header(const Update& update, bool pending);
+  void write_header(int64_t step) { write_header({.step = step}, /*pending=*/false); }
 
   // Slots. A segment's new content goes to a spare one, so that the old one stays whole until it is
   // on the disk; only after a sync may that be given back. Segments of other systems have places of
@@ -78,31 +76,25 @@ class StateFile {
   // The steps that a segment's state and gradient are of. Kept for the checks below.
   int64_t state_step(size_t segment) const { return state_steps_[segment]; }
 
-  // Fills the block before a state or gradient from the parts in `slot`, memory laid out as the
-  // slot is; for a gradient `part` is where it lies.
+  // Fills the block before a state from the parts in `slot`, memory laid out as the slot is.
   void describe_state(size_t segment, int64_t step, std::byte* slot);
-  // The block before working weights alone, of another system's segment.
-  void describe_weights(size_t segment, int64_t step, const std::byte* working, std::byte* info);
-  void describe_gradient(size_t segment, int64_t step, const std::byte* part, std::byte* info);
+  // The block before a gradient, or before working weights alone, of another system's segment.
+  void describe_part(size_t segment, Array part, int64_t step, const std::byte* bytes,
+                     std::byte* info);
 
   // Checks blocks and parts that were read: throws Error naming the segment and what is wrong.
   void check_state_info(size_t segment, const std::byte* info) const;
   void check_gradient_info(size_t segment, int64_t step, const std::byte* info) const;
   void check_part(size_t segment, Array part, const std::byte* info, const std::byte* bytes) const;
-  void check_working(size_t segment, const std::byte* info, const std::byte* bytes) const;
   // All that an update needs of a slot but the gradient.
   void check_state(size_t segment, const std::byte* slot) const;
 
-  // What a look at a segment finds: all that is wrong with it, and arrays of its elements, empty if
-  // they are not kept or something is wrong.
-  struct SegmentInspection {
-    std::vector<float> master, exp_avg, exp_avg_sq;
-    std::vector<std::string> problems;
-  };
   // Reads a segment and checks every part of it, its gradient too where the update is still to be
-  // made.
-  void inspect_segment(size_t segment, SegmentInspection& look);
-  uint32_t version() const;
+  // made. Returns all that is wrong with it; `values` are then those of the masters and of both
+  // moments, by Array, empty if they are not kept or something is wrong.
+  using InspectedValues = std::array<std::vector<float>, 3>;
+  std::vector<std::string> inspect_segment(size_t segment, InspectedValues& values);
+  static constexpr uint32_t kVersion = 2;  // of the format
   int64_t step_tokens() const { return step_tokens_; }
   uint64_t slot_count() const { return slot_count_; }
 
@@ -113,13 +105,14 @@ class StateFile {
   void read_header();
   void find_segments();
   // Of what the header allows for; what is older in a slot is a left-over, whole or not.
-  int64_t oldest_step() const { return header_.pending ? header_.step - 1 : header_.step; }
+  int64_t oldest_step() const { return pending_ ? step() - 1 : step(); }
   bool is_found(size_t segment) const;
   void check_found() const;
   // Whether all parts of the segment's state in that slot are as their block says.
   bool is_whole(size_t segment, uint32_t slot);
-  void check_sum(size_t segment, uint32_t wanted, std::span<const std::byte> bytes,
-                 const char* what, uint64_t place) const;
+  SlotParts parts_of(size_t segment) const {
+    return layout_.slot_parts(layout_.segments()[segment]);
+  }
   std::string place_name(size_t segment) const;
 
   StateLayout layout_;
@@ -129,7 +122,8 @@ class StateFile {
   int64_t step_tokens_ = 0;
   uint64_t slots_begin_ = 0, slot_count_ = 0;
   std::string description_;
-  StateHeader header_;
+  Update update_ = {.step = -1};  // the last one
+  bool pending_ = false;
   std::vector<uint32_t> slots_;  // per segment
   std::vector<uint32_t> spares_;
   std::vector<int64_t> state_steps_;

@@ -21,11 +21,6 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, co
                               form.training ? Shard{cluster.rank(), cluster.systems()} : Shard{}),
                   path, mode, options, form.training ? cluster : Cluster::alone()) {}
 
-FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path,
-                         const Shard& shard, const StreamOptions& options)
-    : FileStorage(StateLayout(std::move(specs), form, options.segment_elements, shard), path,
-                  Mode::kOpen, options, Cluster::alone()) {}
-
 FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
                          const StreamOptions& options, Cluster& cluster)
     : Storage(std::move(given), cluster),
@@ -60,8 +55,8 @@ FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
                               options.engine);
   } else {
     file_ = StateFile::open(path, layout(), options.engine);
-    step_ = file_->header().step;
-    update_ = file_->header().update;
+    step_ = file_->step();
+    update_ = file_->update();
     for (size_t i = 0; i < layout().segments().size(); ++i) {
       const bool old = layout().is_own(segment(i)) && file_->state_step(i) < step_;
       if (old) pending_[segment(i).layer] = true;
@@ -81,6 +76,13 @@ FileStorage::~FileStorage() {
 
 void FileStorage::rethrow_error() {
   if (error_) std::rethrow_exception(error_);
+}
+
+// Until the storage's thread has done what was asked of it.
+void FileStorage::wait_while(const bool& asked) {
+  file_->file().wake();
+  while (!error_ && asked) changed_.wait(mutex_);
+  rethrow_error();
 }
 
 void FileStorage::post(Event event, size_t index) {
@@ -153,7 +155,7 @@ void FileStorage::release(const Request& request) {
   if (request.gradient && !request.keep) {
     gradient_written_[request.layer] = true;
     buffer.missing = layout().segment_count(request.layer);
-    events_.emplace_back(Event::kGradientReleased, request.layer);
+    events_.emplace_back(&FileStorage::gradient_released, request.layer);
   } else if (!request.gradient && !request.keep && buffer.leaving > 0) {
     buffer.dropped = true;
   } else {
@@ -195,7 +197,7 @@ void FileStorage::take_back_step() {
   const int64_t before = step() - 1;
   run_on_thread([&] {
     thread_role_.assert_held();
-    file_->write_header({before, /*pending=*/false, {}});
+    file_->write_header(before);
     pending_.assign(pending_.size(), false);
   });
   const MutexLock lock(mutex_);
@@ -205,9 +207,7 @@ void FileStorage::take_back_step() {
 void FileStorage::abandon() {
   const MutexLock lock(mutex_);
   abandoning_ = true;
-  file_->file().wake();
-  while (!error_ && abandoning_) changed_.wait(mutex_);
-  rethrow_error();
+  wait_while(abandoning_);
 }
 
 void FileStorage::defer(const Update& update) {
@@ -222,7 +222,7 @@ void FileStorage::defer(const Update& update) {
 void FileStorage::begin_updates() {
   if (keeps_gradients()) return;
   run_on_thread([&] {
-    if (file_->header().step >= 0) file_->write_header({});
+    if (file_->step() >= 0) file_->write_header(-1);
   });
 }
 
@@ -235,14 +235,14 @@ void FileStorage::update_layer(size_t layer, const Update& update) {
   layer_updates_[layer] = update;
   stale_[layer] = has_peers_;
   buffer.missing = 0;
-  for (size_t i = 0; i < layout().segment_count(layer); ++i) {
-    if (layout().is_own(segment(layout().first_segment(layer) + i))) ++buffer.missing;
+  for (size_t i = layout().first_segment(layer); i < layout().first_segment(layer + 1); ++i) {
+    if (layout().is_own(segment(i))) ++buffer.missing;
   }
   if (buffer.missing == 0) {
     take_memory(buffer);
     buffer.busy = false;
   } else {
-    events_.emplace_back(Event::kUpdateAsked, layer);
+    events_.emplace_back(&FileStorage::update_asked, layer);
   }
   file_->file().wake();
 }
@@ -253,9 +253,7 @@ void FileStorage::settle() {
   GIGAGPT_ASSERT(expected_.empty() && started_.empty());
   const Stopwatch watch;
   settling_ = true;
-  file_->file().wake();
-  while (!error_ && settling_) changed_.wait(mutex_);
-  rethrow_error();
+  wait_while(settling_);
   counts_.stall_ms += watch.seconds() * 1e3;
 }
 

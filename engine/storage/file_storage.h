@@ -45,9 +45,9 @@ class FileStorage : public Storage {
   // With several systems each has a file of its own.
   FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path, Mode mode,
               const StreamOptions& options, Cluster& cluster = Cluster::alone());
-  // The shard of a system that is not there, to be settled and read.
-  FileStorage(std::vector<LayerSpec> specs, const StateForm& form, const Path& path,
-              const Shard& shard, const StreamOptions& options);
+  // The file of a shard; without the others of its cluster to be settled and read.
+  FileStorage(StateLayout layout, const Path& path, Mode mode, const StreamOptions& options,
+              Cluster& cluster);
   ~FileStorage() override;
 
   void expect(std::span<const Request> requests) override;
@@ -79,9 +79,6 @@ class FileStorage : public Storage {
   void take_back_step();
 
  private:
-  FileStorage(StateLayout layout, const Path& path, Mode mode, const StreamOptions& options,
-              Cluster& cluster);
-
   // A layer's working weights, or its gradient, in memory.
   struct LayerBuffer {
     PageBuffer memory;
@@ -93,47 +90,23 @@ class FileStorage : public Storage {
     bool reducing = false;  // each missing segment counts in reducing_ too
     bool held = false;      // when reduced, until it is released
   };
-  enum class Job {
-    kLoadWeights,
-    kLoadGradient,
-    kStoreGradient,
-    kUpdate,     // with the gradient in the file
-    kUpdateNow,  // with the one in memory
-    kWriteBack,
-    kStoreWeights,  // that another system has updated
-    kSync
-  };
-  // A layer's segments on their way in or out.
-  struct LayerTransfer {
-    Job job;
-    size_t layer = 0;
-    size_t next = 0;         // segment of the layer
-    bool deliver = true;     // an update's weights are wanted in memory
-    bool broadcast = false;  // and by the other systems, which send theirs
-  };
-  // One transfer under way.
+  enum class Job : int;
+  // One transfer under way; in a queue that of a layer's next segment, which those after it follow.
   struct SegmentTransfer {
     Job job;
     size_t segment = 0;
-    size_t block = 0;   // of info_blocks_, or of buffers_ for a slot's content
-    uint32_t slot = 0;  // where an update goes
-    bool deliver = true;
-    bool broadcast = false;
-    int64_t step = 0;  // of the state that is written back
+    bool deliver = true;     // an update's weights are wanted in memory
+    bool broadcast = false;  // and by the other systems, which send theirs
+    size_t block = 0;        // of info_blocks_, or of buffers_ for a slot's content
+    uint32_t slot = 0;       // where an update goes
+    int64_t step = 0;        // of the state that is written back
   };
-  // What another thread has done with a layer or a segment.
-  enum class Event {
-    kGradientReleased,  // a layer's, to be stored
-    kUpdateAsked,       // of a layer, with the gradient in memory
-    kReduced,           // a segment's gradient, over all systems
-    kReductionReleased,
-    kOwnWeightsSent,  // of a segment
-    kWeightsReceived,
-    kAllMet  // all systems' headers are durable
-  };
+  // What the storage's thread makes of what another has done with a layer or a segment.
+  using Event = void (FileStorage::*)(size_t);
 
   // The calling thread's.
   void rethrow_error() REQUIRES(mutex_);
+  void wait_while(const bool& asked) REQUIRES(mutex_);
   void post(Event event, size_t index) EXCLUDES(mutex_);
   // Has the storage's thread do something once nothing is under way, and waits until it is done.
   void run_on_thread(const std::function<void()>& work) EXCLUDES(mutex_);
@@ -144,8 +117,13 @@ class FileStorage : public Storage {
 
   // The storage's thread; file_storage_thread.cpp.
   void run();
-  void handle_events() REQUIRES(mutex_, thread_role_);
-  void handle(Event event, size_t index) REQUIRES(mutex_, thread_role_);
+  void gradient_released(size_t layer) REQUIRES(mutex_, thread_role_);
+  void update_asked(size_t layer) REQUIRES(mutex_, thread_role_);  // with the gradient in memory
+  void reduced(size_t segment) REQUIRES(mutex_, thread_role_);     // over all systems
+  void reduction_released(size_t segment) REQUIRES(mutex_, thread_role_);
+  void own_weights_sent(size_t segment) REQUIRES(mutex_, thread_role_);
+  void weights_received(size_t segment) REQUIRES(mutex_, thread_role_);
+  void all_met(size_t) REQUIRES(mutex_, thread_role_);  // all systems' headers are durable
   std::function<void()> accept() REQUIRES(mutex_, thread_role_);
   std::function<void()> due_work() REQUIRES(mutex_, thread_role_);
   void write_pending_header() EXCLUDES(mutex_);
@@ -158,9 +136,10 @@ class FileStorage : public Storage {
   void segment_left(LayerBuffer& buffer) REQUIRES(mutex_);
   void gradient_done(size_t layer) REQUIRES(mutex_);
   bool issue() EXCLUDES(mutex_) REQUIRES(thread_role_);
-  bool issue_layers(std::deque<LayerTransfer>& queue) EXCLUDES(mutex_) REQUIRES(thread_role_);
+  void queue_layer(std::deque<SegmentTransfer>& queue, size_t layer, SegmentTransfer first);
+  bool issue_layers(std::deque<SegmentTransfer>& queue) EXCLUDES(mutex_) REQUIRES(thread_role_);
   void issue_ready() EXCLUDES(mutex_) REQUIRES(thread_role_);
-  bool issue_next(LayerTransfer& transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
+  bool issue_next(SegmentTransfer transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
   bool issue_update(SegmentTransfer transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
   bool issue_part(SegmentTransfer transfer) EXCLUDES(mutex_) REQUIRES(thread_role_);
   void start_transfer(const SegmentTransfer& transfer, const Transfer& bytes)
@@ -181,10 +160,10 @@ class FileStorage : public Storage {
   const Segment& segment(size_t index) const { return layout().segments()[index]; }
   // The first cached_ of this system's segments have slot buffers of their own.
   size_t cache_buffer(size_t segment) const {
-    return options_.buffers + layout().place_among_own(segment);
+    return options_.buffers + layout().place_of(segment);
   }
   bool is_cached(size_t index) const {
-    return layout().is_own(segment(index)) && layout().place_among_own(index) < cached_;
+    return layout().is_own(segment(index)) && layout().place_of(index) < cached_;
   }
 
   // Reading and writing single values on the storage's thread; file_storage_values.cpp.
@@ -231,7 +210,7 @@ class FileStorage : public Storage {
 
   ThreadRole thread_role_;  // of the storage's thread, whose own the following is
   // In order; what frees gradients goes first.
-  std::deque<LayerTransfer> stores_ GUARDED_BY(thread_role_), loads_ GUARDED_BY(thread_role_);
+  std::deque<SegmentTransfer> stores_ GUARDED_BY(thread_role_), loads_ GUARDED_BY(thread_role_);
   // Updated segments that wait for a slot, or the header.
   std::deque<SegmentTransfer> write_backs_ GUARDED_BY(thread_role_);
   // Segments to be written.

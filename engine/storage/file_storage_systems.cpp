@@ -18,14 +18,14 @@ void FileStorage::reduce(size_t layer, bool hold) {
   }
   for (const size_t index : Exchange::order(layout(), layer)) {
     exchange_.reduce(index, reinterpret_cast<float*>(gradient_at(index)),
-                     [this, index] { post(Event::kReduced, index); });
+                     [this, index] { post(&FileStorage::reduced, index); });
   }
 }
 
 void FileStorage::release_reduced(size_t layer) {
   const size_t first = layout().first_segment(layer);
   for (size_t i = 0; keeps_gradients() && i < layout().segment_count(layer); ++i) {
-    post(Event::kReductionReleased, first + i);
+    post(&FileStorage::reduction_released, first + i);
   }
 }
 
@@ -42,71 +42,47 @@ void FileStorage::broadcast_weights(size_t index) {
   const Segment& s = segment(index);
   ++broadcasting_;
   ++weights_[s.layer].leaving;
-  const Event event = layout().is_own(s) ? Event::kOwnWeightsSent : Event::kWeightsReceived;
+  const Event event =
+      layout().is_own(s) ? &FileStorage::own_weights_sent : &FileStorage::weights_received;
   std::byte* working = weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
   exchange_.broadcast(index, working, [this, event, index] { post(event, index); });
 }
 
-void FileStorage::handle_events() {
-  for (const auto& [event, index] : std::exchange(events_, {})) handle(event, index);
+void FileStorage::all_met(size_t) {
+  headers_due_ = false;
 }
 
-void FileStorage::handle(Event event, size_t index) {
-  switch (event) {
-    case Event::kGradientReleased:
-      stores_.push_back({Job::kStoreGradient, index});
-      return;
-    case Event::kUpdateAsked:
-      stores_.push_back({Job::kUpdateNow, index, 0, /*deliver=*/false});
-      return;
-    case Event::kAllMet:
-      headers_due_ = false;
-      return;
-    default:
-      break;
-  }
+void FileStorage::reduced(size_t index) {
   const size_t layer = segment(index).layer;
-  switch (event) {
-    case Event::kReduced:
-      if (--unreduced_[layer] == 0) changed_.notify_all();
-      if (!keeps_gradients()) --reducing_;
-      if (gradients_[layer].held || !keeps_gradients()) break;
-      [[fallthrough]];
-    case Event::kReductionReleased:
-      if (layout().is_own(segment(index)))
-        ready_gradients_.push_back(index);
-      else
-        gradient_done(layer);
-      break;
-    case Event::kOwnWeightsSent:
-      --broadcasting_;
-      segment_left(weights_[layer]);
-      break;
-    default:  // kWeightsReceived
-      --broadcasting_;
-      if (--weights_[layer].missing == 0) changed_.notify_all();
-      ready_weights_.push_back(index);
-      break;
-  }
+  if (--unreduced_[layer] == 0) changed_.notify_all();
+  if (!keeps_gradients())
+    --reducing_;
+  else if (!gradients_[layer].held)
+    reduction_released(index);
+}
+
+void FileStorage::reduction_released(size_t index) {
+  if (layout().is_own(segment(index)))
+    ready_gradients_.push_back(index);
+  else
+    gradient_done(segment(index).layer);
+}
+
+void FileStorage::own_weights_sent(size_t index) {
+  --broadcasting_;
+  segment_left(weights_[segment(index).layer]);
+}
+
+void FileStorage::weights_received(size_t index) {
+  --broadcasting_;
+  if (--weights_[segment(index).layer].missing == 0) changed_.notify_all();
+  ready_weights_.push_back(index);
 }
 
 void FileStorage::segment_left(LayerBuffer& buffer) {
   if (--buffer.leaving > 0 || !buffer.dropped) return;
   buffer.dropped = buffer.busy = false;
   take_memory(buffer);
-}
-
-// Starts to write what systems have added up, or sent.
-void FileStorage::issue_ready() {
-  while (!ready_gradients_.empty()) {
-    const size_t index = ready_gradients_.front();
-    if (state_writes_[segment(index).layer] > 0) break;
-    if (!issue_part({Job::kStoreGradient, index})) break;
-    ready_gradients_.pop_front();
-  }
-  while (!ready_weights_.empty() && issue_part({Job::kStoreWeights, ready_weights_.front()})) {
-    ready_weights_.pop_front();
-  }
 }
 
 }  // namespace gigagpt::engine

@@ -18,6 +18,17 @@ void to_bf16_in_place(float* values, size_t count) {
 
 }  // namespace
 
+enum class FileStorage::Job : int {
+  kLoadWeights,
+  kLoadGradient,
+  kStoreGradient,
+  kUpdate,     // with the gradient in the file
+  kUpdateNow,  // with the one in memory
+  kWriteBack,
+  kStoreWeights,  // that another system has updated
+  kSync
+};
+
 void FileStorage::run() {
   thread_role_.assert_held();
   try {
@@ -26,7 +37,7 @@ void FileStorage::run() {
       {
         const MutexLock lock(mutex_);
         if (stopping_) return;
-        handle_events();
+        for (const auto& [event, index] : std::exchange(events_, {})) (this->*event)(index);
         work = accept();
         count_bytes();
       }
@@ -60,7 +71,7 @@ std::function<void()> FileStorage::accept() {
       for (size_t i = 0; i < pending_.size(); ++i) {
         if (!pending_[i]) continue;
         pending_[i] = false;
-        loads_.push_back({Job::kUpdate, i, 0, /*deliver=*/false});
+        queue_layer(loads_, i, {Job::kUpdate, 0, /*deliver=*/false});
       }
       return {};
     }
@@ -70,6 +81,14 @@ std::function<void()> FileStorage::accept() {
     expected_.pop_front();
     changed_.notify_all();
   }
+}
+
+void FileStorage::gradient_released(size_t layer) {
+  queue_layer(stores_, layer, {Job::kStoreGradient});
+}
+
+void FileStorage::update_asked(size_t layer) {
+  queue_layer(stores_, layer, {Job::kUpdateNow, 0, /*deliver=*/false});
 }
 
 // What waits until nothing is under way.
@@ -100,18 +119,18 @@ std::function<void()> FileStorage::due_work() {
 // Says that the step's gradients are all in the file: its update may begin.
 void FileStorage::write_pending_header() {
   thread_role_.assert_held();
-  file_->write_header({update_.step, /*pending=*/true, update_});
+  file_->write_header(update_, /*pending=*/true);
   give_back(retired_);
   header_due_ = false;
   headers_due_ = true;
-  exchange_.meet([this] { post(Event::kAllMet, 0); });
+  exchange_.meet([this] { post(&FileStorage::all_met, 0); });
 }
 
 void FileStorage::finish_settling() {
   thread_role_.assert_held();
   const int64_t step = this->step();
-  if (file_->header().pending || file_->header().step != step) {
-    file_->write_header({step, /*pending=*/false, {}});
+  if (file_->pending() || file_->step() != step) {
+    file_->write_header(step);
     give_back(retired_);
   }
   const MutexLock lock(mutex_);
@@ -163,7 +182,7 @@ bool FileStorage::start(const Request& request) {
       const Job job = gradient          ? Job::kLoadGradient
                       : pending_[layer] ? Job::kUpdate
                                         : Job::kLoadWeights;
-      if (buffer.missing > 0) loads_.push_back({job, layer, 0, /*deliver=*/true, stale});
+      if (buffer.missing > 0) queue_layer(loads_, layer, {job, 0, /*deliver=*/true, stale});
     }
     if (!gradient) {
       pending_[layer] = false;
@@ -191,12 +210,20 @@ bool FileStorage::issue() {
   return stored || loaded;
 }
 
-bool FileStorage::issue_layers(std::deque<LayerTransfer>& queue) {
+void FileStorage::queue_layer(std::deque<SegmentTransfer>& queue, size_t layer,
+                              SegmentTransfer first) {
+  if (layout().segment_count(layer) == 0) return;
+  first.segment = layout().first_segment(layer);
+  queue.push_back(first);
+}
+
+bool FileStorage::issue_layers(std::deque<SegmentTransfer>& queue) {
   bool finished = false;
   while (!queue.empty()) {
-    LayerTransfer& transfer = queue.front();
-    while (transfer.next < layout().segment_count(transfer.layer)) {
-      if (!issue_next(transfer)) return finished;
+    size_t& next = queue.front().segment;
+    const size_t layer = segment(next).layer;
+    for (const size_t end = layout().first_segment(layer + 1); next < end; ++next) {
+      if (!issue_next(queue.front())) return finished;
     }
     queue.pop_front();
     finished = true;
@@ -204,29 +231,33 @@ bool FileStorage::issue_layers(std::deque<LayerTransfer>& queue) {
   return finished;
 }
 
-// Starts a layer's next segment; false if something has to end first.
-bool FileStorage::issue_next(LayerTransfer& layer) {
-  const size_t index = layout().first_segment(layer.layer) + layer.next;
-  SegmentTransfer transfer = {layer.job, index, 0, 0, layer.deliver, layer.broadcast};
-  bool issued = true;
-  const bool update = layer.job == Job::kUpdate || layer.job == Job::kUpdateNow;
-  if ((update || layer.broadcast) && !layout().is_own(segment(index))) {
-    ++layer.next;  // its owner's
-    return true;
+// Starts to write what systems have added up, or sent.
+void FileStorage::issue_ready() {
+  while (!ready_gradients_.empty()) {
+    const size_t index = ready_gradients_.front();
+    if (state_writes_[segment(index).layer] > 0) break;
+    if (!issue_part({Job::kStoreGradient, index})) break;
+    ready_gradients_.pop_front();
   }
-  if (layer.job == Job::kUpdate && file_->state_step(index) == update_.step) {
+  while (!ready_weights_.empty() && issue_part({Job::kStoreWeights, ready_weights_.front()})) {
+    ready_weights_.pop_front();
+  }
+}
+
+// Starts what a segment needs, if anything; false if something has to end first.
+bool FileStorage::issue_next(SegmentTransfer transfer) {
+  const size_t index = transfer.segment, layer = segment(index).layer;
+  const bool update = transfer.job == Job::kUpdate || transfer.job == Job::kUpdateNow;
+  if ((update || transfer.broadcast) && !layout().is_own(segment(index))) return true;
+  if (transfer.job == Job::kUpdate && file_->state_step(index) == update_.step) {
     // It was updated before an interruption.
     transfer.job = Job::kLoadWeights;
-    issued = !layer.deliver || issue_part(transfer);
-  } else if (update) {
-    issued = issue_update(transfer);
-  } else {
-    // What is still to be written cannot be read yet.
-    const bool written = state_writes_[layer.layer] + others_writes_[layer.layer] == 0;
-    issued = (layer.broadcast || written) && issue_part(transfer);
+    return !transfer.deliver || issue_part(transfer);
   }
-  if (issued) ++layer.next;
-  return issued;
+  if (update) return issue_update(transfer);
+  // What is still to be written cannot be read yet.
+  const bool written = state_writes_[layer] + others_writes_[layer] == 0;
+  return (transfer.broadcast || written) && issue_part(transfer);
 }
 
 // Reads a segment for its update, or makes that at once if the state is in memory.
@@ -272,7 +303,9 @@ bool FileStorage::issue_part(SegmentTransfer transfer) {
   const bool write = transfer.job == Job::kStoreGradient || transfer.job == Job::kStoreWeights;
   if (transfer.job == Job::kLoadWeights || transfer.job == Job::kStoreWeights) {
     std::byte* weights = weights_at(index);
-    if (write) file_->describe_weights(index, update_.step, weights, info.data());
+    if (write) {
+      file_->describe_part(index, Array::kWorking, update_.step, weights, info.data());
+    }
     const std::span working(weights, parts.end - parts.working.at);
     start_transfer(transfer, {write, slot + parts.info, {info, working}});
     return true;
@@ -281,7 +314,9 @@ bool FileStorage::issue_part(SegmentTransfer transfer) {
   const std::span stored(part, parts.exp_avg.at - parts.gradient.at);
   const bool bf16 = layout().form().gradient == GradientForm::kBf16;
   if (write && bf16) to_bf16_in_place(reinterpret_cast<float*>(part), size_t(s.count));
-  if (write) file_->describe_gradient(index, file_->header().step + 1, part, info.data());
+  if (write) {
+    file_->describe_part(index, Array::kGradient, file_->step() + 1, part, info.data());
+  }
   if (write && is_cached(index)) {
     std::memcpy(buffers_[cache_buffer(index)].data() + parts.gradient.at, part,
                 parts.gradient.size_bytes);
@@ -343,10 +378,10 @@ void FileStorage::complete_part(const SegmentTransfer& transfer) {
     gradient_done(layer);
   } else if (transfer.job == Job::kLoadWeights) {
     file_->check_state_info(index, info);
-    file_->check_working(index, info, weights_at(index));
+    file_->check_part(index, Array::kWorking, info, weights_at(index));
     arrived(transfer);
   } else {
-    file_->check_gradient_info(index, file_->header().step + 1, info);
+    file_->check_gradient_info(index, file_->step() + 1, info);
     file_->check_part(index, Array::kGradient, info, gradient_at(index));
     arrived(transfer);
   }
@@ -386,9 +421,7 @@ void FileStorage::update_segment(SegmentTransfer transfer, bool from_disk) {
     gradient_done(s.layer);
   }
   if (transfer.deliver) {
-    const uint64_t begin = layout().working_at(s.layer, s.begin);
-    std::memcpy(weights_at(index), arrays.working,
-                layout().working_at(s.layer, s.begin + s.count) - begin);
+    std::memcpy(weights_at(index), arrays.working, parts.working.size_bytes);
     arrived(transfer);
   }
   if (is_cached(index)) in_cache_[index] = true;

@@ -37,27 +37,21 @@ void FileStorage::load_part(size_t index, Array kept) {
   part_segment_ = kNone;
   const SlotParts parts = layout().slot_parts(segment(index));
   std::byte* slot = buffers_[0].data();
-  AsyncFile& file = file_->file();
   const bool gradient = kept == Array::kGradient;
   const bool working = kept == Array::kMaster && !layout().form().has_masters();
-  const uint64_t info = gradient ? parts.gradient_info : parts.info;
-  const uint64_t at = working ? parts.working.at : parts.of(kept).at;
-  const uint64_t bytes = working ? parts.working.size_bytes : parts.of(kept).size_bytes;
-  const auto part = [&](uint64_t begin, uint64_t size) {
-    const uint64_t whole_blocks = (size + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
-    const std::span memory(slot + begin, whole_blocks);
-    file.run({false, file_->slot_offset(index) + begin, {memory}});
-  };
-  part(info, kBlockBytes);
-  part(at, bytes);
+  const Array stored = working ? Array::kWorking : kept;
+  const SlotPart part = parts.of(stored);
+  std::byte* info = slot + (gradient ? parts.gradient_info : parts.info);
+  const std::span values(slot + part.at, whole_blocks(part.size_bytes));
+  for (const auto& bytes : {std::span(info, kBlockBytes), values}) {
+    const auto place = uint64_t(bytes.data() - slot);
+    file_->file().run({false, file_->slot_offset(index) + place, {bytes}});
+  }
   if (gradient)
-    file_->check_gradient_info(index, file_->header().step + 1, slot + info);
+    file_->check_gradient_info(index, file_->step() + 1, info);
   else
-    file_->check_state_info(index, slot + info);
-  if (working)
-    file_->check_working(index, slot + info, slot + at);
-  else
-    file_->check_part(index, kept, slot + info, slot + at);
+    file_->check_state_info(index, info);
+  file_->check_part(index, stored, info, values.data());
   part_segment_ = index;
   part_ = kept;
 }
@@ -117,7 +111,7 @@ void FileStorage::finish_writing() {
       if (layout().is_own(segment(i)) && !file_->has_slot(i)) load_for_edit(i);
     }
     store_edited();
-    file_->write_header({step(), /*pending=*/false, {}});
+    file_->write_header(step());
   });
 }
 

@@ -129,7 +129,7 @@ void MemoryStorage::reduce(size_t layer, bool) {
 void MemoryStorage::reduce_early(size_t layer, int64_t begin, int64_t end) {
   for (const size_t segment : Exchange::order(layout(), layer)) {
     const Segment& s = layout().segments()[segment];
-    if (s.begin < begin || s.begin + s.count > end) continue;
+    if (s.begin < begin || s.end() > end) continue;
     memory_[layer].early.push_back(segment);
     reduce_segment(segment);
   }
@@ -183,11 +183,10 @@ void MemoryStorage::read(Array kept, size_t layer, int64_t first, std::span<floa
 void MemoryStorage::write(Array kept, size_t layer, int64_t first, std::span<const float> values) {
   const Segment shard = layout().shard_of(layer);
   if (kept == Array::kMaster) write_working(layout(), layer, first, values, working_at(layer, 0));
-  const int64_t begin = std::max(first, shard.begin);
-  const int64_t end = std::min(first + int64_t(values.size()), shard.begin + shard.count);
-  if (begin >= end) return;
-  write_values(layout(), shard, arrays(layer), kept, begin,
-               values.subspan(size_t(begin - first), size_t(end - begin)));
+  const Segment own = shard.overlap(first, int64_t(values.size()));
+  if (own.count == 0) return;
+  write_values(layout(), shard, arrays(layer), kept, own.begin,
+               values.subspan(size_t(own.begin - first), size_t(own.count)));
 }
 
 IoCounts MemoryStorage::counts() const {

@@ -1,6 +1,5 @@
 #include "engine/storage/row_slices.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "base/error.h"
@@ -18,30 +17,25 @@ struct Slice {
 
 }  // namespace
 
-RowSlices::RowSlices(const StateLayout& layout, StateLayout::Place place, int64_t width)
-    : layout_(layout),
-      layer_(place.layer),
-      first_(layout.offset(place)),
-      width_(width),
-      narrow_(layout.precision() == Precision::kBf16) {}
-
-std::vector<std::vector<std::byte>> RowSlices::pack(const ops::RowSums& rows) const {
-  std::vector<std::vector<std::byte>> packed(size_t(layout_.shard().systems));
-  for (int rank = 0; rank < layout_.shard().systems; ++rank) {
-    const Segment shard = layout_.shard_of(layer_, rank);
+std::vector<std::vector<std::byte>> pack_rows(const StateLayout& layout, StateLayout::Place param,
+                                              const ops::RowSums& rows) {
+  const ParamSpec& spec = layout.param(param);
+  const int64_t width = spec.count() / spec.shape.front();
+  const bool narrow = layout.precision() == Precision::kBf16;
+  std::vector<std::vector<std::byte>> packed(size_t(layout.shard().systems));
+  for (int rank = 0; rank < layout.shard().systems; ++rank) {
     auto& bytes = packed[size_t(rank)];
     for (const int64_t row : rows.rows()) {
-      const int64_t start = first_ + row * width_;
-      const int64_t begin = std::max(start, shard.begin);
-      const int64_t end = std::min(start + width_, shard.begin + shard.count);
-      if (begin >= end) continue;
-      const Slice slice{begin, end - begin};
-      const size_t at = bytes.size(), size = size_t(slice.count) * (narrow_ ? 2 : 4);
+      const int64_t start = layout.offset(param) + row * width;
+      const Segment part = layout.shard_of(param.layer, rank).overlap(start, width);
+      if (part.count == 0) continue;
+      const Slice slice{part.begin, part.count};
+      const size_t at = bytes.size(), size = size_t(slice.count) * (narrow ? 2 : 4);
       bytes.resize(at + sizeof slice + size);
       std::memcpy(&bytes[at], &slice, sizeof slice);
-      const float* values = rows.at(row) + (begin - start);
+      const float* values = rows.at(row) + (slice.begin - start);
       std::byte* to = &bytes[at + sizeof slice];
-      if (narrow_)
+      if (narrow)
         ops::kernels::optimizer_kernels().round(values, size_t(slice.count),
                                                 reinterpret_cast<Bf16*>(to));
       else
@@ -51,16 +45,18 @@ std::vector<std::vector<std::byte>> RowSlices::pack(const ops::RowSums& rows) co
   return packed;
 }
 
-void RowSlices::add(std::span<const std::byte> packed, float* gradient) const {
+void add_rows(std::span<const std::byte> packed, Precision precision, float* gradient) {
   const auto& kernels = ops::kernels::optimizer_kernels();
-  std::vector<float> values(static_cast<size_t>(width_));
+  const bool narrow = precision == Precision::kBf16;
+  std::vector<float> values;
   while (!packed.empty()) {
     Slice slice{};
     std::memcpy(&slice, packed.data(), sizeof slice);
-    const size_t count = size_t(slice.count), size = count * (narrow_ ? 2 : 4);
-    GIGAGPT_ASSERT(count <= values.size() && sizeof slice + size <= packed.size());
+    const size_t count = size_t(slice.count), size = count * (narrow ? 2 : 4);
+    GIGAGPT_ASSERT(sizeof slice + size <= packed.size());
+    values.resize(count);
     const std::byte* from = packed.data() + sizeof slice;
-    if (narrow_)
+    if (narrow)
       kernels.widen(reinterpret_cast<const Bf16*>(from), count, values.data());
     else
       std::memcpy(values.data(), from, size);

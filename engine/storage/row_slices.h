@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -11,24 +10,13 @@
 
 namespace gigagpt::engine {
 
-class RowSlices {
- public:
-  // Of a parameter with rows of `width` elements. The layout must outlive it.
-  RowSlices(const StateLayout& layout, StateLayout::Place place, int64_t width);
+// For each system the parts of a parameter's rows that are in its shard; in bf16, rounded, if that
+// is what products are in.
+std::vector<std::vector<std::byte>> pack_rows(const StateLayout& layout, StateLayout::Place param,
+                                              const ops::RowSums& rows);
 
-  // For each system the parts of the rows that are in its shard; in bf16, rounded, if that is what
-  // products are in.
-  std::vector<std::vector<std::byte>> pack(const ops::RowSums& rows) const;
-  // Adds what one system has for this one to its shard's gradient, of which the whole layer's
-  // begins at `gradient`.
-  void add(std::span<const std::byte> packed, float* gradient) const;
-
- private:
-  const StateLayout& layout_;
-  size_t layer_;
-  int64_t first_;  // element of the layer
-  int64_t width_;
-  bool narrow_;
-};
+// Adds what one system has for this one to its shard's gradient, of which the whole layer's begins
+// at `gradient`.
+void add_rows(std::span<const std::byte> packed, Precision precision, float* gradient);
 
 }  // namespace gigagpt::engine

@@ -1,10 +1,8 @@
 #include "engine/systems/cluster.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <chrono>
+#include <cstring>
 
 #include "base/system.h"
 
@@ -18,6 +16,23 @@ constexpr size_t kLaneWidth = 32;                      // messages to or from on
 constexpr auto kLastWords = std::chrono::seconds(10);  // for the others to end this one
 
 }  // namespace
+
+struct Cluster::Message {
+  bool out = false;
+  int peer = 0, tag = 0;
+  std::span<std::byte> bytes;
+  Done done;
+  uint64_t id = 0;      // once it is under way
+  double silent_s = 0;  // for so long nothing has come of it
+};
+
+// Messages to one system, or from it: a few are under way at once.
+struct Cluster::Lane {
+  std::deque<Message> waiting;
+  size_t under_way = 0;
+};
+
+Cluster::Cluster() = default;
 
 Cluster::Cluster(const WireMaker& make, double timeout_s, Ender ender)
     : timeout_s_(timeout_s), ender_(std::move(ender)) {
@@ -59,6 +74,10 @@ std::string Cluster::name_of(int rank) const {
   return fmt::format("system {} of {} on host {}", rank, systems_, hosts_[size_t(rank)]);
 }
 
+Cluster::Lane& Cluster::lane_of(const Message& message) {
+  return lanes_[2 * size_t(message.peer) + (message.out ? 1 : 0)];
+}
+
 void Cluster::begin(Message message) {
   {
     const MutexLock lock(mutex_);
@@ -90,56 +109,46 @@ uint64_t Cluster::sent_bytes() const {
   return sent_bytes_;
 }
 
-void Cluster::exchange(std::span<const std::pair<int, std::span<const std::byte>>> out,
-                       std::span<const std::pair<int, std::span<std::byte>>> in) {
-  size_t missing = out.size() + in.size();
+void Cluster::exchange(Outgoing out, Incoming in) {
+  out[size_t(rank_)] = {};
+  in[size_t(rank_)] = {};
+  const auto wanted = [](const auto& bytes) { return !bytes.empty(); };
+  auto missing =
+      std::count_if(out.begin(), out.end(), wanted) + std::count_if(in.begin(), in.end(), wanted);
   Mutex mutex;
   CondVar arrived;
   const auto done = [&] {
     const MutexLock lock(mutex);
     if (--missing == 0) arrived.notify_one();
   };
-  for (const auto& [peer, bytes] : in) receive(peer, kTogetherTag, bytes, done);
-  for (const auto& [peer, bytes] : out) send(peer, kTogetherTag, bytes, done);
+  for (size_t peer = 0; peer < out.size(); ++peer) {
+    if (wanted(in[peer])) receive(int(peer), kTogetherTag, in[peer], done);
+    if (wanted(out[peer])) send(int(peer), kTogetherTag, out[peer], done);
+  }
   const MutexLock lock(mutex);
   while (missing > 0) arrived.wait(mutex);
 }
 
 std::vector<std::string> Cluster::gather_texts(std::string_view mine) {
-  const std::vector<uint64_t> sizes = gather(uint64_t(mine.size()));
   std::vector<std::string> all;
-  for (const uint64_t size : sizes) all.emplace_back(size, '\0');
+  for (const uint64_t size : gather(uint64_t(mine.size()))) all.emplace_back(size, '\0');
+  Incoming in;
+  for (std::string& theirs : all) in.push_back(std::as_writable_bytes(std::span(theirs)));
+  exchange(Outgoing(all.size(), std::as_bytes(std::span(mine))), in);
   all[size_t(rank_)] = mine;
-  std::vector<std::pair<int, std::span<const std::byte>>> out;
-  std::vector<std::pair<int, std::span<std::byte>>> in;
-  for (int peer = 0; peer < systems_; ++peer) {
-    if (peer == rank_) continue;
-    out.emplace_back(peer, std::as_bytes(std::span(mine)));
-    in.emplace_back(peer, std::as_writable_bytes(std::span(all[size_t(peer)])));
-  }
-  exchange(out, in);
   return all;
 }
 
 std::vector<std::vector<std::byte>> Cluster::swap(const std::vector<std::vector<std::byte>>& mine) {
   std::vector<uint64_t> sizes;
   for (const auto& part : mine) sizes.push_back(part.size());
-  const std::string_view bytes(reinterpret_cast<const char*>(sizes.data()),
-                               sizes.size() * sizeof(uint64_t));
-  const auto all_sizes = gather_texts(bytes);
+  const auto all_sizes = gather_all<uint64_t>(sizes);
   std::vector<std::vector<std::byte>> theirs(mine.size());
-  std::vector<std::pair<int, std::span<const std::byte>>> out;
-  std::vector<std::pair<int, std::span<std::byte>>> in;
-  for (int peer = 0; peer < systems_; ++peer) {
-    uint64_t size = 0;
-    std::memcpy(&size, &all_sizes[size_t(peer)][size_t(rank_) * sizeof size], sizeof size);
-    theirs[size_t(peer)].resize(size);
-    if (peer == rank_) continue;
-    out.emplace_back(peer, mine[size_t(peer)]);
-    in.emplace_back(peer, theirs[size_t(peer)]);
+  for (size_t peer = 0; peer < mine.size(); ++peer) {
+    theirs[peer].resize(all_sizes[peer * mine.size() + size_t(rank_)]);
   }
+  exchange({mine.begin(), mine.end()}, {theirs.begin(), theirs.end()});
   theirs[size_t(rank_)] = mine[size_t(rank_)];
-  exchange(out, in);
   return theirs;
 }
 
@@ -148,15 +157,9 @@ double Cluster::sum(double mine) {
 }
 
 std::vector<double> Cluster::sums(std::span<const double> mine) {
-  const std::string_view bytes(reinterpret_cast<const char*>(mine.data()), mine.size_bytes());
+  const std::vector<double> all = gather_all(mine);
   std::vector<double> totals(mine.size());
-  for (const std::string& part : gather_texts(bytes)) {
-    for (size_t i = 0; i < totals.size(); ++i) {
-      double value = 0;
-      std::memcpy(&value, part.data() + i * sizeof value, sizeof value);
-      totals[i] += value;
-    }
-  }
+  for (size_t i = 0; i < all.size(); ++i) totals[i % mine.size()] += all[i];
   return totals;
 }
 
@@ -168,20 +171,20 @@ bool Cluster::any(bool mine) {
 // Down a binomial tree: who has it by round k sends it 2^k further.
 void Cluster::broadcast(std::span<std::byte> bytes) {
   for (int have = 1; have < systems_; have *= 2) {
-    std::vector<std::pair<int, std::span<const std::byte>>> out;
-    std::vector<std::pair<int, std::span<std::byte>>> in;
-    if (rank_ < have && rank_ + have < systems_) out.emplace_back(rank_ + have, bytes);
-    if (rank_ >= have && rank_ < 2 * have) in.emplace_back(rank_ - have, bytes);
-    exchange(out, in);
+    Outgoing out(static_cast<size_t>(systems_));
+    Incoming in(out.size());
+    if (rank_ < have && rank_ + have < systems_) out[size_t(rank_ + have)] = bytes;
+    if (rank_ >= have && rank_ < 2 * have) in[size_t(rank_ - have)] = bytes;
+    exchange(std::move(out), std::move(in));
   }
 }
 
 void Cluster::bring(int from, std::span<std::byte> bytes) {
-  if (from == 0) return;
-  const std::pair<int, std::span<const std::byte>> out = {0, bytes};
-  const std::pair<int, std::span<std::byte>> in = {from, bytes};
-  if (rank_ == from) exchange(std::span(&out, 1), {});
-  if (rank_ == 0) exchange({}, std::span(&in, 1));
+  Outgoing out(static_cast<size_t>(systems_));
+  Incoming in(out.size());
+  if (rank_ == from) out[0] = bytes;
+  if (rank_ == 0) in[size_t(from)] = bytes;
+  exchange(std::move(out), std::move(in));
 }
 
 // What all met alike needs no name.
@@ -299,7 +302,7 @@ bool Cluster::do_work() {
 // Starts what was asked for, as far as it is its turn; true if there was something. What all do at
 // once passes by the others.
 bool Cluster::start_messages() {
-  std::deque<Message> asked_for;
+  std::vector<Message> asked_for;
   {
     const MutexLock lock(mutex_);
     asked_for.swap(asked_for_);
@@ -314,15 +317,14 @@ bool Cluster::start_messages() {
   for (Lane& lane : lanes_) {
     while (!lane.waiting.empty() &&
            (lane.under_way < kLaneWidth || lane.waiting.front().tag >= kTags)) {
-      const uint64_t id = next_id_++;
-      const Message& message =
-          under_way_.emplace(id, std::move(lane.waiting.front())).first->second;
+      const Message& message = under_way_.emplace_back(std::move(lane.waiting.front()));
+      under_way_.back().id = next_id_++;
       lane.waiting.pop_front();
       ++lane.under_way;
       if (message.out)
-        wire_->send(id, message.peer, message.tag, message.bytes);
+        wire_->send(message.id, message.peer, message.tag, message.bytes);
       else
-        wire_->receive(id, message.peer, message.tag, message.bytes);
+        wire_->receive(message.id, message.peer, message.tag, message.bytes);
       any = true;
     }
   }
@@ -333,11 +335,12 @@ bool Cluster::poll() {
   complete_.clear();
   wire_->poll(complete_);
   for (const uint64_t id : complete_) {
-    const auto place = under_way_.find(id);
-    const Message message = std::move(place->second);
+    const auto place = std::find_if(under_way_.begin(), under_way_.end(),
+                                    [&](const Message& message) { return message.id == id; });
+    const Message message = std::move(*place);
     under_way_.erase(place);
     --lane_of(message).under_way;
-    for (auto& [_, other] : under_way_) {
+    for (Message& other : under_way_) {
       if (other.peer == message.peer) other.silent_s = 0;
     }
     message.done();
@@ -348,7 +351,7 @@ bool Cluster::poll() {
 // Who is owed an answer for too long ends all. Time in which this process did not run counts
 // nothing.
 void Cluster::watch(double elapsed_s) {
-  for (auto& [_, message] : under_way_) {
+  for (Message& message : under_way_) {
     if (message.tag == kEndTag) continue;
     message.silent_s += std::min(elapsed_s, 1.0);
     if (message.silent_s < timeout_s_) continue;

@@ -2,11 +2,9 @@
 // moving while others compute, and the few things that all of them do at once. Without LibTorch.
 #pragma once
 
-#include <cstring>
 #include <deque>
 #include <exception>
 #include <functional>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -34,7 +32,7 @@ class Cluster {
   // Told on one of the systems, once, why all of them end; must end the process.
   using Ender = std::function<void(const std::string& message)>;
 
-  Cluster() = default;  // one system, which never sends anything
+  Cluster();  // one system, which never sends anything
   // Joins the others. A system that is owed something and hears nothing for `timeout_s` ends all.
   // Throws Error.
   Cluster(const WireMaker& make, double timeout_s, Ender ender);
@@ -64,7 +62,9 @@ class Cluster {
   // Everybody's text, by rank.
   std::vector<std::string> gather_texts(std::string_view mine);
   template <class T>
-  std::vector<T> gather(const T& mine);
+  std::vector<T> gather(const T& mine) {
+    return gather_all(std::span(&mine, 1));
+  }
   // What each system has for each, by rank: `mine` for the others, and what they have for this one.
   std::vector<std::vector<std::byte>> swap(const std::vector<std::vector<std::byte>>& mine);
   double sum(double mine);  // in the order of ranks
@@ -87,32 +87,25 @@ class Cluster {
   [[noreturn]] void end(const std::exception& error);
 
  private:
-  struct Message {
-    bool out = false;
-    int peer = 0, tag = 0;
-    std::span<std::byte> bytes;
-    Done done;
-    double silent_s = 0;  // for so long nothing has come of it
-  };
-  // Messages to one system, or from it: a few are under way at once.
-  struct Lane {
-    std::deque<Message> waiting;
-    size_t under_way = 0;
-  };
+  struct Message;
+  struct Lane;
+  // By rank: what each is sent, and where what comes from it goes. What is empty is not sent.
+  using Outgoing = std::vector<std::span<const std::byte>>;
+  using Incoming = std::vector<std::span<std::byte>>;
 
   void run(const WireMaker& make);
   bool do_work() EXCLUDES(mutex_);
   bool start_messages() EXCLUDES(mutex_) REQUIRES(thread_role_);
-  Lane& lane_of(const Message& message) REQUIRES(thread_role_) {
-    return lanes_[2 * size_t(message.peer) + (message.out ? 1 : 0)];
-  }
+  Lane& lane_of(const Message& message) REQUIRES(thread_role_);
   bool poll() EXCLUDES(mutex_) REQUIRES(thread_role_);
   void watch(double elapsed_s) REQUIRES(thread_role_);
   void pause(bool busy, int& idle_rounds) EXCLUDES(mutex_);
   void listen_for_ends() REQUIRES(thread_role_);
   void begin(Message message) EXCLUDES(mutex_);
-  void exchange(std::span<const std::pair<int, std::span<const std::byte>>> out,
-                std::span<const std::pair<int, std::span<std::byte>>> in);
+  void exchange(Outgoing out, Incoming in);
+  // Of all the same number, one system's after the other's.
+  template <class T>
+  std::vector<T> gather_all(std::span<const T> mine);
   void agree_on_failure(const std::string& mine);
   [[noreturn]] void end(int subject, const std::string& message, bool common);
   void heard_end(const std::byte* note);
@@ -124,7 +117,7 @@ class Cluster {
 
   mutable Mutex mutex_;
   CondVar changed_;
-  std::deque<Message> asked_for_ GUARDED_BY(mutex_);  // not started
+  std::vector<Message> asked_for_ GUARDED_BY(mutex_);  // not started
   std::deque<Done> work_ GUARDED_BY(mutex_);
   uint64_t sent_bytes_ GUARDED_BY(mutex_) = 0;
   bool joined_ GUARDED_BY(mutex_) = false, stopping_ GUARDED_BY(mutex_) = false;
@@ -133,7 +126,7 @@ class Cluster {
   ThreadRole thread_role_;  // of the cluster's thread, whose own the following is
   std::unique_ptr<Wire> wire_ GUARDED_BY(thread_role_);
   std::vector<Lane> lanes_ GUARDED_BY(thread_role_);  // two for each system
-  std::map<uint64_t, Message> under_way_ GUARDED_BY(thread_role_);
+  std::vector<Message> under_way_ GUARDED_BY(thread_role_);
   uint64_t next_id_ GUARDED_BY(thread_role_) = 1;
   std::vector<uint64_t> complete_ GUARDED_BY(thread_role_);
   // From each system, when it ends.
@@ -143,17 +136,15 @@ class Cluster {
 };
 
 template <class T>
-std::vector<T> Cluster::gather(const T& mine) {
+std::vector<T> Cluster::gather_all(std::span<const T> mine) {
   static_assert(std::is_trivially_copyable_v<T>);
-  std::vector<T> all(static_cast<size_t>(systems_), mine);
-  std::vector<std::pair<int, std::span<const std::byte>>> out;
-  std::vector<std::pair<int, std::span<std::byte>>> in;
-  for (int peer = 0; peer < systems_; ++peer) {
-    if (peer == rank_) continue;
-    out.emplace_back(peer, std::as_bytes(std::span(&mine, 1)));
-    in.emplace_back(peer, std::as_writable_bytes(std::span(&all[size_t(peer)], 1)));
+  std::vector<T> all;
+  for (int rank = 0; rank < systems_; ++rank) all.insert(all.end(), mine.begin(), mine.end());
+  Incoming in;
+  for (size_t rank = 0; rank < size_t(systems_); ++rank) {
+    in.push_back(std::as_writable_bytes(std::span(all).subspan(rank * mine.size(), mine.size())));
   }
-  exchange(out, in);
+  exchange(Outgoing(static_cast<size_t>(systems_), std::as_bytes(mine)), std::move(in));
   return all;
 }
 
@@ -168,17 +159,14 @@ void Cluster::guard(const Work& work) {
 
 template <class Work>
 auto Cluster::together(const Work& work) {
-  using Result = decltype(work());
-  std::string failure;
-  if constexpr (std::is_void_v<Result>) {
-    try {
+  if constexpr (std::is_void_v<decltype(work())>) {
+    together([&] {
       work();
-    } catch (const Error& error) {
-      failure = error.what();
-    }
-    agree_on_failure(failure);
+      return true;
+    });
   } else {
-    std::optional<Result> result;
+    std::optional<decltype(work())> result;
+    std::string failure;
     try {
       result.emplace(work());
     } catch (const Error& error) {

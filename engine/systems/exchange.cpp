@@ -1,6 +1,7 @@
 #include "engine/systems/exchange.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "ops/kernels/optimizer.h"
 
@@ -17,9 +18,8 @@ constexpr size_t kPiece = 4096;  // elements that are added up at once, in cache
 struct Exchange::Reduction {
   size_t segment = 0;
   float* gradient = nullptr;
-  Cluster::Done done;
-  PageBuffer staging = {};  // from the others one after the other, or rounded for its owner
-  size_t missing = 0;
+  PageBuffer staging = {};     // from the others one after the other, or rounded for its owner
+  Cluster::Done arrived = {};  // called for each message
 };
 
 Exchange::Exchange(Cluster& cluster, const StateLayout& layout)
@@ -35,29 +35,26 @@ Exchange::~Exchange() {
   while (under_way_ > 0) none_left_.wait(mutex_);
 }
 
-void Exchange::begin() {
+Cluster::Done Exchange::after(size_t calls, Cluster::Done done) {
   const MutexLock lock(mutex_);
   ++under_way_;
-}
-
-void Exchange::end() {
-  const MutexLock lock(mutex_);
-  if (--under_way_ == 0) none_left_.notify_all();
+  return [this, missing = std::make_shared<size_t>(calls), done = std::move(done)] {
+    if (--*missing > 0) return;
+    done();
+    const MutexLock lock(mutex_);
+    if (--under_way_ == 0) none_left_.notify_all();
+  };
 }
 
 std::vector<size_t> Exchange::order(const StateLayout& layout, size_t layer) {
-  const size_t first = layout.first_segment(layer), count = layout.segment_count(layer);
-  std::vector<std::pair<size_t, size_t>> ranked;  // by place among the owner's
-  size_t place = 0;
-  for (size_t i = first; i < first + count; ++i) {
-    const bool next_owner =
-        i > first && layout.segments()[i].owner != layout.segments()[i - 1].owner;
-    place = next_owner ? 0 : place;
-    ranked.emplace_back(place++, i);
-  }
-  std::sort(ranked.begin(), ranked.end());
-  std::vector<size_t> order;
-  for (const auto& [_, segment] : ranked) order.push_back(segment);
+  const auto place_in_shard = [&](size_t segment) {
+    const int owner = layout.segments()[segment].owner;
+    return segment - layout.segment_of(layer, layout.shard_of(layer, owner).begin);
+  };
+  std::vector<size_t> order(layout.segment_count(layer));
+  std::iota(order.begin(), order.end(), layout.first_segment(layer));
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return place_in_shard(a) < place_in_shard(b); });
   return order;
 }
 
@@ -66,14 +63,19 @@ size_t Exchange::wire_bytes(const Segment& segment) const {
 }
 
 size_t Exchange::staging_bytes(const Segment& segment) const {
-  if (layout_.is_own(segment)) return size_t(cluster_.systems() - 1) * wire_bytes(segment);
+  if (layout_.is_own(segment)) return others() * wire_bytes(segment);
   return bf16_ ? wire_bytes(segment) : 0;
 }
 
 void Exchange::reduce(size_t segment, float* gradient, Cluster::Done done) {
-  begin();
-  cluster_.post([this, reduction = std::make_shared<Reduction>(
-                           Reduction{segment, gradient, std::move(done)})] {
+  const size_t messages = layout_.is_own(this->segment(segment)) ? others() : 1;
+  const auto reduction = std::make_shared<Reduction>(Reduction{segment, gradient});
+  reduction->arrived = after(messages, [this, r = reduction.get(), done = std::move(done)] {
+    finish(*r);
+    done();
+    start_reductions();
+  });
+  cluster_.post([this, reduction] {
     waiting_.push_back(reduction);
     start_reductions();
   });
@@ -96,36 +98,29 @@ void Exchange::start(const std::shared_ptr<Reduction>& r) {
   const Segment& s = segment(r->segment);
   const size_t bytes = wire_bytes(s);
   if (staging_bytes(s) > 0) r->staging = PageBuffer(staging_bytes(s));
-  const auto done = [this, r] { arrived(r); };
+  std::byte* staging = r->staging.data();
+  const auto arrived = [r] { r->arrived(); };
   if (layout_.is_own(s)) {
-    r->missing = size_t(cluster_.systems() - 1);
-    std::byte* to = r->staging.data();
     for (int peer = 0; peer < cluster_.systems(); ++peer) {
       if (peer == cluster_.rank()) continue;
-      cluster_.receive(peer, tag(r->segment, false), {to, bytes}, done);
-      to += bytes;
+      cluster_.receive(peer, tag(r->segment, false), {staging, bytes}, arrived);
+      staging += bytes;
     }
     return;
   }
-  r->missing = 1;
-  auto* out = reinterpret_cast<std::byte*>(r->gradient);
   if (bf16_) {
-    out = r->staging.data();
     ops::kernels::optimizer_kernels().round(r->gradient, size_t(s.count),
-                                            reinterpret_cast<Bf16*>(out));
+                                            reinterpret_cast<Bf16*>(staging));
   }
-  cluster_.send(s.owner, tag(r->segment, false), {out, bytes}, done);
+  const auto* out = bf16_ ? staging : reinterpret_cast<const std::byte*>(r->gradient);
+  cluster_.send(s.owner, tag(r->segment, false), {out, bytes}, arrived);
 }
 
-void Exchange::arrived(const std::shared_ptr<Reduction>& r) {
-  if (--r->missing > 0) return;
-  const Segment& s = segment(r->segment);
-  if (layout_.is_own(s)) add_up(*r);
-  r->staging = {};
+void Exchange::finish(Reduction& r) {
+  const Segment& s = segment(r.segment);
+  if (layout_.is_own(s)) add_up(r);
+  r.staging = {};
   staged_bytes_ -= staging_bytes(s);
-  r->done();
-  start_reductions();
-  end();
 }
 
 void Exchange::add_up(Reduction& r) {
@@ -171,36 +166,23 @@ double Exchange::square_sum_of_layer(size_t layer) const {
   return sum;
 }
 
-void Exchange::broadcast(size_t segment_index, std::byte* working, Cluster::Done done) {
-  if (cluster_.systems() == 1) return done();
-  const Segment& s = segment(segment_index);
-  const uint64_t begin_byte = layout_.working_at(s.layer, s.begin);
-  const std::span bytes(working, layout_.working_at(s.layer, s.begin + s.count) - begin_byte);
-  begin();
+void Exchange::broadcast(size_t index, std::byte* working, Cluster::Done done) {
+  if (others() == 0) return done();
+  const Segment& s = segment(index);
+  const std::span bytes(working, layout_.working_bytes(s));
   const bool own = layout_.is_own(s);
-  const auto missing = std::make_shared<size_t>(own ? cluster_.systems() - 1 : 1);
-  const auto arrived = [this, missing, done = std::move(done)] {
-    if (--*missing > 0) return;
-    done();
-    end();
-  };
-  if (!own) return cluster_.receive(s.owner, tag(segment_index, true), bytes, arrived);
+  const auto arrived = after(own ? others() : 1, std::move(done));
+  if (!own) return cluster_.receive(s.owner, tag(index, true), bytes, arrived);
   for (int peer = 0; peer < cluster_.systems(); ++peer) {
-    if (peer != cluster_.rank()) cluster_.send(peer, tag(segment_index, true), bytes, arrived);
+    if (peer != cluster_.rank()) cluster_.send(peer, tag(index, true), bytes, arrived);
   }
 }
 
 void Exchange::meet(Cluster::Done done) {
-  if (cluster_.systems() == 1) return done();
+  if (others() == 0) return done();
   static std::byte nothing[1];
-  begin();
   const auto received = std::make_shared<std::byte>();
-  const auto missing = std::make_shared<int>(2 * (cluster_.systems() - 1));
-  const auto arrived = [this, received, missing, done = std::move(done)] {
-    if (--*missing > 0) return;
-    done();
-    end();
-  };
+  const auto arrived = after(2 * others(), [received, done = std::move(done)] { done(); });
   const int tag = this->tag(layout_.segments().size(), false);
   for (int peer = 0; peer < cluster_.systems(); ++peer) {
     if (peer == cluster_.rank()) continue;

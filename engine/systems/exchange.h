@@ -43,14 +43,15 @@ class Exchange {
  private:
   struct Reduction;
 
-  void begin();
-  void end();
+  // Something has begun that ends, with `done`, when what this returns has been called so often.
+  Cluster::Done after(size_t calls, Cluster::Done done);
   size_t wire_bytes(const Segment& segment) const;
   size_t staging_bytes(const Segment& segment) const;
   void start_reductions();
   void start(const std::shared_ptr<Reduction>& reduction);
-  void arrived(const std::shared_ptr<Reduction>& reduction);
+  void finish(Reduction& reduction);
   void add_up(Reduction& reduction);
+  size_t others() const { return size_t(cluster_.systems() - 1); }
   const Segment& segment(size_t index) const { return layout_.segments()[index]; }
   int tag(size_t segment, bool weights) const { return int(2 * segment + (weights ? 1 : 0)); }
 
