@@ -270,6 +270,11 @@ void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& 
                           follow(display, "loading"));
   const auto result =
       evaluate(gpt.executor, data, config, config.eval_batches, follow(display, "evaluation"));
+  if (!std::isfinite(result->loss)) {
+    throw engine::AgreedError(
+        fmt::format("{}: the loss is {}: its weights are not those of a model that learned",
+                    checkpoint.string(), result->loss));
+  }
   if (!cluster.leads()) return;
   fmt::print("{}: loss {:.4f}, perplexity {:.2f} over {} tokens of {}\n", checkpoint.string(),
              result->loss, std::exp(result->loss), result->tokens, config.dataset);

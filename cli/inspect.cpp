@@ -117,10 +117,12 @@ void inspect_out_dir(const Path& path) {
   std::vector<std::vector<std::string>> rows = {{"checkpoint", "step", "", "tokens"}};
   for (const int64_t step : steps) {
     const Path checkpoint = engine::checkpoint_directory(path, step);
-    std::string tokens = "damaged";
+    std::string tokens;
     try {
       tokens = fmt::format("{}", formats::read_trainer_state(checkpoint).tokens);
+      formats::verify_files(checkpoint);
     } catch (const Error& error) {
+      tokens = "damaged";
       problems.emplace_back(error.what());
     }
     rows.push_back({checkpoint.filename(), fmt::format("{}", step), "", tokens});

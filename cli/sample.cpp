@@ -52,15 +52,25 @@ class LogitsFile {
 
 class Answers {
  public:
-  Answers(const SampleArguments& arguments, Sampler& sampler)
-      : arguments_(arguments), sampler_(sampler), logits_(arguments.logits) {}
+  Answers(const SampleArguments& arguments, Sampler& sampler, int64_t vocab_size)
+      : arguments_(arguments),
+        sampler_(sampler),
+        vocab_size_(vocab_size),
+        logits_(arguments.logits) {}
 
   void give(const std::string& prompt) {
     const auto& tokenizer = sampler_.tokenizer();
-    const size_t prompt_tokens = tokenizer.encode_with_special(prompt).size();
-    if (int64_t(prompt_tokens) >= arguments_.max_length) {
+    const auto prompt_tokens = tokenizer.encode_with_special(prompt);
+    if (int64_t(prompt_tokens.size()) >= arguments_.max_length) {
       fail("--max_length: {} leaves no room after the {} tokens of the prompt",
-           arguments_.max_length, prompt_tokens);
+           arguments_.max_length, prompt_tokens.size());
+    }
+    for (const int32_t token : prompt_tokens) {
+      if (token < vocab_size_) continue;
+      fail(
+          "the prompt has token {}, '{}', but the model's vocab_size is {}: this is not the "
+          "tokenizer that it was trained with",
+          token, tokenizer.decode(token), vocab_size_);
     }
     const int64_t ngram =
         arguments_.no_repeat_ngram_size.value_or(tokenizer.is_character_level() ? 0 : 3);
@@ -84,6 +94,7 @@ class Answers {
  private:
   const SampleArguments& arguments_;
   Sampler& sampler_;
+  int64_t vocab_size_;
   LogitsFile logits_;
 };
 
@@ -98,7 +109,7 @@ void sample(const SampleArguments& arguments) {
   config.out_dir = checkpoint.string();  // for scratch
   Display display;
   Sampler sampler(checkpoint, config, follow(display, "loading"));
-  Answers answers(arguments, sampler);
+  Answers answers(arguments, sampler, config.vocab_size);
   if (arguments.prompt) return answers.give(*arguments.prompt);
   for (std::string prompt; true;) {
     fmt::print("Enter a prompt (RETURN to exit): ");

@@ -1,5 +1,5 @@
 // A run in surroundings that go wrong: terminals that close, pipes without readers, full disks of
-// logs, data that changes.
+// logs, data that changes, checkpoints and stores that are damaged.
 #include <gtest/gtest.h>
 #include <pty.h>
 
@@ -22,7 +22,13 @@ class Surroundings : public testing::Test {
   static void SetUpTestSuite() {
     folder_ = std::make_unique<TemporaryDirectory>();
     ::setenv("XDG_CACHE_HOME", folder_->path().c_str(), 1);
-    write_data("data", 20000);
+    std::string text;
+    for (size_t i = 0; i < 20000; ++i) text += i % 7 == 6 ? ' ' : char('a' + i * i % 23);
+    const Path file = folder_->write("text.txt", text);
+    ASSERT_EQ(shell(kProgram + " prepare --tokenizer char --val_fraction 0.3 --input " +
+                    file.string() + " --out " + path("data"))
+                  .status,
+              0);
     ASSERT_EQ(shell(train("measured", 1)).status, 0);  // this machine, once
   }
   static void TearDownTestSuite() { folder_.reset(); }
@@ -165,6 +171,85 @@ TEST_F(Surroundings, ResultsThatCannotBeWrittenAreErrors) {
         kProgram + " eval" + checkpoint}) {
     EXPECT_EQ(status_of(command + " 2>/dev/null >/dev/full"), 1) << command;
     EXPECT_EQ(status_of(command + " 2>/dev/null >/dev/null"), 0) << command;
+  }
+}
+
+void flip_byte(const Path& file, uint64_t place) {
+  std::string bytes = read_text(file);
+  bytes[place] ^= 1;
+  File::create(file).write(bytes);
+}
+
+TEST_F(Surroundings, DamageIsNoticedByAllAndTheRunGoesOnFromTheCheckpointBefore) {
+  const std::string every = " --checkpoint_steps 2";
+  ASSERT_EQ(shell(train("undamaged", 6) + every).status, 0);
+  ASSERT_EQ(shell(train("damaged", 4) + every).status, 0);
+  const std::string file = path("damaged") + "/checkpoint_4/model.safetensors";
+  flip_byte(file, fs::file_size(file) - 9);
+  for (const std::string& command :
+       {kProgram + " inspect " + path("damaged"),
+        kProgram + " eval --checkpoint_path " + path("damaged"),
+        kProgram + " sample --prompt a --checkpoint_path " + path("damaged") + "/checkpoint_4",
+        kProgram + " export --checkpoint_path " + path("damaged") + " --gguf " + path("x.gguf"),
+        train("elsewhere", 4) + " --checkpoint_path " + path("damaged")}) {
+    const Outcome outcome = shell(command);
+    EXPECT_EQ(outcome.status, 1) << command << outcome.text;
+    EXPECT_NE(outcome.text.find(file + ": its "), std::string::npos) << command << outcome.text;
+  }
+  const Outcome resumed = shell(train("damaged", 6) + every + " --checkpoint_path latest");
+  EXPECT_EQ(resumed.status, 0) << resumed.text;
+  EXPECT_NE(resumed.text.find("it was set aside as " + path("damaged") + "/checkpoint_4.damaged"),
+            std::string::npos)
+      << resumed.text;
+  EXPECT_NE(resumed.text.find("checkpoint_2 at step 2"), std::string::npos) << resumed.text;
+  EXPECT_TRUE(fs::exists(path("damaged") + "/checkpoint_4.damaged"));
+  for (const char* name : {"model.safetensors", "optimizer.safetensors"}) {
+    EXPECT_TRUE(read_text(path("damaged") + "/checkpoint_6/" + name) ==
+                read_text(path("undamaged") + "/checkpoint_6/" + name))
+        << name;
+  }
+}
+
+TEST_F(Surroundings, LatestDoesNotBeginAnewWhereARunWas) {
+  const std::string latest = " --checkpoint_steps 2 --checkpoint_path latest";
+  ASSERT_EQ(shell(train("gone_all", 4) + latest).status, 0) << "a new run";
+  for (const int64_t step : saved("gone_all")) {
+    fs::remove_all(engine::checkpoint_directory(path("gone_all"), step));
+  }
+  const Outcome without = shell(train("gone_all", 6) + latest);
+  EXPECT_EQ(without.status, 1);
+  EXPECT_NE(without.text.find("came to step 4, as metrics.jsonl says"), std::string::npos)
+      << without.text;
+  EXPECT_EQ(steps_in("gone_all"), 4U) << "nothing is written over";
+
+  const std::string streamed = latest + " --store " + path("streamed.store");
+  ASSERT_EQ(shell(train("streamed", 4) + streamed).status, 0);
+  fs::remove_all(path("streamed"));
+  std::string bytes = read_text(path("streamed.store"));
+  const std::string zeros(8192, '\0');
+  File::create(path("streamed.store")).write(bytes.replace(0, zeros.size(), zeros));
+  const Outcome damaged = shell(train("streamed", 6) + streamed);
+  EXPECT_EQ(damaged.status, 1);
+  EXPECT_NE(damaged.text.find("streamed.store is damaged at its beginning"), std::string::npos)
+      << damaged.text;
+  EXPECT_TRUE(read_text(path("streamed.store")) == bytes);
+}
+
+TEST_F(Surroundings, WeightsThatAreNotNumbersAreErrors) {
+  ASSERT_EQ(shell(train("nan", 2)).status, 0);
+  const Path folder = path("nan") + "/checkpoint_2";
+  std::string bytes = read_text(folder / "model.safetensors");
+  for (size_t i = bytes.size() / 2 / 4 * 4; i + 3 < bytes.size(); i += 4) {
+    bytes.replace(bytes.size() % 4 + i, 4, std::string("\xff\xff\xff\x7f", 4).substr(0, 4));
+  }
+  File::create(folder / "model.safetensors").write(bytes);
+  fs::remove(folder / "trainer_state.json");  // whose checksums would tell
+  for (const char* command : {" eval --dataset ", " sample --prompt a"}) {
+    const std::string data = std::string(command).ends_with("dataset ") ? path("data") : "";
+    const Outcome outcome =
+        shell(kProgram + command + data + " --checkpoint_path " + folder.string());
+    EXPECT_EQ(outcome.status, 1) << outcome.text;
+    EXPECT_EQ(outcome.text.find("perplexity"), std::string::npos) << outcome.text;
   }
 }
 

@@ -1,9 +1,11 @@
 #include "formats/run_files.h"
 
 #include <charconv>
+#include <limits>
 #include <sstream>
 #include <utility>
 
+#include "base/crc32c.h"
 #include "formats/json.h"
 
 namespace gigagpt::formats {
@@ -88,6 +90,28 @@ TrainerState read_trainer_state(const Path& directory) {
                                    : std::vector<FileSum>{}};
   } catch (const ordered_json::exception& error) {
     fail("{}: {}", path.string(), error.what());
+  }
+}
+
+int64_t last_logged_step(const Path& out_dir) {
+  const Path path = out_dir / "metrics.jsonl";
+  int64_t last = 0;
+  std::istringstream lines(lines_to_keep(path, std::numeric_limits<int64_t>::max()));
+  for (std::string line; std::getline(lines, line);) {
+    last = parse_json_or_null<nlohmann::json>(line)["step"].get<int64_t>();
+  }
+  return last;
+}
+
+void verify_files(const Path& checkpoint) {
+  if (!std::filesystem::exists(checkpoint / "trainer_state.json")) return;
+  for (const FileSum& wanted : read_trainer_state(checkpoint).files) {
+    const MappedFile file(checkpoint / wanted.name);
+    if (file.bytes().size() == wanted.bytes && crc32c(file.bytes()) == wanted.crc32c) continue;
+    fail(
+        "{}: its {} bytes are not the {} bytes with the checksum that trainer_state.json has of "
+        "them: file or disk are damaged",
+        file.path().string(), file.bytes().size(), wanted.bytes);
   }
 }
 

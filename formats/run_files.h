@@ -37,6 +37,14 @@ struct TrainerState {
 void write_trainer_state(const Path& directory, const TrainerState& state);
 TrainerState read_trainer_state(const Path& directory);  // throws Error
 
+// Compares the files that a checkpoint's trainer_state.json names with the sizes and checksums that
+// it has of them. Throws Error naming the first that differs. A checkpoint without
+// trainer_state.json, or from before there were checksums, passes.
+void verify_files(const Path& checkpoint);
+
+// The last step that out_dir/metrics.jsonl has; 0 if it has none.
+int64_t last_logged_step(const Path& out_dir);
+
 // What is known when a step is done: a line of metrics.jsonl, with these names as keys.
 struct StepMetrics {
   int64_t step = 0;    // steps completed

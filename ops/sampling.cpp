@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "base/error.h"
 #include "base/random.h"
 
 namespace gigagpt::ops {
@@ -33,6 +34,11 @@ void forbid_repeats(std::span<float> logits, std::span<const int32_t> history, i
 
 int32_t sample(std::span<float> logits, std::span<const int32_t> history, const SamplingRule& rule,
                uint64_t key) {
+  if (!std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); })) {
+    fail(
+        "the model's logits are not finite: its weights are damaged, or not those of a model that "
+        "learned");
+  }
   forbid_repeats(logits, history, rule.no_repeat_ngram_size);
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);

@@ -304,11 +304,12 @@ std::string Checkpoints::origin() const {
   const std::string of_others = from_->other_files.empty() ? ""
                                                            : fmt::format(", which {} systems made",
                                                                          from_->other_files.size());
-  return fmt::format("continuing from {} at step {}{}{}", from_->checkpoint.string(), from_->step,
-                     of_others,
-                     from_->moments_lost ? "; it has weights alone: the optimizer's moments, in a "
+  const char* lost = from_->moments_lost ? "; it has weights alone: the optimizer's moments, in a "
                                            "file that is not there, start from zero"
-                                         : "");
+                                         : "";
+  const std::string origin = fmt::format("continuing from {} at step {}{}{}",
+                                         from_->checkpoint.string(), from_->step, of_others, lost);
+  return from_->note.empty() ? origin : from_->note + "\n" + origin;
 }
 
 int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,

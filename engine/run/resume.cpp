@@ -137,9 +137,59 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
   return point;
 }
 
+// Renames checkpoints that do not match their checksums, down to the newest that does, and says so;
+// "" if that is the newest of all. Throws Error if none does.
+std::string set_damaged_aside(const Path& out_dir) {
+  std::vector<Path> damaged;
+  std::string damage;
+  const auto steps = checkpoint_steps(out_dir);
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const Path checkpoint = checkpoint_directory(out_dir, *step);
+    try {
+      formats::verify_files(checkpoint);
+      break;
+    } catch (const Error& error) {
+      if (damage.empty()) damage = error.what();
+      damaged.push_back(checkpoint);
+    }
+  }
+  if (damaged.empty()) return "";
+  if (damaged.size() == steps.size()) fail("{}; no older checkpoint is whole", damage);
+  for (const Path& checkpoint : damaged) {
+    Path aside = checkpoint.string() + ".damaged";
+    for (int i = 2; fs::exists(aside); ++i)
+      aside = fmt::format("{}.damaged-{}", checkpoint.string(), i);
+    std::error_code error;
+    fs::rename(checkpoint, aside, error);
+    if (error) fail("cannot rename {}: {}", checkpoint.string(), error.message());
+  }
+  return fmt::format("{}; it was set aside as {}.damaged", damage, damaged.front().string());
+}
+
+// Beginning anew would write over what tells of a run that is not there any more.
+void check_nothing_was_here(const CheckpointRules& rules) {
+  for (const Path& file : find_store_files(rules.store, rules.out_dir)) {
+    if (!StateFile::is_damaged(file)) continue;
+    fail(
+        "store: {} is damaged at its beginning, and there is no checkpoint to go on from in {}; "
+        "bring one back, or delete the store to begin anew",
+        file.string(), rules.out_dir.string());
+  }
+  const int64_t last = formats::last_logged_step(rules.out_dir);
+  const int64_t every = rules.size.checkpoint_steps;
+  if (every == 0 || last < every) return;
+  fail(
+      "checkpoint_path: a run in {} came to step {}, as metrics.jsonl says, but its checkpoints "
+      "are "
+      "gone; bring them back, or choose another out_dir to begin anew",
+      rules.out_dir.string(), last);
+}
+
 std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
   const auto& [out_dir, store, wanted, size] = rules;
   const int64_t step_tokens = size.step_tokens();
+  ResumePoint point;
+  if (wanted && *wanted == "latest") point.note = set_damaged_aside(out_dir);
   const auto steps = checkpoint_steps(out_dir);
   const auto refuse = [&steps, &directory = rules.out_dir] {
     fail(
@@ -148,8 +198,8 @@ std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
         directory.string(), steps.back());
   };
   if (!wanted && !steps.empty()) refuse();
+  if (wanted && *wanted == "latest" && steps.empty()) check_nothing_was_here(rules);
   if (!wanted || (*wanted == "latest" && steps.empty())) return std::nullopt;
-  ResumePoint point;
   point.checkpoint = find_checkpoint(*wanted == "latest" ? out_dir : Path(*wanted));
   if (!steps.empty()) {
     std::error_code missing;
@@ -206,10 +256,14 @@ std::string store_of(const Path& checkpoint) {
 }
 
 Path find_checkpoint(const Path& given) {
-  if (fs::exists(given / "config.json")) return given;
-  const auto steps = checkpoint_steps(given);
-  if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", given.string());
-  return checkpoint_directory(given, steps.back());
+  Path checkpoint = given;
+  if (!fs::exists(given / "config.json")) {
+    const auto steps = checkpoint_steps(given);
+    if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", given.string());
+    checkpoint = checkpoint_directory(given, steps.back());
+  }
+  formats::verify_files(checkpoint);
+  return checkpoint;
 }
 
 std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Cluster& cluster) {

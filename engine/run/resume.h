@@ -24,6 +24,7 @@ struct ResumePoint {
   std::vector<Path> other_files = {};
   GradientForm other_gradient = GradientForm::kFp32;  // in those
   uint64_t run_id = 0;                                // of the files
+  std::string note = {};  // for the user: what was found damaged on the way
 };
 
 // What a config says of where a run starts and what it saves.
@@ -39,14 +40,17 @@ struct CheckpointRules {
 // elsewhere with another batch size, as long as the tokens seen are whole steps; a checkpoint with
 // weights only is at step 0. If files hold the state of a run, "latest" is that, unless the newest
 // checkpoint belongs to others. Throws AgreedError if out_dir already holds a run that would be
-// overwritten or branched off, or files of some systems are missing. All systems ask at once; what
-// the one that leads sees in out_dir counts for all.
+// overwritten or branched off, or files of some systems are missing, or if "latest" finds only what
+// is left of a run. A checkpoint whose checksums do not match is an error; for "latest" it is
+// renamed to checkpoint_N.damaged if there is an older whole one, which is then the newest. All
+// systems ask at once; what the one that leads sees in out_dir counts for all.
 std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Cluster& cluster);
 
 // The files of a run's state that are there, of one system or of any number.
 std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);
 
 // The checkpoint that a path given by a user means: itself, or the newest in a run's out_dir.
+// Throws Error if there is none, or it does not match its checksums.
 Path find_checkpoint(const Path& given);
 
 // The file that a checkpoint's moments are in, as its id; "" if they are beside it, or there are

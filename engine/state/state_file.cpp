@@ -206,6 +206,23 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
                  GradientForm(header->gradient_form)};
 }
 
+// In one that was never completed an intact header says so, or there are no segments.
+bool StateFile::is_damaged(const Path& path) {
+  constexpr uint64_t kSearched = uint64_t{64} << 20;  // a slot has less than half of that
+  const File file = File::open_read(path);
+  if (file.size_bytes() < kDescriptionBegin) return file.size_bytes() > 0;
+  std::vector<std::byte> bytes(kDescriptionBegin);
+  file.read_at(0, bytes);
+  if (newest_header(bytes.data())) return false;
+  char magic[sizeof kInfoMagic];
+  for (uint64_t at = kDescriptionBegin; at < kSearched && at + sizeof magic <= file.size_bytes();
+       at += kBlockBytes) {
+    file.read_at(at, std::as_writable_bytes(std::span(magic)));
+    if (std::memcmp(magic, kInfoMagic, sizeof magic) == 0) return true;
+  }
+  return false;
+}
+
 // One that was never completed may be all zeros.
 bool StateFile::is_foreign(const Path& path) {
   if (!std::filesystem::exists(path)) return false;

@@ -44,6 +44,8 @@ class StateFile {
   };
   static std::optional<Summary> peek(const Path& path);
 
+  // Whether the file has been a store that was completed, and has lost its headers.
+  static bool is_damaged(const Path& path);
   // Whether the file is there, and is something else that create() must not replace.
   static bool is_foreign(const Path& path);
   // How large create() makes it.
