@@ -48,10 +48,10 @@ void print_facts(const StateFile& file, const Path& path) {
 // What of the segment lies in parameters; padding may hold anything.
 void add_norms(const StateLayout& layout, const Segment& s, const StateFile::InspectedValues& all,
                bool damaged, LayerNorms& norms) {
-  layout.for_each_parameter(s, [&](const auto&, const Segment& part) {
+  layout.for_each_parameter(s, [&](const auto&, const Segment& piece) {
     for (size_t i = 0; i < all.size(); ++i) {
       if (!all[i].empty())
-        norms[i].add(std::span(all[i]).subspan(size_t(part.begin - s.begin), size_t(part.count)));
+        norms[i].add(std::span(all[i]).subspan(size_t(piece.begin - s.begin), size_t(piece.count)));
       else if (damaged)
         norms[i].spoil();
     }

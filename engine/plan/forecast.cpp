@@ -200,7 +200,8 @@ StepTraffic step_traffic(const StateLayout& layout, int64_t windows, bool recomp
 // Updates are of the shard; the rest goes by windows.
 StepTraffic shared_traffic(const StepTraffic& of_one, const RunSize& size, int64_t window) {
   const auto windows = [&](int64_t micro_batches) {
-    return double((micro_batches + window - 1) / std::max<int64_t>(1, window));
+    const int64_t whole = (micro_batches + window - 1) / std::max<int64_t>(1, window);
+    return double(whole);
   };
   const double fewer = windows(size.micro_batches()) / windows(size.all_micro_batches());
   const double update = of_one.update / double(size.systems);

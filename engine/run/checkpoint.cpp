@@ -212,13 +212,13 @@ void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store
 // What one system kept of a state, to all that keep it now.
 void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
   std::vector<float> values;
-  const auto load = [&](const ParamSpec&, const Segment& part) {
-    values.resize(size_t(part.count));
+  const auto load = [&](const ParamSpec&, const Segment& piece) {
+    values.resize(size_t(piece.count));
     for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
-      if (file != nullptr) file->read(kept, part.layer, part.begin, values);
+      if (file != nullptr) file->read(kept, piece.layer, piece.begin, values);
       store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
-      store.storage().write(kept, part.layer, part.begin, values);
-      counter.add(part.count);
+      store.storage().write(kept, piece.layer, piece.begin, values);
+      counter.add(piece.count);
     }
   };
   for (const Segment& segment : layout.segments()) {

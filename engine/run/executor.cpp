@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/random.h"
 #include "base/system.h"
@@ -81,7 +82,7 @@ Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& 
 }  // namespace
 
 Executor::Executor(const Model& model, Store& store, Execution options)
-    : model_(model), store_(store), options_(options) {}
+    : model_(model), store_(store), options_(std::move(options)) {}
 
 std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch> all_batches,
                                                      uint64_t key, const Update& update,

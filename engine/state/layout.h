@@ -168,8 +168,8 @@ class StateLayout {
   void for_each_parameter(const Segment& segment, const Visit& visit) const {
     const auto& params = spec(segment.layer).params;
     for (size_t p = 0; p < params.size(); ++p) {
-      const Segment part = segment.overlap(layer(segment.layer).offsets[p], params[p].count());
-      if (part.count > 0) visit(params[p], part);
+      const Segment piece = segment.overlap(layer(segment.layer).offsets[p], params[p].count());
+      if (piece.count > 0) visit(params[p], piece);
     }
   }
   // A system's part of a layer in one piece; this system's.

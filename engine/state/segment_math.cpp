@@ -80,9 +80,9 @@ SegmentArrays arrays_in_slot(const StateLayout& layout, const Segment& segment, 
 std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segment& segment,
                                           const SegmentArrays& arrays) {
   std::vector<ops::ParamState> states;
-  layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& part) {
-    const int64_t begin = part.begin - segment.begin;
-    const auto count = size_t(part.count);
+  layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& piece) {
+    const int64_t begin = piece.begin - segment.begin;
+    const auto count = size_t(piece.count);
     const bool matrix = param.shape.size() >= 2;
     const bool copy = matrix && layout.form().has_masters();
     states.push_back({{at<float>(arrays.master, begin), count},
@@ -124,10 +124,10 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
   // Padding has codes as well: whole blocks are simplest, and zeros stay zeros.
   const int64_t coded_end = segment.begin + layout.coded_in(segment);
   for (int64_t i = segment.begin; i < coded_end; i += kCodeBlock) add(i, kCodeBlock, true);
-  layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& part) {
-    if (part.begin < coded_end) return;
-    for (int64_t i = part.begin; i < part.end();) {
-      const int64_t next = std::min((i / kCodeBlock + 1) * kCodeBlock, part.end());
+  layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& piece) {
+    if (piece.begin < coded_end) return;
+    for (int64_t i = piece.begin; i < piece.end();) {
+      const int64_t next = std::min((i / kCodeBlock + 1) * kCodeBlock, piece.end());
       add(i, next - i, param.shape.size() >= 2);
       i = next;
     }

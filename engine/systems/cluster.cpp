@@ -170,11 +170,12 @@ bool Cluster::any(bool mine) {
 
 // Down a binomial tree: who has it by round k sends it 2^k further.
 void Cluster::broadcast(std::span<std::byte> bytes) {
-  for (int have = 1; have < systems_; have *= 2) {
-    Outgoing out(static_cast<size_t>(systems_));
-    Incoming in(out.size());
-    if (rank_ < have && rank_ + have < systems_) out[size_t(rank_ + have)] = bytes;
-    if (rank_ >= have && rank_ < 2 * have) in[size_t(rank_ - have)] = bytes;
+  const auto rank = size_t(rank_), systems = size_t(systems_);
+  for (size_t have = 1; have < systems; have *= 2) {
+    Outgoing out(systems);
+    Incoming in(systems);
+    if (rank < have && rank + have < systems) out[rank + have] = bytes;
+    if (rank >= have && rank < 2 * have) in[rank - have] = bytes;
     exchange(std::move(out), std::move(in));
   }
 }
