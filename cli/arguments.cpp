@@ -108,7 +108,7 @@ struct Parser {
   }
 
   explicit Parser(Arguments& arguments) {
-    app.footer("gigagpt COMMAND --help tells more. Start with ./quickstart, or with `prepare`.\n");
+    app.footer("Every command has --help. Start with ./quickstart, or with `prepare`.\n");
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();

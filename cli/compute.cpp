@@ -167,7 +167,7 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
   const engine::Precision precision = engine::choose_precision(config.precision, compact);
   const Path where = engine::store_file(config.storage.store, config.out_dir);
   if (!engine::machine_is_known(where) && cluster.leads()) {
-    print_message("measuring this machine, once: some five seconds");
+    print_message("measuring this machine, once: about five seconds");
   }
   return engine::known_machine(precision, where, cluster.systems_here());
 }

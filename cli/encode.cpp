@@ -107,7 +107,7 @@ TokenBatch Encoder::encode(const TextBatch& batch, std::vector<int64_t>& counts)
         put(bytes, token);
       }
     } catch (const Error& error) {
-      fail("{} or shortly behind it: {}", batch.where, error.what());
+      fail("at or shortly after {}: {}", batch.where, error.what());
     }
     if (part.ends_document && settings_.end_of_text) put(bytes, *settings_.end_of_text);
     rest.remove_prefix(part.size_bytes);

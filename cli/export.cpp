@@ -113,7 +113,9 @@ void check_target(const Path& target) {
   const File file = File::open_read(target);
   std::string begin(std::min<uint64_t>(file.size_bytes(), 4), '\0');
   file.read_at(0, std::as_writable_bytes(std::span(begin)));
-  if (begin != "GGUF") fail("--gguf: {} is there and no GGUF file; remove it", target.string());
+  if (begin != "GGUF")
+    fail("--gguf: {} exists and is not a GGUF file; remove it or choose another name",
+         target.string());
 }
 
 void check_space(const Path& target, uint64_t bytes) {

@@ -115,7 +115,7 @@ TEST(Export, RefusesWhatItShouldNotReplace) {
   const TemporaryDirectory directory;
   write_checkpoint(directory / "c");
   const Path text = directory.write("text", "mine");
-  EXPECT_TRUE(has(run({directory / "c", text, "f16", ""}), "is there and no GGUF file"));
+  EXPECT_TRUE(has(run({directory / "c", text, "f16", ""}), "exists and is not a GGUF file"));
   EXPECT_EQ(read_text(text), "mine");
   EXPECT_TRUE(has(run({directory / "c", directory.path(), "f16", ""}), "is a directory"));
   EXPECT_TRUE(has(run({directory / "c", directory / "no" / "x", "f16", ""}), "no directory"));

@@ -26,7 +26,7 @@ inline constexpr const char* kPlanHelp =
     R"(Says what training with CONFIG takes of this machine before anything is written: RAM, disk with
 checkpoints, bytes that go through the disk, time. `train` shows the same as it starts, refuses what
 does not fit, and shows what was measured beside it when it ends. The rates of this machine are
-measured the first time (some five seconds) and kept in ~/.cache/gigagpt/machine.json. Exit code 1:
+measured the first time (about five seconds) and kept in ~/.cache/gigagpt/machine.json. Exit code 1:
 it does not fit.
 
 Examples:
@@ -58,7 +58,7 @@ inline constexpr const char* kPrepareHelp =
 --input is a file of text (one document), of JSON lines (.jsonl or .ndjson: a document a line, in the
 field --text_field), either compressed (gzip, bzip2, xz, zstd), an archive of such files (tar, also
 compressed, or zip; archives within archives too), or a folder of all that, read in order of names. In
-folders and archives only files named .txt, .jsonl or .ndjson are read. All is read as a stream.
+folders and archives only files named .txt, .jsonl or .ndjson are read. Input is streamed.
 
 --tokenizer char makes a token of each character. Else it is a folder or file with a tokenizer:
 tokenizer.json, or GPT-2's vocab.json and merges.txt.

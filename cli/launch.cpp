@@ -53,7 +53,8 @@ Host parse_host(const std::string& text, const std::string& where) {
     return std::isalnum(c) != 0 || c == '.' || c == '-' || c == '_';
   });
   if (!named || host.name.empty() || host.name.front() == '-') {
-    fail("{}: '{}' is no host; a list of hosts is a,b:2, and a file has one a line", where, text);
+    fail("{}: '{}' is not a valid host; use a list like a,b:2 or a file with one host per line",
+         where, text);
   }
   if (colon == std::string::npos) return host;
   host.systems = number(std::string_view(text).substr(colon + 1)).value_or(0);
@@ -173,7 +174,7 @@ void check_size(const Rank& rank, int64_t num_systems) {
   if (rank.size == 0 || rank.size == num_systems) return;
   fail(
       "num_systems: the config says {0}, but {1} started {2} process{3}; they must be as many: "
-      "--num_systems {2}, or {1} -n {0}, or no {1}, as gigagpt starts the systems itself",
+      "--num_systems {2}, or {1} -n {0}, or run gigagpt without {1}; it starts the systems itself",
       num_systems, rank.starter, rank.size, rank.size == 1 ? "" : "es");
 }
 

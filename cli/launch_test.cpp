@@ -63,7 +63,7 @@ TEST(CheckSize, WantsAsManyProcessesAsSystems) {
   EXPECT_NO_THROW(check_size({0, 0, "a PMIx launcher"}, 2)) << "not known";
   EXPECT_ERROR(check_size({0, 4, "mpirun"}, 2),
                "num_systems: the config says 2, but mpirun started 4 processes; they must be as "
-               "many: --num_systems 4, or mpirun -n 2, or no mpirun");
+               "many: --num_systems 4, or mpirun -n 2, or run gigagpt without mpirun");
   EXPECT_ERROR(check_size({0, 1, "srun"}, 2), "but srun started 1 process; ");
   EXPECT_ERROR(check_size({0, 2, "mpirun"}, 1), "the config says 1");
 }
@@ -85,7 +85,7 @@ TEST(Hosts, AreAList) {
 
 TEST(Hosts, MistakesInAListAreRefused) {
   for (const char* bad : {"", ",a", "a,", "a,,b", ":2", "a b", "-x", "a;b", "user@a", "a, b"}) {
-    EXPECT_ERROR(parse_hosts(bad, 1), "is no host; a list of hosts is a,b:2") << bad;
+    EXPECT_ERROR(parse_hosts(bad, 1), "is not a valid host; use a list like a,b:2") << bad;
   }
   for (const char* bad : {"a:", "a:0", "a:-1", "a:x", "a:2x", "a:1:2", "a:99999999999999999999"}) {
     EXPECT_ERROR(parse_hosts(bad, 1), "does not say how many systems run there; two would be a:2")
@@ -114,7 +114,7 @@ TEST(Hosts, AreInAFile) {
   write("a slots=\n");
   EXPECT_ERROR(parse_hosts(file.string(), 1), "hosts:1: 'a:' does not say how many");
   write("a,b\n");
-  EXPECT_ERROR(parse_hosts(file.string(), 1), "hosts:1: 'a,b' is no host");
+  EXPECT_ERROR(parse_hosts(file.string(), 1), "hosts:1: 'a,b' is not a valid host");
   write("# none\n\n");
   EXPECT_ERROR(parse_hosts(file.string(), 1), "names no host");
 }

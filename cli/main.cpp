@@ -61,7 +61,7 @@ void print_config(GPTConfig& config) {
 
 // The same command line has the other program measure this machine, and keep that.
 void measure(char** argv) {
-  print_message("measuring this machine: some five seconds");
+  print_message("measuring this machine: about five seconds");
   const pid_t child = ::fork();
   if (child < 0) fail_errno("cannot start another process");
   if (child == 0) become_compute(argv);

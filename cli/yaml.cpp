@@ -60,7 +60,7 @@ struct Leaves {
 };
 
 // Calls visit(key, value, file:line) for each key of a map. Throws Error for a key that is no name
-// or comes twice; `path` is put before it in the message.
+// or appears twice; `path` is put before it in the message.
 template <class Visit>
 void for_each_key(const YAML::Node& map, const std::string& path, const std::string& file,
                   Visit visit) {
@@ -69,7 +69,7 @@ void for_each_key(const YAML::Node& map, const std::string& path, const std::str
     const std::string origin = fmt::format("{}:{}", file, item.first.Mark().line + 1);
     if (!item.first.IsScalar()) fail("{}: a key must be a name", origin);
     const std::string key = item.first.Scalar();
-    if (!seen.insert(key).second) fail("{}: key '{}{}' comes twice", origin, path, key);
+    if (!seen.insert(key).second) fail("{}: key '{}{}' appears twice", origin, path, key);
     visit(key, item.second, origin);
   }
 }

@@ -275,8 +275,8 @@ TEST(Yaml, FlatMistakesNameTheLine) {
   EXPECT_ERROR(config_of("dropout: high\n"), "c.yaml:1: dropout: 'high' is not a number");
   EXPECT_ERROR(config_of("decay_steps: 0\n"), "c.yaml:1: decay_steps: 0 must be at least 1");
   EXPECT_ERROR(config_of("width: null\n"), "c.yaml:1: width: 'null' is not a whole number");
-  EXPECT_ERROR(read("width: 2\ndepth: 1\nwidth: 2\n"), "c.yaml:3: key 'width' comes twice");
-  EXPECT_ERROR(read("backend: CPU\nbackend: CSX\n"), "c.yaml:2: key 'backend' comes twice");
+  EXPECT_ERROR(read("width: 2\ndepth: 1\nwidth: 2\n"), "c.yaml:3: key 'width' appears twice");
+  EXPECT_ERROR(read("backend: CPU\nbackend: CSX\n"), "c.yaml:2: key 'backend' appears twice");
   EXPECT_ERROR(read("depth: 1\nwidth: [1, 2]\n"), "c.yaml:2: width must be a single value");
   EXPECT_ERROR(read("depth: 1\nwidth:\n  a: 1\n"), "c.yaml:2: width must be a single value");
   EXPECT_ERROR(read("depth: 1\nwidths: [1, 2]\n"), "c.yaml:2: unknown key 'widths'; did you mean");

@@ -97,7 +97,7 @@ TEST(Corpus, BadJsonLinesAreNamed) {
       {"{\"text\": true}", "line 3: 'text' is a truth value, not a string"},
       {"{\"text\": [\"a\"]}", "line 3: 'text' is an array, not a string"},
       {"{\"text\": {\"text\": \"a\"}}", "line 3: 'text' is an object, not a string"},
-      {"{\"text\": \"a\", \"text\": \"b\"}", "line 3: 'text' comes twice"},
+      {"{\"text\": \"a\", \"text\": \"b\"}", "line 3: 'text' appears twice"},
       {"[\"text\", \"a\"]", "line 3: is an array, not a JSON object"},
       {"\"text\"", "line 3: is a string, not a JSON object"},
       {"null", "line 3: is null, not a JSON object"},
@@ -357,7 +357,7 @@ TEST(Corpus, NestingAndWrongNamesEnd) {
   EXPECT_ERROR(documents_of(directory, "a.tar", tar({{"a.txt", nested}})),
                "more than 6 archives and compressed files within each other");
   EXPECT_ERROR(documents_of(directory, "a.txt.gz", "plain text"),
-               "a.txt.gz: neither compressed nor an archive");
+               "a.txt.gz: looks like a compressed file");
   EXPECT_ERROR(documents_of(directory, "a.txt.gz", "\x1F\x8B plain text"), "a.txt.gz: ");
   EXPECT_ERROR(documents_of(directory, "a.tar", ""), "a.tar: ");
 }

@@ -192,7 +192,7 @@ GgufTensor take_tensor(Cursor& cursor) {
     // 2^58 values of any type are far above any file, and their bytes do not overflow.
     if (extent == 0 || __builtin_mul_overflow(product, extent, &product) ||
         product > uint64_t{1} << 58) {
-      cursor.complain("an extent of {} makes no tensor", extent);
+      cursor.complain("a tensor dimension of {} is invalid", extent);
     }
     tensor.shape[i] = int64_t(extent);
   }
@@ -353,7 +353,7 @@ GgufReader::GgufReader(const Path& path) : file_(path) {
   }
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (!names.emplace(entries_[i].first, i).second) {
-      fail("{}: the key {} comes twice", path.string(), entries_[i].first);
+      fail("{}: the key {} appears twice", path.string(), entries_[i].first);
     }
   }
   alignment_ = take_alignment(find("general.alignment"), path);

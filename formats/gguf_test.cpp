@@ -283,7 +283,7 @@ TEST(Gguf, RefusesWrongHeaders) {
   refused(array(9, 1), "an array of arrays is not supported");
   Bytes twice = header(0, 2);
   entry(entry(twice, "k", 1), "k", 2);
-  refused(twice, "the key k comes twice");
+  refused(twice, "the key k appears twice");
   for (const uint32_t alignment : {0U, 24U}) {
     Bytes bytes = header(0, 1);
     refused(entry(bytes, "general.alignment", alignment), "not a power of two");
@@ -306,9 +306,9 @@ TEST(Gguf, RefusesWrongTensors) {
   };
   refused(one({}, 0), "0 dimensions");
   refused(one({1, 1, 1, 1, 1}, 0), "5 dimensions");
-  refused(one({0}, 0), "an extent of 0");
-  refused(one({uint64_t{1} << 59}, 0), "makes no tensor");
-  refused(one({uint64_t{1} << 40, uint64_t{1} << 40}, 0), "makes no tensor");
+  refused(one({0}, 0), "a tensor dimension of 0");
+  refused(one({uint64_t{1} << 59}, 0), "is invalid");
+  refused(one({uint64_t{1} << 40, uint64_t{1} << 40}, 0), "is invalid");
   refused(one({uint64_t{1} << 57}, 0), "it is truncated");
   refused(one({32}, 31), "type 31 of a tensor is not known");
   refused(one({33}, 8), "33 values are not whole blocks of Q8_0");
@@ -413,7 +413,7 @@ TEST(GgufGpt2, BytePairsAreGpt2s) {
   EXPECT_EQ(tokens[0], "!");
   EXPECT_EQ(tokens[220], "\u0120");  // a space
   const std::vector<std::string> last(tokens.begin() + 256, tokens.end());
-  // No text comes twice: llama.cpp would end.
+  // No text appears twice: llama.cpp would end.
   const std::vector<std::string> wanted = {"ab", "[PAD260]", "<|endoftext|>", "[PAD259]",
                                            "[PAD260]_"};
   EXPECT_EQ(last, wanted);

@@ -134,7 +134,7 @@ TEST(HfConfig, KeyThatComesTwiceIsRefused) {
   const TemporaryDirectory directory;
   const std::string text = small_json().dump();
   EXPECT_ERROR(read_json(directory, "{\"n_layer\":3," + text.substr(1)),
-               "config.json: the key 'n_layer' comes twice");
+               "config.json: the key 'n_layer' appears twice");
 }
 
 // Printing it for a message would take a stack as deep.

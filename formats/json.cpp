@@ -29,7 +29,7 @@ Json parse_json(std::string_view text, const std::string& where) {
     if (event != Json::parse_event_t::key) return true;
     const auto& key = value.template get_ref<const std::string&>();
     auto& keys = open_objects.back();
-    if (!keys.insert(key).second) fail("{}: the key '{}' comes twice", where, shortened(key));
+    if (!keys.insert(key).second) fail("{}: the key '{}' appears twice", where, shortened(key));
     if (kOrdered && keys.size() > kMaxOrderedKeys) {
       fail("{}: more than {} keys", where, kMaxOrderedKeys);
     }

@@ -48,7 +48,7 @@ class FieldListener : public nlohmann::json_sax<nlohmann::json> {
   bool end_array() override { return end_object(); }
   bool key(string_t& name) override {
     wanted_ = depth_ == 1 && name == field_;
-    if (wanted_ && found) fail("{}: '{}' comes twice", where_, field_);
+    if (wanted_ && found) fail("{}: '{}' appears twice", where_, field_);
     return true;
   }
   bool parse_error(size_t byte, const std::string&,

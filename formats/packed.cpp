@@ -123,7 +123,10 @@ bool PackedReader::next() {
     if (result != ARCHIVE_OK && result != ARCHIVE_WARN) fail_damaged();
     const bool raw = archive_format(handle) == ARCHIVE_FORMAT_RAW;
     if (raw && archive_filter_count(handle) == 1) {
-      fail("{}: neither compressed nor an archive, though it begins or is named so", where_);
+      fail(
+          "{}: looks like a compressed file or an archive, by its name or first bytes, but cannot "
+          "be read as one",
+          where_);
     }
     began_ = true;
     if (archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry) != nullptr) {

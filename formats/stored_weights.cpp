@@ -97,8 +97,8 @@ StoredWeights::StoredWeights(const Path& directory, std::vector<StoredTensor> te
   }
   for (const auto& [name, file] : file_of_) {
     if (known.contains(name)) continue;
-    fail("{}: tensor {} is none of a model with this configuration", files_[file].path().string(),
-         name);
+    fail("{}: unexpected tensor {}: a model with this configuration has no such parameter",
+         files_[file].path().string(), name);
   }
 }
 

@@ -97,9 +97,10 @@ TEST_F(Stored, EachMistakeIsNamed) {
   write("model.safetensors", {kA, {"body.b", {2}, {0, 0}, "I32"}});
   EXPECT_ERROR(open(), "body.b is I32, not floating point");
   write("model.safetensors", {kA, kB, {"a", {2, 3}, kA.values}});
-  EXPECT_ERROR(open(), "tensor a is none of a model with this configuration");
+  EXPECT_ERROR(open(),
+               "unexpected tensor a: a model with this configuration has no such parameter");
   write("model.safetensors", {kA, kB, {"body.cross", {1}, {0}}});
-  EXPECT_ERROR(open(), "tensor body.cross is none");
+  EXPECT_ERROR(open(), "unexpected tensor body.cross");
 }
 
 TEST_F(Stored, PicklesAreRefusedWithWhatToDo) {

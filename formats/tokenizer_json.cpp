@@ -56,7 +56,7 @@ std::string type_of(const json& part) {
 
 [[noreturn]] void fail_foreign(const std::string& where, const std::string& key,
                                const std::string& value, const char* wanted) {
-  fail("{}: {} is {}; supported is only {}", where, key, value, wanted);
+  fail("{}: {} is {}; only {} is supported", where, key, value, wanted);
 }
 
 void check_absent(const json& root, const char* key, const std::string& where) {
@@ -115,7 +115,7 @@ Ids parse_vocab(const json& vocab, const std::string& where) {
   for (const auto& [text, _] : vocab.items()) {
     const int64_t id = whole_number(vocab, text, 0, last, where);
     if (seen[static_cast<size_t>(id)]) {
-      fail("{}: the id {} comes twice, the second time for {}", where, id, shown(text));
+      fail("{}: the id {} appears twice, the second time for {}", where, id, shown(text));
     }
     seen[static_cast<size_t>(id)] = true;
     ids.emplace(text, static_cast<int32_t>(id));
@@ -232,7 +232,7 @@ void parse_added_tokens(const json& tokens, const Ids& ids, const std::string& w
     const std::string key = fmt::format("{}: added_tokens[{}]", where, i);
     parse_added_token(tokens[i], ids, key, vocabulary);
     const std::string& text = vocabulary.tokens[static_cast<size_t>(vocabulary.added.back().id)];
-    if (!contents.insert(text).second) fail("{}: {} comes twice", key, shown(text));
+    if (!contents.insert(text).second) fail("{}: {} appears twice", key, shown(text));
   }
 }
 

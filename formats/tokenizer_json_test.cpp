@@ -239,7 +239,7 @@ TEST(TokenizerJsonHostile, WhatHuggingFaceWouldDoOtherwiseIsRefused) {
            {"/model/merges/1", "ab a", "model.merges[1]: the vocabulary has no token \"aba\""},
            {"/model/vocab", json::array(), "model.vocab: [], not an object"},
            {"/model/vocab/ab", 300, "model.vocab: ab is 300, not a whole number from 0 to 259"},
-           {"/model/vocab/ab", 257, "model.vocab: the id 257 comes twice"},
+           {"/model/vocab/ab", 257, "model.vocab: the id 257 appears twice"},
            {"/model/vocab/ab", 1e300, "model.vocab: ab is"},
            {"/model/vocab/ab", 18446744073709551615U, "model.vocab: ab is 18446744073709551615"},
            {"/model/vocab/ab", nullptr, "model.vocab: ab is null"},
@@ -276,7 +276,7 @@ TEST(TokenizerJsonHostile, IncompleteAndContradictingFilesAreRefused) {
   EXPECT_ERROR(parse(file), "\"a\" is an added token and a byte");
   file = file_json();
   file["added_tokens"].push_back(file["added_tokens"][0]);
-  EXPECT_ERROR(parse(file), "added_tokens[1]: \"<|endoftext|>\" comes twice");
+  EXPECT_ERROR(parse(file), "added_tokens[1]: \"<|endoftext|>\" appears twice");
   file = file_json();
   file["added_tokens"][0].erase("id");
   EXPECT_ERROR(parse(file), "added_tokens[0]: id is missing");

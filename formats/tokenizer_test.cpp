@@ -227,10 +227,10 @@ TEST(TokenizerHostile, BadFileIsRefused) {
   }
   EXPECT_ERROR(
       load_text(directory, R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}})"),
-      "pre_tokenizer is null; supported is only ByteLevel where there are merges");
+      "pre_tokenizer is null; only ByteLevel where there are merges is supported");
   EXPECT_ERROR(
       load_text(directory, R"({"model": {"type": "WordLevel", "vocab": {"a": 0}, "merges": []}})"),
-      "model: type is \"WordLevel\"; supported is only \"BPE\"");
+      "model: type is \"WordLevel\"; only \"BPE\" is supported");
 }
 
 TEST(TokenizerHostile, DamagedFilesNeverCrash) {

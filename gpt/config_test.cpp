@@ -38,7 +38,7 @@ std::map<std::string, std::string> texts_of(GPTConfig& config) {
 TEST(ConfigOptions, EachSetsItsOwnFieldAndReadsBack) {
   GPTConfig defaults;
   const auto before = texts_of(defaults);
-  ASSERT_EQ(before.size(), defaults.options().size()) << "a name comes twice";
+  ASSERT_EQ(before.size(), defaults.options().size()) << "a name appears twice";
   for (size_t i = 0; i < before.size(); ++i) {
     GPTConfig config;
     const Option option = config.options()[i];

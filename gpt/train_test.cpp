@@ -71,7 +71,7 @@ TEST_F(Training, GoesOnWithAnotherBatchSizeByTokens) {
   EXPECT_EQ(log.back().tokens, 5 * 12 * 12);
   config_.batch_size = 7;
   config_.out_dir = out("phase3").string();
-  EXPECT_ERROR(train(config_, {}, quiet()), "no whole number of steps");
+  EXPECT_ERROR(train(config_, {}, quiet()), "which is not a multiple of this batch");
   config_.out_dir = out("phase2").string();
   config_.checkpoint_path = "latest";
   config_.batch_size = 6;

@@ -255,7 +255,7 @@ void check_rules(const Request& r) {
   }
   const Path file = store_file(r.rules.store, r.out_dir, r.shard);
   if (StateFile::is_foreign(file)) {
-    fail("store: {} is there already and is no store; choose another path", file.string());
+    fail("store: {} exists and is not a gigaGPT store; choose another path", file.string());
   }
   if (!r.existing) return;
   if (r.rules.store == "memory") {

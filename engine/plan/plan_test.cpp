@@ -103,7 +103,7 @@ TEST_F(PlanTest, CompactStateTakesLess) {
 
 TEST_F(PlanTest, ReplacesNoFileOfSomebodyElse) {
   const StoreRules rules{.store = directory_.write("thesis.txt", "years of work").string()};
-  EXPECT_ERROR(plan(40, rules), "is there already and is no store");
+  EXPECT_ERROR(plan(40, rules), "exists and is not a gigaGPT store");
   directory_.write("thesis.txt", std::string(10'000, '\0'));  // reserved, and then killed
   EXPECT_EQ(plan(40, rules).refusal, "");
 }

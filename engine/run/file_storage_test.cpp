@@ -199,7 +199,7 @@ TEST_F(FileStorageTest, RefusesFilesThatAreNotItsOwn) {
   const Way way{.stream = {.segment_elements = 2048}};
   EXPECT_ERROR(Trainer(way, path_, FileStorage::Mode::kOpen), "No such file");
   std::ofstream(path_) << std::string(100000, 'x');
-  EXPECT_ERROR(Trainer(way, path_, FileStorage::Mode::kOpen), "is no store");
+  EXPECT_ERROR(Trainer(way, path_, FileStorage::Mode::kOpen), "is not a gigaGPT store");
   EXPECT_FALSE(StateFile::peek(path_));
   { Trainer trainer(way, path_, FileStorage::Mode::kCreate); }
   EXPECT_EQ(StateFile::peek(path_)->step, 0);

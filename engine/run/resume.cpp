@@ -212,8 +212,10 @@ std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
   point.moments_lost = !store_of(point.checkpoint).empty();
   point.step = state.tokens / step_tokens;
   if (state.tokens % step_tokens != 0) {
-    fail("batch_size: the {} tokens that {} has seen are no whole number of steps of {} tokens",
-         state.tokens, point.checkpoint.string(), step_tokens);
+    fail(
+        "batch_size: {1} was trained on {0} tokens, which is not a multiple of this batch's {2} "
+        "tokens",
+        state.tokens, point.checkpoint.string(), step_tokens);
   }
   if (point.in_out_dir && point.step != state.step) {
     fail("batch_size: going on from step {} as step {} needs another out_dir than {}", state.step,

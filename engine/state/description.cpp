@@ -32,11 +32,11 @@ ParamSpec read_parameter(const json& from, int64_t most, int64_t& elements,
   for (const json& extent : list(from, "shape", where)) {
     const bool fits = extent.is_number_unsigned() && extent.get<uint64_t>() >= 1 &&
                       extent.get<uint64_t>() <= uint64_t(most / count);
-    if (!fits) fail("{}: the shape of {} is none that the file has room for", where, param.name);
+    if (!fits) fail("{}: the shape of {} does not fit the file's size", where, param.name);
     param.shape.push_back(extent.get<int64_t>());
     count *= param.shape.back();
   }
-  if (count > most - elements) fail("{}: its layers have no room in the file", where);
+  if (count > most - elements) fail("{}: its layers are larger than the file", where);
   elements += count;
   return param;
 }
@@ -58,7 +58,7 @@ std::vector<LayerSpec> read_layers(const json& root, int64_t most, int64_t segme
     for (const json& param : list(from, "parameters", where)) {
       layer.params.push_back(read_parameter(param, most, elements, where));
       if (!names.insert(layer.prefix + layer.params.back().name).second) {
-        fail("{}: parameter {} comes twice", where, layer.prefix + layer.params.back().name);
+        fail("{}: parameter {} appears twice", where, layer.prefix + layer.params.back().name);
       }
     }
     most -= elements;
@@ -105,7 +105,7 @@ StateLayout read_description(std::string_view text, uint64_t file_bytes, const s
     const int64_t segment_elements =
         formats::whole_number(root, "segment_elements", 2048, kMostSegmentElements, where);
     if (segment_elements % 2048 != 0) {
-      fail("{}: segment_elements {} is no multiple of 2048", where, segment_elements);
+      fail("{}: segment_elements {} is not a multiple of 2048", where, segment_elements);
     }
     const auto most = int64_t(file_bytes / 2);  // two bytes for each element, at the least
     auto layers = read_layers(root, most, segment_elements, where);

@@ -76,11 +76,11 @@ std::optional<HeaderBlock> newest_header(const std::byte* bytes) {
 // The newest header of a file that has room for `least_bytes`.
 HeaderBlock read_header_of(AsyncFile& file, uint64_t least_bytes) {
   const std::string where = "store: " + file.path().string();
-  if (file.size_bytes() < least_bytes) fail("{} is no store, or cut off", where);
+  if (file.size_bytes() < least_bytes) fail("{} is not a gigaGPT store, or is truncated", where);
   const PageBuffer headers(kDescriptionBegin);
   file.run({false, 0, {headers.bytes()}});
   const auto header = newest_header(headers.data());
-  if (!header) fail("{} is no store, or both its headers are damaged", where);
+  if (!header) fail("{} is not a gigaGPT store, or both its headers are damaged", where);
   if (header->version != StateFile::kVersion) {
     fail("{} has version {}, this program knows {}", where, header->version, StateFile::kVersion);
   }
