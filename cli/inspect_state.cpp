@@ -14,9 +14,7 @@ using engine::Segment;
 using engine::StateFile;
 using engine::StateLayout;
 
-struct LayerNorms {
-  Norm master, exp_avg, exp_avg_sq;
-};
+using LayerNorms = std::array<Norm, 3>;  // of master weights, exp_avg and exp_avg_sq
 
 void print_facts(const StateFile& file, const Path& path) {
   const StateLayout& layout = file.layout();
@@ -64,9 +62,9 @@ void add_norms(const StateLayout& layout, const Segment& s,
       else if (!look.problems.empty())
         norm.spoil();
     };
-    add(look.master, norms.master);
-    add(look.exp_avg, norms.exp_avg);
-    add(look.exp_avg_sq, norms.exp_avg_sq);
+    add(look.master, norms[0]);
+    add(look.exp_avg, norms[1]);
+    add(look.exp_avg_sq, norms[2]);
   }
 }
 
@@ -101,12 +99,7 @@ void inspect_store(const Path& path) {
   std::vector<std::vector<std::string>> rows = {
       {"layer", "parameters", "shapes", "|master|", "|exp_avg|", "|exp_avg_sq|"}};
   for (size_t i = 0; i < layout.layer_count(); ++i) {
-    std::vector<std::vector<int64_t>> shapes;
-    for (const auto& param : layout.spec(i).params) shapes.push_back(param.shape);
-    rows.push_back({layout.spec(i).name,
-                    fmt::format("{}", engine::parameter_count({layout.spec(i)})),
-                    shapes_text(shapes), norms[i].master.text(), norms[i].exp_avg.text(),
-                    norms[i].exp_avg_sq.text()});
+    rows.push_back(layer_row(layout.spec(i), norms[i]));
   }
   print_table(rows);
   finish(problems, fmt::format("{}: {} of {} segments are damaged; go on from a checkpoint",

@@ -44,10 +44,6 @@ const char* line_start() {
   return terminal_columns() > 0 ? "\r\x1b[K" : "";
 }
 
-void say(const std::string& text) {
-  fmt::print(stderr, "{}gigagpt: {}\n", line_start(), text);
-}
-
 Host parse_host(const std::string& text, const std::string& where) {
   const size_t colon = text.find(':');
   Host host{text.substr(0, colon)};
@@ -149,6 +145,10 @@ void become_mpirun(std::vector<std::string> arguments) {
 }
 
 }  // namespace
+
+void say(const std::string& text) {
+  fmt::print(stderr, "{}gigagpt: {}\n", line_start(), text);
+}
 
 std::optional<Rank> find_rank(const Environment& environment) {
   const auto value = [&](const char* name) {

@@ -68,6 +68,9 @@ int supervise(const Rank& rank, int64_t num_systems, bool training,
 // "system 1 of 2 on host b was killed by signal 9 (Killed); ..."
 std::string death_text(const std::string& who, int signal, bool training);
 
+// Prints a line that a person must see, over a live line that another process may have left.
+void say(const std::string& text);
+
 // Prints why this process ends. Of several, the first does; the others, which mpirun ends then,
 // do if they are still there after ten seconds.
 void report(const std::optional<Rank>& rank, const std::string& message);

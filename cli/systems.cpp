@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "cli/arguments.h"
-#include "cli/display.h"
+#include "cli/launch.h"
 #include "cli/run_settings.h"
 #include "engine/run/measure.h"
 #include "formats/dataset.h"
@@ -21,8 +21,7 @@ namespace {
 [[noreturn]] void end_process(const std::string& message) {
   static std::atomic_flag ending;
   while (ending.test_and_set()) ::pause();
-  const char* clear = terminal_columns() > 0 ? "\r\x1b[K" : "";
-  if (!message.empty()) fmt::print(stderr, "{}gigagpt: {}\n", clear, message);
+  if (!message.empty()) say(message);
   ::_exit(1);
 }
 
