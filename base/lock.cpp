@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/system.h"
 
 namespace gigagpt {
 namespace {
@@ -46,9 +47,7 @@ std::string printable_line(std::string text) {
 }
 
 std::string this_process(std::string_view use) {
-  std::array<char, 256> host{};
-  ::gethostname(host.data(), host.size() - 1);
-  return fmt::format("{}{} on host {} ({})\n", kBegin, ::getpid(), host.data(), use);
+  return fmt::format("{}{} on host {} ({})\n", kBegin, ::getpid(), host_name(), use);
 }
 
 // Makes the directory and those it lies in; adds what was not there, the innermost first.

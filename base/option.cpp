@@ -61,7 +61,7 @@ void parse(const Option& option, std::string_view text, double* field) {
 
 void parse(const Option& option, std::string_view text, std::string* field) {
   const auto& choices = option.rule.choices;
-  if (!choices.empty() && std::find(choices.begin(), choices.end(), text) == choices.end()) {
+  if (!choices.empty() && std::ranges::find(choices, text) == choices.end()) {
     fail("{}: '{}' is not one of {}", option.name, text, fmt::join(choices, ", "));
   }
   if (is_null(text)) fail("{}: a value is needed", option.name);
@@ -134,11 +134,10 @@ std::vector<std::pair<std::string, std::string>> option_texts(std::span<const Op
 }
 
 const Option& find_option(std::span<const Option> options, std::string_view name) {
+  const auto found = std::ranges::find(options, name, &Option::name);
+  if (found != options.end()) return *found;
   std::vector<std::string> names;
-  for (const Option& option : options) {
-    if (option.name == name) return option;
-    names.push_back(option.name);
-  }
+  std::ranges::transform(options, std::back_inserter(names), &Option::name);
   const std::string near = nearest_name(name, names);
   fail("unknown key '{}'{}", name, near.empty() ? "" : fmt::format("; did you mean '{}'?", near));
 }

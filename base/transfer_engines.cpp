@@ -65,10 +65,7 @@ class UringEngine : public TransferEngine {
     do {
       error = io_uring_wait_cqe(&ring_, &completion);
     } while (error == -EINTR);
-    if (error < 0) {
-      errno = -error;
-      fail_errno("io_uring failed");
-    }
+    check(error);
     const Result result{io_uring_cqe_get_data64(completion), completion->res};
     io_uring_cqe_seen(&ring_, completion);
     if (result.id != kWoken) {
@@ -86,6 +83,13 @@ class UringEngine : public TransferEngine {
   }
 
  private:
+  // Calls of io_uring return -errno.
+  static void check(int result) {
+    if (result >= 0) return;
+    errno = -result;
+    fail_errno("io_uring failed");
+  }
+
   void listen() {
     io_uring_sqe* entry = next_entry();
     io_uring_prep_read(entry, event_, &events_, sizeof events_, 0);
@@ -104,10 +108,7 @@ class UringEngine : public TransferEngine {
     do {
       error = io_uring_submit(&ring_);
     } while (error == -EINTR || error == -EAGAIN);
-    if (error < 0) {
-      errno = -error;
-      fail_errno("io_uring failed");
-    }
+    check(error);
   }
 
   int fd_;

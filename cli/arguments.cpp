@@ -6,6 +6,7 @@
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <map>
+#include <tuple>
 
 #include "base/error.h"
 #include "cli/help_text.h"
@@ -34,6 +35,14 @@ void add_flags(CLI::App& app, const std::vector<Option>& options, const char* gr
         ->type_name("")
         ->group(group);
   }
+}
+
+constexpr const char* kInputHelp = "text, JSON lines, archive or folder; may be repeated";
+
+// The help names no type.
+template <class Value>
+CLI::Option* add_value(CLI::App& app, const char* name, Value& value, const char* help) {
+  return app.add_option(name, value, help)->type_name("");
 }
 
 void set_flags(const std::vector<Option>& options, const Flags& flags) {
@@ -91,16 +100,11 @@ struct Parser {
     for (CLI::App* command : {tokenizer_train, tokenizer_encode, tokenizer_decode}) {
       const bool training = command == tokenizer_train;
       command->allow_extras();
-      command
-          ->add_option("--input", arguments.inputs,
-                       training ? "text, JSON lines, archive or folder; may be repeated"
-                                : "file to read; may be repeated [standard input]")
-          ->type_name("");
+      add_value(*command, "--input", arguments.inputs,
+                training ? kInputHelp : "file to read; may be repeated [standard input]");
       if (training) continue;
-      command
-          ->add_option("--tokenizer", arguments.tokenizer,
-                       "folder with tokenizer.json, or vocab.json and merges.txt, or such a file")
-          ->type_name("");
+      add_value(*command, "--tokenizer", arguments.tokenizer,
+                "folder with tokenizer.json, or vocab.json and merges.txt, or such a file");
     }
     add_flags(*tokenizer_train, arguments.train_options(), "Options", flags);
     tokenizer_encode->add_flag("--special", arguments.special,
@@ -115,23 +119,19 @@ struct Parser {
     for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, exporting, tokenizer})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
-    prepare
-        ->add_option("--input", arguments.prepare.inputs,
-                     "text, JSON lines, archive or folder; may be repeated")
-        ->type_name("");
+    add_value(*prepare, "--input", arguments.prepare.inputs, kInputHelp);
     prepare->add_flag("--stats", arguments.prepare.stats,
                       "print figures; without --out nothing is written");
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
     for (CLI::App* command : {plan, train})
-      command->add_option("config", config_file, "YAML file of config keys")->type_name("");
+      add_value(*command, "config", config_file, "YAML file of config keys");
     plan->add_flag("--measure", arguments.measure, "measure this machine again");
     train->add_flag("--dry_run", arguments.dry_run,
                     "print the configuration and parameter count, then stop");
-    train->add_option("--log_steps", arguments.log_steps, "print a line every so many steps [1]")
-        ->check(CLI::PositiveNumber.name(""))
-        ->type_name("");
+    add_value(*train, "--log_steps", arguments.log_steps, "print a line every so many steps [1]")
+        ->check(CLI::PositiveNumber.name(""));
     train->add_flag("--profile", arguments.profile,
                     "print where the time of the steps after the first went, op by op");
     train
@@ -139,8 +139,8 @@ struct Parser {
                      "write a time line of the last million ops, Chrome trace JSON")
         ->take_last()
         ->type_name("FILE");
-    eval->add_option("config", config_file, "YAML file of config keys to change")->type_name("");
-    inspect->add_option("path", arguments.inspect_path, "what to look at")->type_name("");
+    add_value(*eval, "config", config_file, "YAML file of config keys to change");
+    add_value(*inspect, "path", arguments.inspect_path, "what to look at");
     GPTConfig defaults;
     for (CLI::App* command : {plan, train, eval}) {
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
@@ -159,23 +159,41 @@ void check_trace_file(const Path& file) {
     fail_errno("--trace: cannot create " + file.string());
 }
 
-void require(bool given, const char* what) {
-  if (!given) fail("{}", what);
-}
-
 void refuse_extras(const CLI::App& app) {
   for (const CLI::App* command : app.get_subcommands()) refuse_extras(*command);
   if (!app.remaining().empty()) fail_extra(app, app.remaining().front());
 }
 
-void check_tokenizer(const Parser& parser, const TokenizerArguments& arguments) {
-  require(!parser.tokenizer->get_subcommands().empty(),
-          "tokenizer needs one of train, encode and decode; see gigagpt tokenizer --help");
-  if (*parser.tokenizer_train) {
-    require(!arguments.inputs.empty(), "tokenizer train needs at least one --input FILE");
-    require(!arguments.out.empty(), "tokenizer train needs --out DIR");
-  } else {
-    require(!arguments.tokenizer.empty(), "tokenizer encode and decode need --tokenizer DIR");
+// What a command cannot do without.
+void check_needed(const Parser& parser, const Arguments& arguments) {
+  const TokenizerArguments& tokenizer = arguments.tokenizer;
+  const bool any_action = !parser.tokenizer->get_subcommands().empty();
+  const bool config = !parser.config_file.empty();
+  const char* no_tokenizer = "tokenizer encode and decode need --tokenizer DIR";
+  const std::vector<std::tuple<const CLI::App*, bool, const char*>> needs = {
+      {parser.tokenizer, any_action,
+       "tokenizer needs one of train, encode and decode; see gigagpt tokenizer --help"},
+      {parser.tokenizer_train, !tokenizer.inputs.empty(),
+       "tokenizer train needs at least one --input FILE"},
+      {parser.tokenizer_train, !tokenizer.out.empty(), "tokenizer train needs --out DIR"},
+      {parser.tokenizer_encode, !tokenizer.tokenizer.empty(), no_tokenizer},
+      {parser.tokenizer_decode, !tokenizer.tokenizer.empty(), no_tokenizer},
+      {parser.plan, config, "plan needs a config file, e.g. gigagpt plan configs/13b.yaml"},
+      {parser.train, config,
+       "train needs a config file, e.g. gigagpt train configs/quickstart.yaml"},
+      {parser.eval, parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path"},
+      {parser.sample, !arguments.sample.checkpoint_path.empty(), "sample needs --checkpoint_path"},
+      {parser.exporting, !arguments.exporting.checkpoint_path.empty(),
+       "export needs --checkpoint_path"},
+      {parser.exporting, !arguments.exporting.gguf.empty(), "export needs --gguf FILE"},
+      {parser.inspect, !arguments.inspect_path.empty(),
+       "inspect needs a path, e.g. gigagpt inspect out/quickstart"},
+      {parser.prepare, !arguments.prepare.inputs.empty(),
+       "prepare needs at least one --input FILE"},
+      {parser.prepare, !arguments.prepare.out.empty() || arguments.prepare.stats,
+       "prepare needs --out DIR, or --stats"}};
+  for (const auto& [command, given, what] : needs) {
+    if (*command && !given) fail("{}", what);
   }
 }
 
@@ -185,30 +203,8 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
     fail("a command is needed: {}; see gigagpt --help",
          "prepare, plan, train, eval, sample, inspect, export or tokenizer");
   }
-  if (*parser.tokenizer) check_tokenizer(parser, arguments.tokenizer);
-  if (*parser.plan)
-    require(!parser.config_file.empty(),
-            "plan needs a config file, e.g. gigagpt plan configs/13b.yaml");
-  if (*parser.train)
-    require(!parser.config_file.empty(),
-            "train needs a config file, e.g. gigagpt train configs/quickstart.yaml");
+  check_needed(parser, arguments);
   if (parser.train->count("--trace") > 0) check_trace_file(arguments.trace_file);
-  if (*parser.eval)
-    require(parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path");
-  if (*parser.sample)
-    require(!arguments.sample.checkpoint_path.empty(), "sample needs --checkpoint_path");
-  if (*parser.exporting) {
-    require(!arguments.exporting.checkpoint_path.empty(), "export needs --checkpoint_path");
-    require(!arguments.exporting.gguf.empty(), "export needs --gguf FILE");
-  }
-  if (*parser.inspect)
-    require(!arguments.inspect_path.empty(),
-            "inspect needs a path, e.g. gigagpt inspect out/quickstart");
-  if (*parser.prepare) {
-    require(!arguments.prepare.inputs.empty(), "prepare needs at least one --input FILE");
-    require(!arguments.prepare.out.empty() || arguments.prepare.stats,
-            "prepare needs --out DIR, or --stats");
-  }
 }
 
 }  // namespace

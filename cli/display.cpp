@@ -133,6 +133,14 @@ void Display::share(const std::string& what, double share) {
   next_share_s_ = elapsed_s + (terminal_ ? 0.2 : 30);
 }
 
+std::function<void(double)> count_up(Display& display, const char* what, double all) {
+  display.share(what, 0);
+  return [&display, what, all, done = 0.0](double more) mutable {
+    done += more;
+    display.share(what, done / all);
+  };
+}
+
 void Display::clear() {
   if (live_size_ == 0) return;
   write_message(fmt::format("\r{:<{}}\r", "", live_size_));

@@ -2,6 +2,7 @@
 // a log.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -57,5 +58,8 @@ class Display {
   Stopwatch since_start_;
   double next_share_s_ = 2;
 };
+
+// Begins a piece of work on `all`, of bytes say, and is to be told each amount that was done.
+std::function<void(double)> count_up(Display& display, const char* what, double all);
 
 }  // namespace gigagpt::cli

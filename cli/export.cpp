@@ -21,35 +21,15 @@ using formats::GgufSource;
 using formats::GgufType;
 using formats::StoredWeights;
 
-// The tensors of a checkpoint. A wrong number of layers must not make a list of millions.
+// The tensors of a checkpoint.
 StoredWeights open_weights(const Path& checkpoint, const formats::HfGpt2Config& config) {
   size_t tensors = 0;
   for (const Path& file : formats::weight_files(checkpoint)) {
     tensors += formats::SafetensorsReader(file).tensors().size();
   }
-  if (config.n_layer > int64_t(tensors)) {
-    fail("{}: n_layer is {}, but its weights are {} tensors", (checkpoint / "config.json").string(),
-         config.n_layer, tensors);
-  }
+  check_layers(checkpoint, config.n_layer, tensors);
   return {checkpoint, formats::hf_gpt2_tensors(config)};
 }
-
-// Shares of all values that are to be written.
-class Progress {
- public:
-  explicit Progress(const std::vector<GgufSource>& sources) {
-    for (const GgufSource& source : sources) all_ += double(source.tensor.count());
-    display_.share("exporting", 0);
-  }
-  void add(size_t values) {
-    done_ += double(values);
-    display_.share("exporting", done_ / all_);
-  }
-
- private:
-  Display display_;
-  double all_ = 0, done_ = 0;
-};
 
 // Rows [first, first + rows) of what the file wants are columns of the stored [in, out]: strips of
 // it are read and turned, some of its rows at a time, so that whole cache lines are written.
@@ -79,7 +59,7 @@ void read_transposed(const StoredWeights& weights, const formats::StoredTensor& 
 
 // The tensor in pieces of whole rows.
 void write_tensor(const StoredWeights& weights, const GgufSource& source, int64_t piece_values,
-                  formats::GgufWriter& writer, Progress& progress) {
+                  formats::GgufWriter& writer, const std::function<void(double values)>& progress) {
   const auto& shape = source.tensor.shape;
   const int64_t columns = shape.back();
   const int64_t all_rows = source.tensor.count() / columns;
@@ -95,7 +75,7 @@ void write_tensor(const StoredWeights& weights, const GgufSource& source, int64_
     }
     weights.file_of(source.from).drop(weights.name_of(source.from));
     writer.write(piece);
-    progress.add(piece.size());
+    progress(double(piece.size()));
   }
 }
 
@@ -110,12 +90,10 @@ void check_target(const Path& target) {
     fail("--gguf: there is no directory {}", parent.string());
   }
   if (!fs::exists(target, ignored)) return;
-  const File file = File::open_read(target);
-  std::string begin(std::min<uint64_t>(file.size_bytes(), 4), '\0');
-  file.read_at(0, std::as_writable_bytes(std::span(begin)));
-  if (begin != "GGUF")
+  if (first_bytes(target, 4) != "GGUF") {
     fail("--gguf: {} exists and is not a GGUF file; remove it or choose another name",
          target.string());
+  }
 }
 
 void check_space(const Path& target, uint64_t bytes) {
@@ -172,10 +150,15 @@ void write_file(const StoredWeights& weights, const std::vector<GgufSource>& sou
                 const GgufEntries& entries, int64_t piece_values, const Path& path,
                 const Path& target) {
   std::vector<formats::GgufTensor> tensors;
-  for (const GgufSource& source : sources) tensors.push_back(source.tensor);
+  double values = 0;
+  for (const GgufSource& source : sources) {
+    tensors.push_back(source.tensor);
+    values += double(source.tensor.count());
+  }
   formats::GgufWriter writer(path, entries, tensors);
   check_space(target, writer.file_bytes());
-  Progress progress(sources);
+  Display display;
+  const auto progress = count_up(display, "exporting", values);
   for (const GgufSource& source : sources)
     write_tensor(weights, source, piece_values, writer, progress);
   writer.finish();

@@ -22,13 +22,6 @@ namespace fs = std::filesystem;
 constexpr const char* kKnown =
     "a store, a checkpoint, a run's out_dir, a safetensors or a GGUF file";
 
-std::string first_bytes(const Path& path, size_t most) {
-  const File file = File::open_read(path);
-  std::string bytes(std::min<uint64_t>(file.size_bytes(), most), '\0');
-  file.read_at(0, std::as_writable_bytes(std::span(bytes)));
-  return bytes;
-}
-
 // What the content of a file that is not ours looks like.
 std::string guess(const std::string& begin) {
   if (begin.empty()) return "empty";
@@ -91,9 +84,7 @@ std::vector<Path> stores_of(const Path& out_dir, const std::vector<int64_t>& ste
   std::string store = "auto";
   try {
     const Path newest = engine::checkpoint_directory(out_dir, steps.empty() ? 0 : steps.back());
-    for (const auto& [key, value] : formats::read_trainer_state(newest).config) {
-      if (key == "store") store = value;
-    }
+    store = store_key(formats::read_trainer_state(newest).config);
   } catch (const Error&) {  // a listing says what is wrong with it
   }
   const Path plain = engine::store_file(store, out_dir);
@@ -165,6 +156,29 @@ std::string Norm::text() const {
   return any_ ? fmt::format("{:.6g}", std::sqrt(squares_)) : "-";
 }
 
+std::string first_bytes(const Path& path, size_t most) {
+  const File file = File::open_read(path);
+  std::string bytes(std::min<uint64_t>(file.size_bytes(), most), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(bytes)));
+  return bytes;
+}
+
+std::string find_text(const formats::TextPairs& pairs, const std::string& wanted) {
+  const auto found = std::ranges::find(pairs, wanted, [](const auto& pair) { return pair.first; });
+  return found == pairs.end() ? "" : found->second;
+}
+
+std::string store_key(const formats::TextPairs& config) {
+  const std::string store = find_text(config, "store");
+  return store.empty() ? "auto" : store;
+}
+
+void check_layers(const Path& checkpoint, int64_t layers, size_t tensors) {
+  if (layers <= int64_t(tensors)) return;
+  fail("{}: n_layer is {}, but its weights are {} tensors", (checkpoint / "config.json").string(),
+       layers, tensors);
+}
+
 std::string printable(std::string text) {
   constexpr size_t kMost = 2000;
   if (text.size() > kMost) text = text.substr(0, kMost) + "...";
@@ -194,6 +208,15 @@ std::string shapes_text(const std::vector<std::vector<int64_t>>& shapes) {
         fmt::format("{}[{}]", count > 1 ? fmt::format("{}*", count) : "", fmt::join(shape, ",")));
   }
   return fmt::format("{}", fmt::join(texts, " "));
+}
+
+std::vector<std::string> layer_row(const engine::LayerSpec& layer,
+                                   const std::array<Norm, 3>& norms) {
+  std::vector<std::vector<int64_t>> shapes;
+  for (const auto& param : layer.params) shapes.push_back(param.shape);
+  return {layer.name,          fmt::format("{}", engine::parameter_count({layer})),
+          shapes_text(shapes), norms[0].text(),
+          norms[1].text(),     norms[2].text()};
 }
 
 void print_fact(const std::string& name, const std::string& value) {

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "base/file.h"
+#include "engine/state/layer_spec.h"
+#include "formats/run_files.h"
 
 namespace gigagpt::cli {
 
@@ -44,10 +46,24 @@ inline Path without_slash(const Path& path) {
   return path.has_filename() ? path : path.parent_path();
 }
 
+std::string first_bytes(const Path& file, size_t most);
+
+// The store that the config of a run names.
+std::string store_key(const formats::TextPairs& config);
+// The value of a key, "" if there is none.
+std::string find_text(const formats::TextPairs& pairs, const std::string& wanted);
+
+// A wrong number of layers in a checkpoint's config.json must not make a list of millions: throws
+// Error if it is more than its weights are tensors.
+void check_layers(const Path& checkpoint, int64_t layers, size_t tensors);
+
 std::string printable(std::string text);  // without control characters, of bounded length
 std::string size_text(uint64_t bytes);    // "12.34 GB"
 // "[50257,768] 2*[768]": equal ones once.
 std::string shapes_text(const std::vector<std::vector<int64_t>>& shapes);
+// The line of a table for a layer, with the norms of its weights and both moments.
+std::vector<std::string> layer_row(const engine::LayerSpec& layer,
+                                   const std::array<Norm, 3>& norms);
 void print_fact(const std::string& name, const std::string& value);
 // The first and third column to the left, as names and shapes are, the others to the right.
 void print_table(const std::vector<std::vector<std::string>>& rows);

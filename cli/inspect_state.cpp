@@ -89,11 +89,7 @@ void inspect_store(const Path& path) {
   std::vector<std::vector<std::string>> rows = {
       {"layer", "parameters", "shapes", "|master|", "|exp_avg|", "|exp_avg_sq|"}};
   for (size_t i = 0; i < layout.layer_count(); ++i) {
-    std::vector<std::vector<int64_t>> shapes;
-    for (const auto& param : layout.spec(i).params) shapes.push_back(param.shape);
-    rows.push_back(
-        {layout.spec(i).name, fmt::format("{}", engine::parameter_count({layout.spec(i)})),
-         shapes_text(shapes), norms[i][0].text(), norms[i][1].text(), norms[i][2].text()});
+    rows.push_back(layer_row(layout.spec(i), norms[i]));
   }
   print_table(rows);
   finish(problems, fmt::format("{}: {} of {} segments are damaged; go on from a checkpoint",

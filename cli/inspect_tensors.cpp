@@ -30,13 +30,13 @@ struct Scan {
 };
 
 // Reads the file once, from its begin to its end, in pieces; each tensor's bytes lie side by side.
-Scan scan(const SafetensorsReader& reader, const std::function<void(uint64_t bytes)>& progress) {
+Scan scan(const SafetensorsReader& reader, const std::function<void(double bytes)>& progress) {
   constexpr int64_t kPiece = 1 << 20;
   Scan scan{{reader.path().filename()}, {}};
   const auto take = [&](std::span<const std::byte> bytes) {
     scan.sum.crc32c = crc32c(bytes, scan.sum.crc32c);
     scan.sum.bytes += bytes.size();
-    progress(bytes.size());
+    progress(double(bytes.size()));
   };
   take(reader.header());
   std::vector<const TensorInfo*> tensors;
@@ -60,24 +60,6 @@ Scan scan(const SafetensorsReader& reader, const std::function<void(uint64_t byt
   }
   return scan;
 }
-
-// Shows how much of all bytes has been read.
-class ByteDisplay {
- public:
-  explicit ByteDisplay(uint64_t all_bytes) : all_(double(all_bytes)) {
-    display_.share("reading", 0);
-  }
-  std::function<void(uint64_t)> follow() {
-    return [this](uint64_t bytes) {
-      done_ += double(bytes);
-      display_.share("reading", done_ / all_);
-    };
-  }
-
- private:
-  Display display_;
-  double all_, done_ = 0;
-};
 
 uint64_t bytes_of(const Path& file) {
   std::error_code error;
@@ -111,12 +93,6 @@ struct Checkpoint {
     std::error_code error;
     return fs::exists(path / name, error);
   }
-  std::string text(const formats::TextPairs& pairs, const std::string& wanted) const {
-    for (const auto& [key, value] : pairs) {
-      if (key == wanted) return value;
-    }
-    return "";
-  }
 };
 
 void check_sum(Checkpoint& c, const FileSum& found) {
@@ -135,14 +111,10 @@ void check_sum(Checkpoint& c, const FileSum& found) {
       (c.path / found.name).string(), found.bytes, found.crc32c, wanted->bytes, wanted->crc32c));
 }
 
-// The model that config.json means, if the weights can be that at all: a wrong number in it must
-// not make a list of millions of layers.
+// The model that config.json means, if the weights can be that at all.
 void read_model(Checkpoint& c, size_t tensors) {
   c.hf = formats::read_hf_config(c.path);
-  if (size_t(c.hf.n_layer) > tensors) {
-    fail("{}: n_layer is {}, but its weights are {} tensors", (c.path / "config.json").string(),
-         c.hf.n_layer, tensors);
-  }
+  check_layers(c.path, c.hf.n_layer, tensors);
   const formats::StoredWeights weights(c.path, formats::hf_gpt2_tensors(c.hf));
   for (const formats::StoredTensor& tensor : weights.tensors()) {
     if (!tensor.foreign) c.names[tensor.parameter] = weights.name_of(tensor);
@@ -156,14 +128,15 @@ void read_files(Checkpoint& c) {
   c.tries([&] { files = formats::weight_files(c.path); });
   uint64_t all_bytes = bytes_of(c.path / "optimizer.safetensors");
   for (const Path& file : files) all_bytes += bytes_of(file);
-  ByteDisplay display(all_bytes);
+  Display display;
+  const auto progress = count_up(display, "reading", double(all_bytes));
   const auto read = [&](const Path& path, std::map<std::string, Norm>& norms) {
     size_t tensors = 0;
     c.tries([&] {
       if (!fs::is_regular_file(path)) fail("{} is missing", path.string());
       const SafetensorsReader reader(path);
       tensors = reader.tensors().size();
-      Scan found = scan(reader, display.follow());
+      Scan found = scan(reader, progress);
       check_sum(c, found.sum);
       norms.merge(found.norms);
     });
@@ -181,10 +154,9 @@ void read_files(Checkpoint& c) {
 
 std::string moments_text(const Checkpoint& c) {
   if (c.has("optimizer.safetensors")) return "in optimizer.safetensors";
-  const std::string id = c.state ? c.text(c.state->manifest, "store") : "";
+  const std::string id = c.state ? find_text(c.state->manifest, "store") : "";
   if (id.empty()) return "none: weights alone";
-  std::string store = c.text(c.state->config, "store");
-  if (store.empty()) store = "auto";
+  const std::string store = store_key(c.state->config);
   const auto files = engine::find_store_files(store, c.path.parent_path());
   for (const Path& file : files) {
     const auto summary = engine::StateFile::peek(file);
@@ -229,7 +201,6 @@ void print_layers(Checkpoint& c) {
   std::vector<std::vector<std::string>> rows = {
       {"layer", "parameters", "shapes", "|weights|", "|exp_avg|", "|exp_avg_sq|"}};
   for (const auto& layer : c.config->layers()) {
-    std::vector<std::vector<int64_t>> shapes;
     std::array<Norm, 3> norms;
     const auto add = [](Norm& norm, const std::map<std::string, Norm>& of,
                         const std::string& name) {
@@ -238,13 +209,11 @@ void print_layers(Checkpoint& c) {
     };
     for (const auto& param : layer.params) {
       const std::string name = layer.prefix + param.name;
-      shapes.push_back(param.shape);
       add(norms[0], c.weights, c.names[name]);
       add(norms[1], c.moments, "exp_avg/" + name);
       add(norms[2], c.moments, "exp_avg_sq/" + name);
     }
-    rows.push_back({layer.name, fmt::format("{}", engine::parameter_count({layer})),
-                    shapes_text(shapes), norms[0].text(), norms[1].text(), norms[2].text()});
+    rows.push_back(layer_row(layer, norms));
   }
   print_table(rows);
 }
@@ -261,8 +230,8 @@ void inspect_safetensors(const Path& path) {
   for (const auto& [key, value] : reader.metadata()) print_fact(key, value);
   Scan found;
   {
-    ByteDisplay display(bytes_of(path));
-    found = scan(reader, display.follow());
+    Display display;
+    found = scan(reader, count_up(display, "reading", double(bytes_of(path))));
   }
   std::vector<std::vector<std::string>> rows = {{"tensor", "elements", "shape", "type", "norm"}};
   for (const TensorInfo& tensor : reader.tensors()) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <set>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -22,17 +21,6 @@ namespace {
 
 constexpr size_t kBatchBytes = 1 << 18;  // of text that is encoded at once
 constexpr size_t kBatchParts = 1 << 14;
-
-void refuse_foreign_folder(const Path& out) {
-  static const std::set<std::string> ours = {"train.bin", "val.bin", "meta.json", "tokenizer.json"};
-  if (!std::filesystem::exists(out)) return;
-  if (!std::filesystem::is_directory(out)) fail("--out: {} is not a folder", out.string());
-  for (const auto& entry : std::filesystem::directory_iterator(out)) {
-    if (ours.contains(entry.path().filename())) continue;
-    fail("--out: {} holds {}, which is not part of a data set; choose another folder", out.string(),
-         entry.path().filename().string());
-  }
-}
 
 // Goes through the input's pieces with a line of progress. Ctrl-C ends it with an Error.
 formats::CorpusCounts read_pieces(const PrepareArguments& arguments, const char* what,
@@ -230,8 +218,21 @@ Plan make_plan(const PrepareArguments& arguments) {
 
 }  // namespace
 
+void refuse_foreign_folder(const Path& out, const std::set<std::string>& ours, const char* what) {
+  if (!std::filesystem::exists(out)) return;
+  if (!std::filesystem::is_directory(out)) fail("--out: {} is not a folder", out.string());
+  for (const auto& entry : std::filesystem::directory_iterator(out)) {
+    if (ours.contains(entry.path().filename())) continue;
+    fail("--out: {} holds {}, which is not part of {}; choose another folder", out.string(),
+         entry.path().filename().string(), what);
+  }
+}
+
 void prepare(const PrepareArguments& arguments) {
-  if (!arguments.out.empty()) refuse_foreign_folder(arguments.out);
+  if (!arguments.out.empty()) {
+    refuse_foreign_folder(arguments.out, {"train.bin", "val.bin", "meta.json", "tokenizer.json"},
+                          "a data set");
+  }
   Plan plan = make_plan(arguments);
   Writer writer(arguments.out, plan.settings.token_bytes);
   Encoder encoder(plan.tokenizer, plan.settings,

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "cli/display.h"
+#include "cli/prepare.h"
 #include "formats/bpe_trainer.h"
 #include "formats/corpus.h"
 #include "formats/gpt2_split.h"
@@ -21,16 +22,6 @@ std::string_view text_of(const MappedFile& file) {
 
 void check_file(const std::string& input) {
   if (std::filesystem::is_directory(input)) fail("--input: {} is a directory", input);
-}
-
-void refuse_foreign_folder(const Path& out) {
-  if (!std::filesystem::exists(out)) return;
-  if (!std::filesystem::is_directory(out)) fail("--out: {} is not a folder", out.string());
-  for (const auto& entry : std::filesystem::directory_iterator(out)) {
-    if (entry.path().filename() == "tokenizer.json") continue;
-    fail("--out: {} holds {}, which is not part of a tokenizer; choose another folder",
-         out.string(), entry.path().filename().string());
-  }
 }
 
 // Counts the words of all documents; returns their bytes.
@@ -62,7 +53,7 @@ uint64_t read_all(const TokenizerArguments& arguments, Display& display,
 
 void train(const TokenizerArguments& arguments) {
   const Path out = arguments.out;
-  refuse_foreign_folder(out);
+  refuse_foreign_folder(out, {"tokenizer.json"}, "a tokenizer");
   formats::BpeTrainer trainer;
   Display display;
   const uint64_t bytes = read_all(arguments, display, trainer);

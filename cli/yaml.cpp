@@ -48,15 +48,9 @@ const std::vector<std::string> kNestedIgnored = {"trainer.init.backend",
                                                  "trainer.fit.train_dataloader.seed",
                                                  "trainer.validate"};
 
-struct Leaf {
-  std::string path;
-  std::string value;
-  std::string origin;  // file:line
-};
-
 struct Leaves {
-  std::vector<Leaf> list;
-  int nodes = 0;  // looked at for them
+  std::vector<Setting> list;  // with whole paths as keys
+  int nodes = 0;              // looked at for them
 };
 
 // Calls visit(key, value, file:line) for each key of a map. Throws Error for a key that is no name
@@ -101,11 +95,11 @@ std::vector<Setting> read_nested(const YAML::Node& root, const std::string& file
   Leaves leaves;
   flatten(root, "", file, 0, leaves);
   std::vector<Setting> settings;
-  for (Leaf& leaf : leaves.list) {
+  for (Setting& leaf : leaves.list) {
     constexpr std::string_view kModel = "trainer.init.model.";
-    if (leaf.path.starts_with(kModel)) {
-      settings.push_back({leaf.path.substr(kModel.size()), leaf.value, leaf.origin});
-    } else if (const auto known = kNestedKeys.find(leaf.path); known != kNestedKeys.end()) {
+    if (leaf.key.starts_with(kModel)) {
+      settings.push_back({leaf.key.substr(kModel.size()), leaf.value, leaf.origin});
+    } else if (const auto known = kNestedKeys.find(leaf.key); known != kNestedKeys.end()) {
       // "num_steps - total_iters" is what leaving decay_steps out means.
       if (leaf.value.starts_with("num_steps")) continue;
       if (known->second == "dataset" && leaf.value.ends_with(".bin")) {
@@ -113,10 +107,10 @@ std::vector<Setting> read_nested(const YAML::Node& root, const std::string& file
       }
       settings.push_back({known->second, leaf.value, leaf.origin});
     } else if (std::any_of(kNestedIgnored.begin(), kNestedIgnored.end(),
-                           [&](const auto& prefix) { return leaf.path.starts_with(prefix); })) {
-      ignored.insert(leaf.path.substr(leaf.path.rfind('.') + 1));
+                           [&](const auto& prefix) { return leaf.key.starts_with(prefix); })) {
+      ignored.insert(leaf.key.substr(leaf.key.rfind('.') + 1));
     } else {
-      fail("{}: unknown key '{}'", leaf.origin, leaf.path);
+      fail("{}: unknown key '{}'", leaf.origin, leaf.key);
     }
   }
   return settings;
