@@ -323,6 +323,25 @@ TEST_F(SystemPrograms, CtrlCSavesAndAnotherNumberGoesOn) {
   }
 }
 
+// While mpirun starts, while systems join, before and in the first steps.
+TEST_F(SystemPrograms, CtrlCAtAnyMomentIsOneCleanEnd) {
+  for (const int delay_ms : {20, 150, 400, 800, 1200, 1800, 2500}) {
+    const std::string out = fmt::format("early{}", delay_ms);
+    Background run(train(out, 2, {"--num_steps", "1000000", "--eval_steps", "0"}), path("log"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(delay_ms));
+    run.signal(SIGINT);
+    const int status = run.wait();
+    const std::string log = read_text(path("log"));
+    EXPECT_TRUE((WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT) ||
+                (WIFSIGNALED(status) && WTERMSIG(status) == SIGINT && delay_ms < 100))
+        << status << log;
+    EXPECT_EQ(count(log, "gigagpt: "), 0) << delay_ms << log;
+    if (!std::filesystem::exists(path(out) + "/metrics.jsonl")) continue;
+    const int steps = int(metrics_of(path(out)).size());
+    EXPECT_TRUE(steps == 0 || !weights(out, steps).empty()) << "saved at the last step";
+  }
+}
+
 TEST_F(SystemPrograms, RunUnderTheUsersMpirun) {
   const Outcome trained = run(kMpirun + "-n 2 " + train_command("theirs", 2));
   ASSERT_EQ(trained.status, 0) << trained.text;
