@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "engine/run/resume.h"
 #include "engine/run/run_directory.h"
+#include "formats/dataset.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -55,8 +56,25 @@ void adopt_model(GPTConfig model, const std::string& where, const std::vector<Se
   config.sequence_length = std::min(config.sequence_length, config.max_position_embeddings);
 }
 
+namespace {
+
+// The data set knows its vocabulary. One that is missing or damaged is an error later, where it is
+// read.
+void adopt_vocabulary(const std::vector<Setting>& settings, GPTConfig& config) {
+  if (find_setting(settings, "vocab_size") != nullptr) return;
+  try {
+    const Path data = formats::find_dataset(config.dataset);
+    if (std::filesystem::exists(data / "meta.json"))
+      config.vocab_size = formats::read_dataset_meta(data).vocab_size;
+  } catch (const Error&) {
+  }
+}
+
+}  // namespace
+
 void apply_run_settings(const std::vector<Setting>& settings, GPTConfig& config) {
   apply_settings(settings, config);
+  adopt_vocabulary(settings, config);
   if (!config.checkpoint_path) return;
   Path checkpoint;
   if (*config.checkpoint_path != "latest") {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/testing.h"
+#include "formats/dataset.h"
 #include "formats/hf_gpt2.h"
 
 namespace gigagpt::cli {
@@ -43,6 +44,18 @@ class RunSettings : public testing::Test {
   const std::string out_ = (folder_ / "out").string(), gpt2_ = (folder_ / "gpt2").string();
   std::vector<Setting> base_;
 };
+
+TEST_F(RunSettings, TheVocabularyIsThatOfTheDataUnlessItIsSet) {
+  const Path data = folder_ / "data";
+  const Setting here = {"dataset", data.string(), "x.yaml:3"};
+  EXPECT_EQ(apply({here}).vocab_size, GPTConfig().vocab_size) << "there is no such folder";
+  std::filesystem::create_directories(data);
+  EXPECT_EQ(apply({here}).vocab_size, GPTConfig().vocab_size) << "nothing says how many";
+  formats::write_dataset_meta(data, {2048, 2});
+  EXPECT_EQ(apply({here}).vocab_size, 2048);
+  EXPECT_EQ(apply({here, {"vocab_size", "4096", "--vocab_size"}}).vocab_size, 4096);
+  EXPECT_EQ(apply({here, from(gpt2_)}).vocab_size, 99) << "that of the checkpoint";
+}
 
 TEST_F(RunSettings, TheModelIsThatOfTheCheckpoint) {
   const GPTConfig config = apply({from(gpt2_)});
