@@ -162,6 +162,16 @@ TEST_F(Surroundings, ABadTokenizerIsAnErrorBeforeTheFirstStep) {
   EXPECT_EQ(steps_in("unstarted"), 0U);
 }
 
+TEST_F(Surroundings, BadDataInTheFirstStepLeavesNothingInTheWay) {
+  folder_->write("foreign/train.bin", std::string(40000, '\x7f'));  // tokens 32639
+  folder_->write("foreign/val.bin", std::string(40000, '\x7f'));
+  const Outcome bad = shell(train("corrected", 3, "foreign"));
+  EXPECT_EQ(bad.status, 1);
+  EXPECT_NE(bad.text.find("token 32639 at position "), std::string::npos) << bad.text;
+  const Outcome good = shell(train("corrected", 3));
+  EXPECT_EQ(good.status, 0) << good.text;
+}
+
 TEST_F(Surroundings, ResultsThatCannotBeWrittenAreErrors) {
   ASSERT_EQ(shell(train("results", 2)).status, 0);
   const std::string checkpoint = " --checkpoint_path " + path("results");

@@ -13,8 +13,7 @@ std::vector<Option> GPTConfig::options() {
   std::vector<Option> options = {
       {"max_position_embeddings", &max_position_embeddings, "longest sequence",
        between(1, 1 << 24)},
-      {"vocab_size", &vocab_size, "number of token ids (V); if not set the data set's",
-       between(1, 1 << 24)},
+      {"vocab_size", &vocab_size, "token ids (V); by default the data set's", between(1, 1 << 24)},
       {"depth", &depth, "number of transformer blocks (L)", between(1, 1 << 18)},
       {"heads", &heads, "attention heads (H)", between(1, 1 << 18)},
       {"width", &width, "width of the residual stream (C)", between(1, 1 << 18)},

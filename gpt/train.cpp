@@ -70,7 +70,7 @@ class Training {
     fail("step {}: {}. Last good checkpoint: {}. Try a lower learning_rate or a longer warm-up",
          step_ + 1, error.what(), checkpoints_.newest());
   } catch (const engine::AgreedError&) {  // bad data: what was learned so far is good
-    if (!checkpoints_.holds(step_)) save();
+    if (step_ > 0 && !checkpoints_.holds(step_)) save();
     throw;
   }
 
