@@ -172,6 +172,26 @@ TEST_F(Surroundings, BadDataInTheFirstStepLeavesNothingInTheWay) {
   EXPECT_EQ(good.status, 0) << good.text;
 }
 
+TEST_F(Surroundings, AFinishedRunIsTheBeginningOfOneOnOtherData) {
+  ASSERT_EQ(shell(train("pretrained", 4)).status, 0);
+  write_data("other", 20000);
+  const std::string from = " --checkpoint_path " + path("pretrained");
+  const Outcome tuned = shell(train("tuned", 3, "other") + from);
+  ASSERT_EQ(tuned.status, 0) << tuned.text;
+  EXPECT_NE(tuned.text.find("a new run from the weights of " + path("pretrained")),
+            std::string::npos)
+      << tuned.text;
+  EXPECT_EQ(steps_in("tuned"), 3U);
+  const Outcome later = shell(train("tuned", 5, "other") + " --checkpoint_path latest");
+  ASSERT_EQ(later.status, 0) << later.text;
+  EXPECT_EQ(steps_in("tuned"), 5U);
+  // On the same data it goes on, wherever that is.
+  const Outcome longer = shell(train("longer", 6) + from);
+  ASSERT_EQ(longer.status, 0) << longer.text;
+  EXPECT_NE(longer.text.find("at step 4"), std::string::npos) << longer.text;
+  EXPECT_EQ(steps_in("longer"), 2U);
+}
+
 TEST_F(Surroundings, ResultsThatCannotBeWrittenAreErrors) {
   ASSERT_EQ(shell(train("results", 2)).status, 0);
   const std::string checkpoint = " --checkpoint_path " + path("results");

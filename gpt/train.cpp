@@ -19,7 +19,7 @@ class Training {
         data_(config, "train"),
         tokenizer_(formats::Tokenizer::read(formats::find_dataset(config.dataset))),
         checkpoints_({config.out_dir, config.storage.store, config.checkpoint_path,
-                      config.run_size(/*training=*/true)},
+                      config.run_size(/*training=*/true), config.dataset},
                      system.cluster),
         gpt_(make_gpt(config, /*training=*/true, system, checkpoints_.resume_point())) {
     if (config.eval_steps > 0) val_.emplace(config, "val");

@@ -301,6 +301,10 @@ Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster)
 
 std::string Checkpoints::origin() const {
   if (!from_) return "";
+  if (from_->weights_alone) {
+    return fmt::format("a new run from the weights of {}, which learned from another data set",
+                       from_->checkpoint.string());
+  }
   const std::string of_others = from_->other_files.empty() ? ""
                                                            : fmt::format(", which {} systems made",
                                                                          from_->other_files.size());
@@ -318,7 +322,8 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
   if (from_ && !from_->other_files.empty()) {
     load_files(*from_, store, progress);
   } else if (from_ && !from_->in_store) {
-    load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/true, from_->step, progress);
+    load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/!from_->weights_alone,
+                    from_->step, progress);
   }
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};

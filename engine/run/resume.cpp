@@ -14,7 +14,7 @@ namespace gigagpt::engine {
 
 // Defines to_json() and from_json(), for the other systems.
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ResumePoint, checkpoint, step, in_out_dir, in_store,
-                                   moments_lost, other_files, other_gradient, run_id)
+                                   moments_lost, weights_alone, other_files, other_gradient, run_id)
 
 namespace {
 
@@ -185,8 +185,19 @@ void check_nothing_was_here(const CheckpointRules& rules) {
       rules.out_dir.string(), last);
 }
 
+// Whether a run on another data set made this: `dataset` may be a name below data/, or its path.
+bool is_of_other_data(const formats::TrainerState& state, const std::string& dataset) {
+  const auto path_of = [](const std::string& name) {
+    const Path path = Path(name).lexically_normal();
+    return path.has_parent_path() ? path : Path("data") / path;
+  };
+  return std::any_of(state.config.begin(), state.config.end(), [&](const auto& pair) {
+    return pair.first == "dataset" && path_of(pair.second) != path_of(dataset);
+  });
+}
+
 std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
-  const auto& [out_dir, store, wanted, size] = rules;
+  const auto& [out_dir, store, wanted, size, dataset] = rules;
   const int64_t step_tokens = size.step_tokens();
   ResumePoint point;
   if (wanted && *wanted == "latest") point.note = set_damaged_aside(out_dir);
@@ -209,6 +220,10 @@ std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
   }
   if (!fs::exists(point.checkpoint / "trainer_state.json")) return point;
   const formats::TrainerState state = formats::read_trainer_state(point.checkpoint);
+  if (!point.in_out_dir && is_of_other_data(state, dataset)) {
+    point.weights_alone = true;
+    return point;
+  }
   point.moments_lost = !store_of(point.checkpoint).empty();
   point.step = state.tokens / step_tokens;
   if (state.tokens % step_tokens != 0) {

@@ -18,8 +18,9 @@ struct ResumePoint {
   Path checkpoint;
   int64_t step = 0;  // steps completed
   bool in_out_dir = false;
-  bool in_store = false;      // `checkpoint` is the file that the state lives in
-  bool moments_lost = false;  // they were in a file that is not there any more
+  bool in_store = false;       // `checkpoint` is the file that the state lives in
+  bool moments_lost = false;   // they were in a file that is not there any more
+  bool weights_alone = false;  // a run of its own begins, at step 0
   // Of a run on another number of systems: the files that its state is in, in the order of those.
   std::vector<Path> other_files = {};
   GradientForm other_gradient = GradientForm::kFp32;  // in those
@@ -33,12 +34,14 @@ struct CheckpointRules {
   std::string store;                // as in StoreRules
   std::optional<std::string> from;  // nothing, "latest", or a path
   RunSize size;                     // how often to save, and how many are kept
+  std::string dataset = {};         // the config key
 };
 
 // `from` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
 // nothing if there is none, or nothing is wanted. Steps are counted by tokens, so a run may go on
 // elsewhere with another batch size, as long as the tokens seen are whole steps; a checkpoint with
-// weights only is at step 0. If files hold the state of a run, "latest" is that, unless the newest
+// weights only is at step 0, and so is a new run from one that another data set made, in another
+// out_dir. If files hold the state of a run, "latest" is that, unless the newest
 // checkpoint belongs to others. Throws AgreedError if out_dir already holds a run that would be
 // overwritten or branched off, or files of some systems are missing, or if "latest" finds only what
 // is left of a run. A checkpoint whose checksums do not match is an error; for "latest" it is
