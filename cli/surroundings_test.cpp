@@ -136,7 +136,10 @@ TEST_F(Surroundings, RepeatedHangUpsAndAnotherSignalStillSave) {
   run.signal(SIGHUP);
   run.signal(SIGTERM);
   const int status = run.wait();
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGHUP) << status;
+  ASSERT_TRUE(WIFEXITED(status)) << status;
+  // Two threads may take signals that come at once, and either may be the first.
+  const int first = WEXITSTATUS(status) - 128;
+  EXPECT_TRUE(first == SIGHUP || first == SIGTERM) << status;
   expect_saved("hup");
 }
 

@@ -320,13 +320,17 @@ TEST_F(SystemsTest, FailTogether) {
   File::create(folder_ / "data/train.bin").write(std::as_bytes(std::span(ids)));
   GPTConfig bad = config("bad", 2);
   bad.num_steps = 24;
+  bad.seed = 3;  // has the last sequence late
   testing::internal::CaptureStderr();
   EXPECT_FALSE(run(bad));
   const std::string text = testing::internal::GetCapturedStderr();
   EXPECT_TRUE(
       text.ends_with("the data belongs to another tokenizer, or vocab_size is too small\n"));
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << text;
-  EXPECT_EQ(engine::checkpoint_steps(bad.out_dir).back(), int64_t(metrics_of(bad.out_dir).size()));
+  const std::vector<int64_t> saved = engine::checkpoint_steps(bad.out_dir);
+  ASSERT_EQ(saved.size(), 1u);
+  EXPECT_GT(saved[0], 5);
+  EXPECT_EQ(saved[0], int64_t(metrics_of(bad.out_dir).size()));
   // A loss that is not finite is named by all that see it.
   write_dataset(folder_ / "data", 31, 1000);
   GPTConfig wild = config("wild", 2);
