@@ -26,7 +26,7 @@ function(describe_test name label all_cores)
   endif()
 endfunction()
 
-room_test(base SOURCES base/async_file_test.cpp base/file_test.cpp base/lock_test.cpp
+room_test(base SOURCES base/async_file_test.cpp base/control_groups_test.cpp base/file_test.cpp base/lock_test.cpp
           base/option_test.cpp base/random_test.cpp base/trace_test.cpp
           LIBRARIES base)
 room_test(formats SOURCES formats/dataset_test.cpp formats/gguf_test.cpp formats/hf_gpt2_test.cpp
@@ -50,6 +50,7 @@ room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
 room_test(gpt ALL_CORES LABEL slow SOURCES gpt/config_test.cpp gpt/model_test.cpp
           gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
+          gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
 room_test(cli ALL_CORES LABEL slow SOURCES cli/arguments_test.cpp cli/display_test.cpp
           cli/inspect_state_test.cpp cli/inspect_test.cpp cli/plan_text_test.cpp
@@ -84,7 +85,7 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
     list(APPEND STREAMING_SOURCES ${sources})
   endforeach()
   add_executable(race_test engine/storage/file_storage_race_test.cpp ${STREAMING_SOURCES}
-    formats/json.cpp base/async_file.cpp base/error.cpp base/file.cpp base/lock.cpp base/system.cpp
+    formats/json.cpp base/async_file.cpp base/control_groups.cpp base/error.cpp base/file.cpp base/lock.cpp base/system.cpp
     base/trace.cpp
     base/transfer_engines.cpp ops/compact.cpp ops/update_alone.cpp ops/kernels/codes.cpp
     ops/kernels/optimizer.cpp)

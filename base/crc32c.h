@@ -7,6 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
+
+#include "base/file.h"
 
 namespace gigagpt {
 
@@ -21,6 +24,17 @@ inline uint32_t crc32c(std::span<const std::byte> bytes, uint32_t before = 0) {
     bytes = bytes.subspan(piece.size());
   }
   return ~crc;
+}
+
+// The same of a part of a file, read in blocks. Throws Error if it ends before.
+inline uint32_t crc32c(const File& file, uint64_t begin, uint64_t size, uint32_t before = 0) {
+  std::vector<std::byte> block(std::min<uint64_t>(size, 1 << 20));
+  for (uint64_t done = 0; done < size; done += block.size()) {
+    block.resize(std::min<uint64_t>(block.size(), size - done));
+    file.read_at(begin + done, block);
+    before = crc32c(block, before);
+  }
+  return before;
 }
 
 }  // namespace gigagpt

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -74,38 +73,6 @@ uint64_t File::size_bytes() const {
 
 void File::sync() {
   if (::fdatasync(fd_) != 0) fail_errno("cannot sync " + path_.string());
-}
-
-MappedFile::MappedFile(const Path& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) fail_errno("cannot open " + path.string());
-  struct stat status {};
-  void* data = nullptr;
-  if (::fstat(fd, &status) == 0 && status.st_size > 0) {
-    data = ::mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);
-  }
-  const int error = errno;
-  ::close(fd);
-  errno = error;
-  if (data == MAP_FAILED) fail_errno("cannot map " + path.string());
-  data_ = static_cast<const std::byte*>(data);
-  size_bytes_ = static_cast<size_t>(status.st_size);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      size_bytes_(std::exchange(other.size_bytes_, 0)),
-      path_(std::move(other.path_)) {}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_bytes_);
-}
-
-void MappedFile::drop(std::span<const std::byte> bytes) const {
-  constexpr size_t kPage = 4096;
-  const size_t begin = size_t(bytes.data() - data_) / kPage * kPage;
-  const size_t end = size_t(bytes.data() - data_) + bytes.size();
-  ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
 std::string read_text(const Path& path) {

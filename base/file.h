@@ -1,4 +1,5 @@
-// Files: whole-file reads, read-only maps, and writes that either happen or do not.
+// Files: reads, and writes that either happen or do not. Nothing is mapped, as a map of a file that
+// is shortened meanwhile would kill the program.
 #pragma once
 
 #include <cstddef>
@@ -40,25 +41,6 @@ class File {
  private:
   File(int fd, Path path) : fd_(fd), path_(std::move(path)) {}
   int fd_ = -1;
-  Path path_;
-};
-
-// A read-only memory map of a whole file; empty files map to an empty span.
-class MappedFile {
- public:
-  explicit MappedFile(const Path& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&&) = delete;
-  ~MappedFile();
-
-  std::span<const std::byte> bytes() const { return {data_, size_bytes_}; }
-  // Says that these bytes are not needed soon: their memory can go. They can still be read.
-  void drop(std::span<const std::byte> bytes) const;
-  const Path& path() const { return path_; }
-
- private:
-  const std::byte* data_ = nullptr;
-  size_t size_bytes_ = 0;
   Path path_;
 };
 

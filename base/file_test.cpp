@@ -49,8 +49,6 @@ TEST(File, ErrorsNameTheFileAndTheReason) {
   EXPECT_ERROR(File::open_read(missing), "cannot open " + missing.string() + ": No such file");
   EXPECT_ERROR(File::create(missing), "cannot create " + missing.string() + ": No such file");
   EXPECT_ERROR(File::open_append(missing), "cannot open " + missing.string());
-  EXPECT_ERROR(MappedFile{missing}, "cannot open " + missing.string());
-  EXPECT_ERROR(MappedFile{directory.path()}, directory.path().string());
   EXPECT_ERROR(read_text(directory.path()), directory.path().string() + " is a directory");
   EXPECT_ERROR(sync_directory(missing), "cannot open directory " + missing.string());
   const Path short_file = directory.write("short", "abc");
@@ -63,17 +61,6 @@ TEST(File, ErrorsNameTheFileAndTheReason) {
 TEST(File, FullDiskIsAnError) {
   if (!fs::exists("/dev/full")) GTEST_SKIP();
   EXPECT_ERROR(File::create("/dev/full").write("x"), "cannot write /dev/full: No space left");
-}
-
-TEST(MappedFile, ShowsTheWholeFile) {
-  const TemporaryDirectory directory;
-  const std::string content(10000, 'q');
-  MappedFile map(directory.write("x", content));
-  EXPECT_EQ(text_of(map.bytes()), content);
-  const MappedFile moved = std::move(map);
-  EXPECT_EQ(text_of(moved.bytes()), content);
-  EXPECT_EQ(moved.path(), directory / "x");
-  EXPECT_TRUE(MappedFile(directory.write("empty", "")).bytes().empty());
 }
 
 TEST(WriteTextAtomically, ReplacesTheFileAndLeavesNothingElse) {

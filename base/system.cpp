@@ -6,11 +6,62 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
+#include <latch>
 #include <limits>
+#include <system_error>
 #include <thread>
+#include <vector>
+
+#include "base/control_groups.h"
+#include "base/error.h"
 
 namespace gigagpt {
+namespace {
+
+cpu_set_t allowed_cpus() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  sched_getaffinity(0, sizeof(allowed), &allowed);  // more CPUs than it holds: none
+  return allowed;
+}
+
+// Time the allowed CPUs were not idle, since the machine started.
+double busy_s() {
+  const cpu_set_t allowed = allowed_cpus();
+  std::ifstream file("/proc/stat");
+  double ticks = 0;
+  for (std::string line; std::getline(file, line);) {
+    int cpu = 0;
+    double user = 0, nice = 0, system = 0, idle = 0, wait = 0, hard = 0, soft = 0, steal = 0;
+    if (std::sscanf(line.c_str(), "cpu%d %lf %lf %lf %lf %lf %lf %lf %lf", &cpu, &user, &nice,
+                    &system, &idle, &wait, &hard, &soft, &steal) != 9)
+      continue;
+    if (CPU_ISSET(cpu, &allowed)) ticks += user + nice + system + hard + soft + steal;
+  }
+  return ticks / double(sysconf(_SC_CLK_TCK));
+}
+
+double own_s() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) { return double(t.tv_sec) + 1e-6 * double(t.tv_usec); };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+}  // namespace
+
+OthersLoad::OthersLoad() : busy_s_(busy_s()), own_s_(own_s()) {}
+
+double OthersLoad::share() const {
+  const cpu_set_t allowed = allowed_cpus();
+  const double all_s = watch_.seconds() * std::max(1, CPU_COUNT(&allowed));
+  const double others_s = (busy_s() - busy_s_) - (own_s() - own_s_);
+  return std::clamp(others_s / all_s, 0.0, 1.0);
+}
 
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
@@ -22,9 +73,39 @@ std::string cpu_name() {
 }
 
 int core_count() {
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) return CPU_COUNT(&allowed);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const cpu_set_t allowed = allowed_cpus();
+  int cores = CPU_COUNT(&allowed);
+  if (cores == 0) cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  // Part of a core is worth a thread: what it cannot compute the others do.
+  const double quota = std::ceil(read_group_limits().cores);
+  if (quota < cores) cores = std::max(1, static_cast<int>(quota));
+  const char* wanted = std::getenv("OMP_NUM_THREADS");  // "4", or a list by depth of nesting
+  const int threads = wanted ? std::atoi(wanted) : 0;
+  return threads > 0 ? std::min(threads, cores) : cores;
+}
+
+// OpenMP ends the process, and others wait for ever, where a thread is refused in the middle of
+// work. So all are started once before it begins.
+void check_threads(int threads) {
+  std::vector<std::thread> started;
+  std::latch end(1);
+  std::string refusal;
+  try {
+    for (int i = 0; i < threads; ++i) started.emplace_back([&] { end.wait(); });
+  } catch (const std::system_error& error) {
+    refusal = error.what();
+  }
+  end.count_down();
+  for (std::thread& thread : started) thread.join();
+  if (refusal.empty()) return;
+  rlimit user{};
+  getrlimit(RLIMIT_NPROC, &user);
+  const double group = read_group_limits().threads;
+  std::string limits;
+  if (user.rlim_cur != RLIM_INFINITY) limits += fmt::format("; ulimit -u is {}", user.rlim_cur);
+  if (std::isfinite(group)) limits += fmt::format("; the control group allows {:.0f} more", group);
+  fail("threads: this process may start {} threads, but {} are needed ({}){}", started.size(),
+       threads, refusal, limits);
 }
 
 std::string host_name() {
@@ -59,10 +140,7 @@ double available_memory_gb() {
     std::getline(info, unit);
     if (key == "MemAvailable:") available_gb = value_kb * 1024 / 1e9;
   }
-  double limit_bytes = 0, used_bytes = 0;
-  const bool limited = std::ifstream("/sys/fs/cgroup/memory.max") >> limit_bytes &&
-                       std::ifstream("/sys/fs/cgroup/memory.current") >> used_bytes;
-  return limited ? std::min(available_gb, (limit_bytes - used_bytes) / 1e9) : available_gb;
+  return std::min(available_gb, read_group_limits().memory_bytes / 1e9);
 }
 
 }  // namespace gigagpt

@@ -87,6 +87,7 @@ struct Parser {
   CLI::App* tokenizer_encode = tokenizer->add_subcommand("encode", "Print the tokens of text");
   CLI::App* tokenizer_decode = tokenizer->add_subcommand("decode", "Print the text of tokens");
   std::string config_file;
+  std::vector<std::string> paths;  // of eval, sample and export
   Flags flags;
 
   CLI::App* add_command(const char* name, const char* what, const char* help) {
@@ -139,7 +140,10 @@ struct Parser {
                      "write a time line of the last million ops, Chrome trace JSON")
         ->take_last()
         ->type_name("FILE");
-    add_value(*eval, "config", config_file, "YAML file of config keys to change");
+    add_value(*eval, "path", paths, "a checkpoint or a run's out_dir; a YAML file of config keys");
+    add_value(*sample, "path", paths,
+              "a checkpoint, or a run's out_dir; latest: the newest in out");
+    add_value(*exporting, "path", paths, "a checkpoint, or a run's out_dir");
     add_value(*inspect, "path", arguments.inspect_path, "what to look at");
     GPTConfig defaults;
     for (CLI::App* command : {plan, train, eval}) {
@@ -181,10 +185,12 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
       {parser.plan, config, "plan needs a config file, e.g. gigagpt plan configs/13b.yaml"},
       {parser.train, config,
        "train needs a config file, e.g. gigagpt train configs/quickstart.yaml"},
-      {parser.eval, parser.flags.contains("checkpoint_path"), "eval needs --checkpoint_path"},
-      {parser.sample, !arguments.sample.checkpoint_path.empty(), "sample needs --checkpoint_path"},
+      {parser.eval, parser.flags.contains("checkpoint_path"),
+       "eval needs a checkpoint, e.g. gigagpt eval out/quickstart"},
+      {parser.sample, !arguments.sample.checkpoint_path.empty(),
+       "sample needs a checkpoint, e.g. gigagpt sample out/quickstart"},
       {parser.exporting, !arguments.exporting.checkpoint_path.empty(),
-       "export needs --checkpoint_path"},
+       "export needs a checkpoint, e.g. gigagpt export out/quickstart --gguf model.gguf"},
       {parser.exporting, !arguments.exporting.gguf.empty(), "export needs --gguf FILE"},
       {parser.inspect, !arguments.inspect_path.empty(),
        "inspect needs a path, e.g. gigagpt inspect out/quickstart"},
@@ -194,6 +200,21 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
        "prepare needs --out DIR, or --stats"}};
   for (const auto& [command, given, what] : needs) {
     if (*command && !given) fail("{}", what);
+  }
+}
+
+// A checkpoint is given by a flag or without one; what eval is given besides is a config file.
+void place_paths(Parser& parser) {
+  for (const std::string& path : parser.paths) {
+    std::error_code ignored;
+    const bool config = *parser.eval && (path.ends_with(".yaml") || path.ends_with(".yml") ||
+                                         std::filesystem::is_regular_file(path, ignored));
+    if (config && parser.config_file.empty()) {
+      parser.config_file = path;
+    } else if (!parser.flags.emplace("checkpoint_path", path).second) {
+      fail("'{}' is one argument too many: the checkpoint is '{}' already", path,
+           parser.flags["checkpoint_path"]);
+    }
   }
 }
 
@@ -228,7 +249,8 @@ std::vector<Option> TokenizerArguments::train_options() {
 
 std::vector<Option> SampleArguments::options() {
   return {
-      {"checkpoint_path", &checkpoint_path, "checkpoint directory, or a run's out_dir"},
+      {"checkpoint_path", &checkpoint_path, "the same as PATH"},
+      {"tokenizer", &tokenizer, "folder or file to take it from; null: the checkpoint"},
       {"prompt", &prompt, "text to continue; null: ask for prompts"},
       {"temperature", &temperature, "0: the most likely token; 1: as trained", at_least(0)},
       {"top_k", &top_k, "choose among so many most likely tokens; 0: all", at_least(0)},
@@ -246,7 +268,7 @@ std::vector<Option> SampleArguments::options() {
 
 std::vector<Option> ExportArguments::options() {
   return {
-      {"checkpoint_path", &checkpoint_path, "a checkpoint, or an out_dir for its newest"},
+      {"checkpoint_path", &checkpoint_path, "the same as PATH"},
       {"gguf", &gguf, "file to write"},
       {"type", &type, "of the matrices", one_of({"f32", "f16", "bf16", "q8_0"})},
       {"tokenizer", &tokenizer, "folder to take it from, instead of the checkpoint; none: no text"},
@@ -269,6 +291,7 @@ Arguments parse_arguments(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     fail("{}", error.what());
   }
+  place_paths(parser);
   set_flags(arguments.prepare.options(), *parser.prepare ? parser.flags : Flags());
   set_flags(arguments.tokenizer.train_options(), *parser.tokenizer ? parser.flags : Flags());
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());

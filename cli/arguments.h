@@ -34,6 +34,7 @@ struct PrepareArguments {
 
 struct SampleArguments {
   std::string checkpoint_path;
+  std::optional<std::string> tokenizer;
   std::optional<std::string> prompt;  // null: interactive
   double temperature = 0.8;
   int64_t top_k = 200;

@@ -20,6 +20,7 @@
 #include "engine/run/checkpoint.h"
 #include "engine/run/measure.h"
 #include "formats/tensorboard.h"
+#include "formats/tokenizer.h"
 #include "gpt/data.h"
 #include "gpt/eval.h"
 #include "gpt/model.h"
@@ -36,7 +37,7 @@ constexpr size_t kTraceSize = 1'000'000;  // so that a long run cannot fill the 
 class TrainDisplay {
  public:
   TrainDisplay(const GPTConfig& config, const engine::System& system, int64_t log_steps)
-      : display_(system.cluster.leads()),
+      : display_(system.cluster.leads(), Display::Lines::kLog),
         config_(config),
         machine_(system.machine),
         can_drop_(system.cluster.is_alone()),
@@ -62,6 +63,7 @@ class TrainDisplay {
             [this](const engine::Plan& plan, const std::string& origin) {
               display_.line(plan_text(config_, plan, machine_));
               if (!origin.empty()) display_.line(origin);
+              note_tokenizer();
               plan_ = plan;
             }};
   }
@@ -81,20 +83,27 @@ class TrainDisplay {
  private:
   void step_done(const formats::StepMetrics& metrics) {
     (first_step_ < 0 ? first_step_s_ : stepping_s_) += metrics.step_ms / 1e3;
-    if (first_step_ < 0) first_step_ = metrics.step;
+    if (first_step_ < 0 || metrics.step < first_step_) first_step_ = metrics.step;
     // The first step warms caches up, so the rate is that of the steps after it.
     const double per_step_s = metrics.step == first_step_
                                   ? metrics.step_ms / 1e3
                                   : since_first_.seconds() / double(metrics.step - first_step_);
     if (metrics.step == first_step_) since_first_ = {};
-    const double eta_s = per_step_s * double(num_steps_ - metrics.step);
-    const std::string text = step_text(metrics, num_steps_, eta_s);
+    unsaid_.tokens += double(config_.batch_size * config_.sequence_length);
+    unsaid_.seconds += metrics.step_ms / 1e3;
+    unsaid_.peak_seconds += metrics.mfu * metrics.step_ms / 1e3;
+    const Pace pace{clock_text(), since_start_.seconds(),
+                    per_step_s * double(num_steps_ - metrics.step),
+                    unsaid_.tokens / unsaid_.seconds, unsaid_.peak_seconds / unsaid_.seconds};
+    const std::string text = step_text(metrics, num_steps_, pace);
     const bool stays = metrics.step % log_steps_ == 0 || metrics.step == first_step_ ||
                        metrics.step == num_steps_ || metrics.val_loss.has_value();
-    if (stays)
+    if (stays) {
       display_.line(text);
-    else
+      unsaid_ = {};
+    } else {
       display_.live(text);
+    }
     done_ = metrics.step;
     count_step(metrics);
   }
@@ -112,6 +121,17 @@ class TrainDisplay {
     if (metrics.mfu > 0)
       profile_.peak_flops = metrics.tokens_per_s * flops_per_token_ / metrics.mfu;
     pause_profile(false);
+  }
+
+  // Without one what was learned cannot be read.
+  void note_tokenizer() {
+    std::error_code missing;
+    const Path data = formats::find_dataset(config_.dataset);
+    if (std::filesystem::exists(data / "tokenizer.json", missing)) return;
+    display_.line(fmt::format(
+        "note: {} has no tokenizer.json, so to sample from this model one must be given "
+        "with --tokenizer",
+        data.string()));
   }
 
   bool step_share(double share) {
@@ -148,9 +168,12 @@ class TrainDisplay {
   StepProfile profile_;
   int64_t first_step_ = -1;
   int64_t done_ = 0;
+  struct {
+    double tokens = 0, seconds = 0, peak_seconds = 0;  // the last: at the rate of products alone
+  } unsaid_;                                           // since the last line
   bool stop_decided_ = false;
   bool dropping_ = false;
-  Stopwatch since_first_;
+  Stopwatch since_start_, since_first_;
   Stopwatch in_step_;
   Stopwatch since_stop_;
 };
@@ -167,7 +190,7 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
   const engine::Precision precision = engine::choose_precision(config.precision, compact);
   const Path where = engine::store_file(config.storage.store, config.out_dir);
   if (!engine::machine_is_known(where) && cluster.leads()) {
-    print_message("measuring this machine, once: about five seconds");
+    print_message("measuring this machine: about five seconds");
   }
   return engine::known_machine(precision, where, cluster.systems_here());
 }
@@ -191,7 +214,7 @@ int train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& argum
   if (stopped) {
     print_message("stopped; the same command with --checkpoint_path latest continues");
   } else if (!display.stepped()) {
-    print_message("nothing to do: {} has all {} steps", config.out_dir, config.num_steps);
+    print_message("nothing to do: no step is left for the run in {}", config.out_dir);
   }
   if (tracing) save_trace(arguments.trace_file);
   display.show_comparison();
@@ -255,9 +278,9 @@ void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& 
   GPTConfig config;
   cluster.together([&] {
     if (!cluster.leads()) return;
-    const bool latest = asked.checkpoint_path == "latest";
-    checkpoint = engine::find_checkpoint(latest ? asked.out_dir : *asked.checkpoint_path);
+    checkpoint = engine::find_checkpoint(*asked.checkpoint_path, asked.out_dir);
     config = eval_config(checkpoint, asked, arguments);
+    formats::check_same_tokens(checkpoint, formats::find_dataset(config.dataset));
   });
   share_config(cluster, config);
   set_threads(config.threads, cluster.systems_here());

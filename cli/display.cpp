@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 
 #include "cli/output.h"
 
@@ -28,14 +29,25 @@ std::string grouped(int64_t number) {
   return text;
 }
 
-std::string step_text(const formats::StepMetrics& m, int64_t num_steps, double eta_s) {
-  std::string text =
-      fmt::format("step {:>{}}/{}  loss {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  MFU {:.1f} %",
-                  m.step, fmt::formatted_size("{}", num_steps), num_steps, m.loss, m.grad_norm,
-                  m.lr, m.tokens_per_s, 100 * m.mfu);
-  if (eta_s >= 0) text += "  ETA " + duration_text(eta_s);
-  if (m.val_loss) text += fmt::format("  val_loss {:.4f}", *m.val_loss);
-  return text;
+std::string clock_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm here{};
+  ::localtime_r(&now, &here);
+  return fmt::format("{:02}:{:02}:{:02}", here.tm_hour, here.tm_min, here.tm_sec);
+}
+
+std::string step_text(const formats::StepMetrics& m, int64_t num_steps, const Pace& pace) {
+  std::string text = fmt::format(
+      "{}  step {:>{}}/{}  loss {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  MFU {:.1f} %  "
+      "epoch {:.3g}  {}",
+      pace.time, m.step, fmt::formatted_size("{}", num_steps), num_steps, m.loss, m.grad_norm, m.lr,
+      pace.tokens_per_s, 100 * pace.mfu, m.epoch, duration_text(pace.elapsed_s));
+  if (pace.eta_s >= 0) text += "  ETA " + duration_text(pace.eta_s);
+  if (!m.val_loss) return text;
+  text += fmt::format("  val_loss {:.4f}", *m.val_loss);
+  return text + (m.best_step == m.step
+                     ? " (the best)"
+                     : fmt::format(" (best {:.4f} at step {})", m.best_val_loss, m.best_step));
 }
 
 namespace {
@@ -94,7 +106,13 @@ int terminal_columns() {
   return given ? std::max(0, std::atoi(given)) : 0;
 }
 
-Display::Display(bool talks) : talks_(talks), terminal_(terminal_columns() > 0) {}
+// What mpirun brings by way of two pipes would not come in order.
+Display::Display(bool talks, Lines lines)
+    : talks_(talks),
+      terminal_(terminal_columns() > 0),
+      lines_(lines == Lines::kLog && (::isatty(STDERR_FILENO) != 0 || !terminal_) ? STDOUT_FILENO
+                                                                                  : STDERR_FILENO) {
+}
 
 Display::~Display() {
   clear();
@@ -103,7 +121,7 @@ Display::~Display() {
 void Display::line(const std::string& text) {
   if (!talks_) return;
   clear();
-  print_message("{}", text);
+  write_message(text + "\n", lines_);
 }
 
 void Display::live(const std::string& text) {

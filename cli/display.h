@@ -18,8 +18,19 @@ std::string duration_text(double seconds);
 // "123,456,789"
 std::string grouped(int64_t number);
 
-// A step as a line of progress; `eta_s` below 0 leaves the time to go out.
-std::string step_text(const formats::StepMetrics& metrics, int64_t num_steps, double eta_s);
+// How a run gets on.
+struct Pace {
+  std::string time;         // of the day, "21:40:12"
+  double elapsed_s = 0;     // since the start
+  double eta_s = -1;        // to go; below 0: not known
+  double tokens_per_s = 0;  // mean since the line before
+  double mfu = 0;           // likewise
+};
+// A step as a line of progress.
+std::string step_text(const formats::StepMetrics& metrics, int64_t num_steps, const Pace& pace);
+
+// The time of the day here, as "21:40:12".
+std::string clock_text();
 
 // What some steps of a run took, op by op.
 struct StepProfile {
@@ -39,13 +50,16 @@ inline constexpr const char* kColumnsVariable = "GIGAGPT_TERMINAL_COLUMNS";
 // Columns of the terminal that shows standard error, by way of mpirun too; 0 if none does.
 int terminal_columns();
 
-// The live line goes to standard error, so that output can be piped. Use from one thread.
+// The live line goes to standard error, so that output can be piped, and so do lines, unless they
+// are a log of their own, for standard output. Use from one thread.
 class Display {
  public:
-  explicit Display(bool talks = true);  // else nothing is shown
-  ~Display();                           // clears what is left of the live line
-  void line(const std::string& text);   // stays
-  void live(const std::string& text);   // replaced by the next; terminals only
+  enum class Lines { kMessages, kLog };
+  // One that does not talk shows nothing.
+  explicit Display(bool talks = true, Lines lines = Lines::kMessages);
+  ~Display();                          // clears what is left of the live line
+  void line(const std::string& text);  // stays
+  void live(const std::string& text);  // replaced by the next; terminals only
   // "what 37 %, 12s to go" once it has taken two seconds; in a log, a line every half minute. A
   // share of 0 begins a new piece of work.
   void share(const std::string& what, double share);
@@ -54,6 +68,7 @@ class Display {
   void clear();
   bool talks_;
   bool terminal_;
+  int lines_;  // stream
   size_t live_size_ = 0;
   Stopwatch since_start_;
   double next_share_s_ = 2;

@@ -31,35 +31,34 @@ TEST(DurationText, TakesWhatIsNoDuration) {
   EXPECT_EQ(nan.find('-'), std::string::npos) << nan;
 }
 
-const formats::StepMetrics kMetrics = {.step = 5,
-                                       .tokens = 1000,
-                                       .loss = 3.12345,
-                                       .grad_norm = 0.5,
-                                       .lr = 6e-4,
-                                       .tokens_per_s = 1234.4,
-                                       .mfu = 0.123};
+const formats::StepMetrics kMetrics = {
+    .step = 5, .tokens = 1000, .loss = 3.12345, .grad_norm = 0.5, .lr = 6e-4, .epoch = 0.034};
+const Pace kPace = {"21:40:12", 75, 120, 1234.4, 0.123};
 
 TEST(StepText, HasEverythingInOneLine) {
-  EXPECT_EQ(step_text(kMetrics, 1500, 120),
-            "step    5/1500  loss 3.1235  norm 0.500  lr 6.00e-04  1234 tok/s  MFU 12.3 %  "
-            "ETA 2m00s");
+  EXPECT_EQ(step_text(kMetrics, 1500, kPace),
+            "21:40:12  step    5/1500  loss 3.1235  norm 0.500  lr 6.00e-04  1234 tok/s  "
+            "MFU 12.3 %  epoch 0.034  1m15s  ETA 2m00s");
 }
 
 TEST(StepText, StepsLineUp) {
   formats::StepMetrics last = kMetrics;
   last.step = 1500;
-  EXPECT_EQ(step_text(kMetrics, 1500, -1).find("loss"), step_text(last, 1500, -1).find("loss"));
+  EXPECT_EQ(step_text(kMetrics, 1500, kPace).find("loss"),
+            step_text(last, 1500, kPace).find("loss"));
 }
 
 TEST(StepText, LeavesOutWhatIsNotKnown) {
-  EXPECT_EQ(step_text(kMetrics, 9, -1).find("ETA"), std::string::npos);
-  EXPECT_NE(step_text(kMetrics, 9, 0).find("ETA 0s"), std::string::npos);
-  EXPECT_EQ(step_text(kMetrics, 9, -1).find("val_loss"), std::string::npos);
+  EXPECT_EQ(step_text(kMetrics, 9, Pace()).find("ETA"), std::string::npos);
+  EXPECT_EQ(step_text(kMetrics, 9, kPace).find("val_loss"), std::string::npos);
   formats::StepMetrics metrics = kMetrics;
-  metrics.val_loss = 3.25;
-  EXPECT_TRUE(step_text(metrics, 9, 60).ends_with("ETA 1m00s  val_loss 3.2500"));
+  metrics.val_loss = metrics.best_val_loss = 3.25;
+  metrics.best_step = 5;
+  EXPECT_TRUE(step_text(metrics, 9, kPace).ends_with("ETA 2m00s  val_loss 3.2500 (the best)"));
+  metrics.best_val_loss = 3.125, metrics.best_step = 4;
+  EXPECT_TRUE(step_text(metrics, 9, kPace).ends_with("val_loss 3.2500 (best 3.1250 at step 4)"));
   metrics.loss = std::nan("");
-  EXPECT_NE(step_text(metrics, 9, 60).find("loss nan"), std::string::npos);
+  EXPECT_NE(step_text(metrics, 9, kPace).find("loss nan"), std::string::npos);
 }
 
 TEST(ProfileText, IsATableOfMeans) {

@@ -73,7 +73,6 @@ void write_tensor(const StoredWeights& weights, const GgufSource& source, int64_
       piece.resize(size_t(rows * columns));
       weights.read_floats(source.from, row * columns, piece);
     }
-    weights.file_of(source.from).drop(weights.name_of(source.from));
     writer.write(piece);
     progress(double(piece.size()));
   }

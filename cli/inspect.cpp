@@ -163,13 +163,8 @@ std::string first_bytes(const Path& path, size_t most) {
   return bytes;
 }
 
-std::string find_text(const formats::TextPairs& pairs, const std::string& wanted) {
-  const auto found = std::ranges::find(pairs, wanted, [](const auto& pair) { return pair.first; });
-  return found == pairs.end() ? "" : found->second;
-}
-
 std::string store_key(const formats::TextPairs& config) {
-  const std::string store = find_text(config, "store");
+  const std::string store = formats::find_text(config, "store");
   return store.empty() ? "auto" : store;
 }
 

@@ -58,7 +58,7 @@ void inspect_gguf(const Path& path) {
   for (const GgufTensor& tensor : reader.tensors()) parameters += tensor.count();
   fmt::print("{}: GGUF version {}, {}: {} tensors of {} elements, after a header of {} bytes\n",
              path.string(), reader.version(), size_text(std::filesystem::file_size(path)),
-             reader.tensors().size(), parameters, reader.header().size());
+             reader.tensors().size(), parameters, reader.header_bytes());
   for (const auto& [key, value] : reader.entries()) print_fact(printable(key), value_text(value));
   print_fact("tensors", types_text(reader.tensors()));
   std::vector<std::vector<std::string>> rows = {{"tensor", "elements", "shape", "type", "bytes"}};

@@ -50,8 +50,6 @@ std::string first_bytes(const Path& file, size_t most);
 
 // The store that the config of a run names.
 std::string store_key(const formats::TextPairs& config);
-// The value of a key, "" if there is none.
-std::string find_text(const formats::TextPairs& pairs, const std::string& wanted);
 
 // A wrong number of layers in a checkpoint's config.json must not make a list of millions: throws
 // Error if it is more than its weights are tensors.

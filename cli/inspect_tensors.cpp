@@ -29,7 +29,7 @@ struct Scan {
   std::map<std::string, Norm> norms;  // by tensor, of those in floating point
 };
 
-// Reads the file once, from its begin to its end, in pieces; each tensor's bytes lie side by side.
+// Reads the file from its begin to its end, in pieces.
 Scan scan(const SafetensorsReader& reader, const std::function<void(double bytes)>& progress) {
   constexpr int64_t kPiece = 1 << 20;
   Scan scan{{reader.path().filename()}, {}};
@@ -38,24 +38,23 @@ Scan scan(const SafetensorsReader& reader, const std::function<void(double bytes
     scan.sum.bytes += bytes.size();
     progress(double(bytes.size()));
   };
-  take(reader.header());
-  std::vector<const TensorInfo*> tensors;
-  for (const TensorInfo& tensor : reader.tensors()) tensors.push_back(&tensor);
-  std::sort(tensors.begin(), tensors.end(), [&](const TensorInfo* a, const TensorInfo* b) {
-    return reader.bytes(a->name).data() < reader.bytes(b->name).data();
-  });
+  const uint64_t header_bytes = reader.header_bytes();
+  scan.sum = {reader.path().filename(), header_bytes, reader.header_crc32c()};
+  progress(double(header_bytes));
   std::vector<float> values;
-  for (const TensorInfo* tensor : tensors) {
-    const auto bytes = reader.bytes(tensor->name);
-    const int64_t count = tensor->count();
-    const size_t width = formats::dtype_size_bytes(tensor->dtype);
+  std::vector<std::byte> bytes;
+  for (const TensorInfo& tensor : reader.tensors()) {
+    const int64_t count = tensor.count();
+    const size_t width = formats::dtype_size_bytes(tensor.dtype);
     for (int64_t first = 0; first < count; first += kPiece) {
       const size_t piece = size_t(std::min(kPiece, count - first));
-      take(bytes.subspan(size_t(first) * width, piece * width));
-      if (!formats::is_floating(tensor->dtype)) continue;
+      bytes.resize(piece * width);
+      reader.read_bytes(tensor.name, uint64_t(first) * width, bytes);
+      take(bytes);
+      if (!formats::is_floating(tensor.dtype)) continue;
       values.resize(piece);
-      reader.read_floats(tensor->name, first, values);
-      scan.norms[tensor->name].add(values);
+      reader.read_floats(tensor.name, first, values);
+      scan.norms[tensor.name].add(values);
     }
   }
   return scan;
@@ -154,7 +153,7 @@ void read_files(Checkpoint& c) {
 
 std::string moments_text(const Checkpoint& c) {
   if (c.has("optimizer.safetensors")) return "in optimizer.safetensors";
-  const std::string id = c.state ? find_text(c.state->manifest, "store") : "";
+  const std::string id = c.state ? formats::find_text(c.state->manifest, "store") : "";
   if (id.empty()) return "none: weights alone";
   const std::string store = store_key(c.state->config);
   const auto files = engine::find_store_files(store, c.path.parent_path());
@@ -226,7 +225,7 @@ void inspect_safetensors(const Path& path) {
   for (const TensorInfo& tensor : reader.tensors()) parameters += tensor.count();
   fmt::print("{}: safetensors, {}: {} tensors of {} elements, after a header of {} bytes\n",
              path.string(), size_text(bytes_of(path)), reader.tensors().size(), parameters,
-             reader.header().size());
+             reader.header_bytes());
   for (const auto& [key, value] : reader.metadata()) print_fact(key, value);
   Scan found;
   {

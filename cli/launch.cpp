@@ -9,6 +9,7 @@
 #include <array>
 #include <cctype>
 #include <charconv>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -249,10 +250,37 @@ std::string mpirun_text(int status, const std::vector<Host>& hosts, bool trainin
                      training ? kGoesOn : "");
 }
 
+namespace {
+
+// Parameters of Open MPI, for version 4 and for the launcher of version 5, unless the user has set
+// them.
+void set_mpi_parameter(const std::string& name, const std::string& value) {
+  for (const char* prefix : {"OMPI_MCA_", "PRTE_MCA_"})
+    ::setenv((prefix + name).c_str(), value.c_str(), 0);
+}
+
+void set_mpi_parameters(bool one_machine, double timeout_s) {
+  for (const std::string what : {"btl_tcp_if_", "oob_tcp_if_"}) {
+    if (one_machine && std::getenv(("OMPI_MCA_" + what + "exclude").c_str()) == nullptr)
+      set_mpi_parameter(what + "include", "lo");  // nobody else can connect
+  }
+  // A host that does not answer mpirun is given up within the timeout: asked after half of it, and
+  // then ten times.
+  const auto whole = [](double seconds) {
+    return std::to_string(std::max(1LL, std::llround(seconds)));
+  };
+  set_mpi_parameter("oob_tcp_keepalive_time", whole(timeout_s / 2));
+  set_mpi_parameter("oob_tcp_keepalive_intvl", whole(timeout_s / 20));
+  set_mpi_parameter("oob_tcp_keepalive_probes", "10");
+}
+
+}  // namespace
+
 int launch(const GPTConfig& config, bool training, char** argv) {
   std::vector<Host> hosts;
   if (config.systems.hosts) hosts = parse_hosts(*config.systems.hosts, config.num_systems);
   ::setenv(kLaunchedVariable, "1", 1);
+  set_mpi_parameters(hosts.empty(), 60 * config.systems.system_timeout_minutes);
   if (const int columns = terminal_columns(); columns > 0)
     ::setenv(kColumnsVariable, std::to_string(columns).c_str(), 1);
   std::vector<std::string> arguments =

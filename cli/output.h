@@ -14,9 +14,9 @@ namespace gigagpt::cli {
 // its limit, fail the write instead of ending the process. main() calls it first.
 void secure_standard_streams();
 
-// Writes to standard error. Drops what cannot be written: a closed terminal, a full disk or a pipe
-// without a reader is no reason to end a run.
-void write_message(std::string_view text) noexcept;
+// Writes to standard error, or another stream. Drops what cannot be written: a closed terminal, a
+// full disk or a pipe without a reader is no reason to end a run.
+void write_message(std::string_view text, int stream = 2) noexcept;
 
 // Writes a line to standard error, likewise.
 template <class... Args>

@@ -209,6 +209,7 @@ Plan make_plan(const PrepareArguments& arguments) {
     print_message("note: this tokenizer has no <|endoftext|>; nothing parts the documents");
   }
   const int threads = arguments.threads > 0 ? int(arguments.threads) : core_count();
+  check_threads(threads);
   return {*tokenizer,
           tail ? Split(arguments.val_fraction, survey.characters)
                : Split(arguments.val_fraction, arguments.seed),

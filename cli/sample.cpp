@@ -98,17 +98,32 @@ class Answers {
   LogitsFile logits_;
 };
 
+formats::Tokenizer tokenizer_of(const SampleArguments& arguments, const Path& checkpoint) {
+  if (arguments.tokenizer) return formats::Tokenizer::load(*arguments.tokenizer);
+  std::error_code ignored;
+  for (const char* file : {"tokenizer.json", "vocab.json", "encoder.json"}) {
+    if (std::filesystem::exists(checkpoint / file, ignored))
+      return formats::Tokenizer::load(checkpoint);
+  }
+  fail(
+      "{} has no tokenizer, as the data set that it was trained on had none; give the one that "
+      "made "
+      "the data with --tokenizer DIR",
+      checkpoint.string());
+}
+
 }  // namespace
 
 void sample(const SampleArguments& arguments) {
   set_threads(arguments.threads);
-  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
+  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path, "out");
   GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
   config.precision = arguments.precision;
   config.storage.memory_gb = arguments.memory_gb;
   config.out_dir = checkpoint.string();  // for scratch
   Display display;
-  Sampler sampler(checkpoint, config, follow(display, "loading"));
+  Sampler sampler(checkpoint, tokenizer_of(arguments, checkpoint), config,
+                  follow(display, "loading"));
   Answers answers(arguments, sampler, config.vocab_size);
   if (arguments.prompt) return answers.give(*arguments.prompt);
   for (std::string prompt; true;) {

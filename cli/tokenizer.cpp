@@ -16,10 +16,6 @@ namespace {
 
 constexpr size_t kBlockBytes = 1 << 20;  // of text, between lines of progress
 
-std::string_view text_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
 void check_file(const std::string& input) {
   if (std::filesystem::is_directory(input)) fail("--input: {} is a directory", input);
 }
@@ -137,7 +133,7 @@ void run_tokenizer(const TokenizerArguments& arguments) {
   if (arguments.inputs.empty()) use(read_stdin(), "standard input");
   for (const std::string& input : arguments.inputs) {
     check_file(input);
-    use(text_of(MappedFile{Path(input)}), input);
+    use(read_text(input), input);
   }
   if (std::fflush(stdout) != 0) fail_errno("cannot write to standard output");
 }

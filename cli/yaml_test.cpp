@@ -71,8 +71,8 @@ TEST(Yaml, FlatConfigAsPublished) {
   config.check();
   EXPECT_EQ(config.width, 12288);
   EXPECT_EQ(config.init_std, 0.005);
-  EXPECT_EQ(config.learning_rate, 5e-6);
-  EXPECT_EQ(config.adam_epsilon, 1e-10);
+  EXPECT_EQ(config.optim.learning_rate, 5e-6);
+  EXPECT_EQ(config.optim.adam_epsilon, 1e-10);
   EXPECT_EQ(config.vocab_size, 50257);  // the default
 }
 
@@ -172,7 +172,7 @@ TEST(Yaml, NestedConfigAsPublished) {
   const GPTConfig config = config_of(kNested);
   config.check();
   EXPECT_TRUE(config.bias);
-  EXPECT_EQ(config.decay_steps, 23988);
+  EXPECT_EQ(config.optim.decay_steps, 23988);
   EXPECT_EQ(config.seed, 1);
 }
 
@@ -180,8 +180,8 @@ TEST(Yaml, NestedDecayOfAllThatIsLeftIsTheDefault) {
   const std::string text =
       replaced(kNested, "total_iters: 23988", "total_iters: num_steps - total_iters");
   const GPTConfig config = config_of(text);
-  EXPECT_FALSE(config.decay_steps.has_value());
-  EXPECT_EQ(config.warmup_steps, 346);
+  EXPECT_FALSE(config.optim.decay_steps.has_value());
+  EXPECT_EQ(config.optim.warmup_steps, 346);
 }
 
 TEST(Yaml, NestedDatasetMayNameTheFile) {
@@ -247,9 +247,9 @@ TEST(Yaml, ValuesKeepTheirSpelling) {
 TEST(Yaml, EverySpellingOfNullUnsets) {
   for (const char* null : {"null", "~", "", "None"}) {
     GPTConfig config;
-    config.decay_steps = 5;
+    config.optim.decay_steps = 5;
     apply_settings(read(fmt::format("decay_steps: {}\n", null)), config);
-    EXPECT_FALSE(config.decay_steps.has_value()) << null;
+    EXPECT_FALSE(config.optim.decay_steps.has_value()) << null;
   }
 }
 

@@ -96,17 +96,16 @@ TokenFile open_split(const std::string& dataset, const std::string& split, int64
 
 std::string fingerprint(const Path& path) {
   constexpr size_t kWhole = size_t{64} << 20, kBlock = 1 << 16, kBlocks = 256;
-  const MappedFile file(path);
-  const auto bytes = file.bytes();
+  const File file = File::open_read(path);
+  const uint64_t size = file.size_bytes();
   uint32_t crc = 0;
-  if (bytes.size() <= kWhole) {
-    crc = crc32c(bytes);
+  if (size <= kWhole) {
+    crc = crc32c(file, 0, size);
   } else {
-    for (size_t i = 0; i < kBlocks; ++i) {
-      crc = crc32c(bytes.subspan((bytes.size() - kBlock) / (kBlocks - 1) * i, kBlock), crc);
-    }
+    for (uint64_t i = 0; i < kBlocks; ++i)
+      crc = crc32c(file, (size - kBlock) / (kBlocks - 1) * i, kBlock, crc);
   }
-  return fmt::format("{} bytes, checksum {:08x}", bytes.size(), crc);
+  return fmt::format("{} bytes, checksum {:08x}", size, crc);
 }
 
 }  // namespace gigagpt::formats

@@ -98,21 +98,19 @@ void encode_block(std::span<const float> block, std::vector<std::byte>& bytes) {
 // Reads the header front to back; every length is held against what is left of the file.
 class Cursor {
  public:
-  Cursor(std::span<const std::byte> bytes, const Path& path) : bytes_(bytes), path_(path) {}
+  explicit Cursor(const File& file) : file_(file), file_bytes_(file.size_bytes()) {}
 
   uint64_t place() const { return place_; }
-  uint64_t left() const { return bytes_.size() - place_; }
+  uint64_t left() const { return file_bytes_ - place_; }
 
   template <class... Args>
   [[noreturn]] void complain(fmt::format_string<Args...> format, Args&&... args) const {
-    fail("{}: byte {}: {}", path_.string(), place_,
+    fail("{}: byte {}: {}", file_.path().string(), place_,
          fmt::format(format, std::forward<Args>(args)...));
   }
   template <class T>
   void take(T& value) {
-    need(sizeof(T));
-    std::memcpy(&value, bytes_.data() + place_, sizeof(T));
-    place_ += sizeof(T);
+    std::memcpy(&value, next(sizeof(T)), sizeof(T));
   }
   void take(bool& value) {
     uint8_t byte = 0;
@@ -122,8 +120,7 @@ class Cursor {
   }
   void take(std::string& text) {
     const uint64_t size = take_count(1, "bytes of text");
-    text.assign(reinterpret_cast<const char*>(bytes_.data() + place_), size);
-    place_ += size;
+    text.assign(next(size), size);
   }
   template <class T>
   void take(std::vector<T>& list) {
@@ -159,12 +156,26 @@ class Cursor {
   }
 
  private:
-  void need(uint64_t bytes) const {
-    if (left() < bytes) fail("{} ends at byte {}: it is truncated", path_.string(), bytes_.size());
+  // That many bytes, valid until the next call.
+  const char* next(uint64_t bytes) {
+    constexpr uint64_t kBlockBytes = 1 << 16;
+    if (left() < bytes) {
+      fail("{} ends at byte {}: it is truncated", file_.path().string(), file_bytes_);
+    }
+    if (place_ + bytes > block_begin_ + block_.size()) {
+      block_.resize(std::min(std::max(bytes, kBlockBytes), left()));
+      file_.read_at(place_, std::as_writable_bytes(std::span(block_)));
+      block_begin_ = place_;
+    }
+    place_ += bytes;
+    return block_.data() + (place_ - bytes - block_begin_);
   }
-  std::span<const std::byte> bytes_;
-  const Path& path_;
+
+  const File& file_;
+  const uint64_t file_bytes_;
   uint64_t place_ = 0;
+  std::string block_;  // of the file, from block_begin_ on
+  uint64_t block_begin_ = 0;
 };
 
 uint64_t take_alignment(const GgufValue* value, const Path& path) {
@@ -332,8 +343,8 @@ void GgufWriter::finish() {
   file_.sync();
 }
 
-GgufReader::GgufReader(const Path& path) : file_(path) {
-  Cursor cursor(file_.bytes(), path);
+GgufReader::GgufReader(const Path& path) : file_(File::open_read(path)) {
+  Cursor cursor(file_);
   std::array<char, 4> magic = {};
   cursor.take(magic);
   if (std::string_view(magic.data(), 4) != "GGUF") fail("{} is not a GGUF file", path.string());
@@ -382,7 +393,7 @@ void GgufReader::check_places() const {
     const std::string where = path().string() + ": tensor " + tensors_[i].name;
     if (offsets_[i] % alignment_ != 0) fail("{} is not aligned to {} bytes", where, alignment_);
     if (offsets_[i] < end) fail("{} overlaps another", where);
-    const uint64_t file_bytes = file_.bytes().size();
+    const uint64_t file_bytes = file_.size_bytes();
     const uint64_t data_bytes = file_bytes > data_start_ ? file_bytes - data_start_ : 0;
     const uint64_t size = tensors_[i].size_bytes();
     if (size > data_bytes || offsets_[i] > data_bytes - size) {
@@ -399,8 +410,10 @@ const GgufValue* GgufReader::find(std::string_view key) const {
   return found == entries_.end() ? nullptr : &found->second;
 }
 
-std::span<const std::byte> GgufReader::bytes(size_t tensor) const {
-  return file_.bytes().subspan(data_start_ + offsets_[tensor], tensors_[tensor].size_bytes());
+std::vector<std::byte> GgufReader::bytes(size_t tensor) const {
+  std::vector<std::byte> bytes(tensors_[tensor].size_bytes());
+  file_.read_at(data_start_ + offsets_[tensor], bytes);
+  return bytes;
 }
 
 }  // namespace gigagpt::formats

@@ -91,17 +91,17 @@ class GgufReader {
   const GgufEntries& entries() const { return entries_; }
   const GgufValue* find(std::string_view key) const;  // nullptr if there is none
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
-  std::span<const std::byte> header() const { return file_.bytes().first(header_bytes_); }
-  std::span<const std::byte> bytes(size_t tensor) const;  // valid while the reader lives
+  uint64_t header_bytes() const { return header_bytes_; }  // without the padding behind it
+  std::vector<std::byte> bytes(size_t tensor) const;
   const Path& path() const { return file_.path(); }
 
  private:
   void check_places() const;
 
-  MappedFile file_;
+  File file_;
   uint32_t version_ = 0;
   uint64_t alignment_ = 32;
-  uint64_t header_bytes_ = 0;  // without the padding behind it
+  uint64_t header_bytes_ = 0;
   uint64_t data_start_ = 0;
   GgufEntries entries_;
   std::vector<GgufTensor> tensors_;

@@ -1,5 +1,6 @@
 #include "formats/run_files.h"
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <sstream>
@@ -50,23 +51,55 @@ std::vector<FileSum> files_from_json(const ordered_json& object, const std::stri
   return files;
 }
 
-std::string lines_to_keep(const Path& path, int64_t completed_steps) {
-  if (completed_steps == 0 || !std::filesystem::exists(path)) return "";
+// Calls use(line, row) for each line of metrics.jsonl that is whole, up to that step.
+template <class Use>
+void for_each_line(const Path& out_dir, int64_t last_step, const Use& use) {
+  const Path path = out_dir / "metrics.jsonl";
+  if (last_step == 0 || !std::filesystem::exists(path)) return;
   std::istringstream lines(read_text(path));
-  std::string kept;
   for (std::string line; std::getline(lines, line);) {
     if (line.ends_with(' ')) line += '}';
     const auto row = parse_json_or_null<nlohmann::json>(line);
     if (!row.is_object() || !row.contains("step")) continue;
     const auto& step = row["step"];
-    if (step.is_number_unsigned() && step.get<uint64_t>() <= uint64_t(completed_steps)) {
-      kept += line + "\n";
-    }
+    if (step.is_number_unsigned() && step.get<uint64_t>() <= uint64_t(last_step)) use(line, row);
   }
-  return kept;
 }
 
+// Infinities are null in JSON.
+double number_in(const nlohmann::json& row, const char* key) {
+  const auto found = row.find(key);
+  return found != row.end() && found->is_number() ? found->get<double>()
+                                                  : std::numeric_limits<double>::infinity();
+}
+
+// Of the config: others say how a run is made, or what else it does.
+constexpr const char* kDecideLearning[] = {
+    "dataset",      "batch_size",   "sequence_length", "num_steps", "learning_rate",
+    "warmup_steps", "decay_steps",  "lr_decay",        "optimizer", "beta1",
+    "beta2",        "adam_epsilon", "weight_decay",    "clip",      "max_gradient_norm",
+    "dropout",      "seed",         "state",           "on_spike"};
+
 }  // namespace
+
+std::string find_text(const TextPairs& pairs, const std::string& key) {
+  const auto found = std::ranges::find(pairs, key, [](const auto& pair) { return pair.first; });
+  return found == pairs.end() ? "" : found->second;
+}
+
+std::string differences(const TrainerState& was, const TextPairs& config, const std::string& data) {
+  std::vector<std::string> texts;
+  for (const char* key : kDecideLearning) {
+    const std::string before = find_text(was.config, key), now = find_text(config, key);
+    if (before.empty() || now.empty() || before == now) continue;
+    texts.push_back(fmt::format("{} {} (was {})", key, now, before));
+  }
+  const bool same_name = find_text(was.config, "dataset") == find_text(config, "dataset");
+  const std::string before = find_text(was.manifest, "data");
+  if (same_name && !before.empty() && !data.empty() && before != data)
+    texts.push_back(fmt::format("train.bin {} (was {})", data, before));
+  return fmt::format("{}", fmt::join(texts, ", "));
+}
 
 void write_trainer_state(const Path& directory, const TrainerState& state) {
   ordered_json root = {{"global_step", state.step},
@@ -93,25 +126,34 @@ TrainerState read_trainer_state(const Path& directory) {
   }
 }
 
+void for_each_logged(const Path& out_dir, int64_t last_step,
+                     const std::function<void(const StepMetrics&)>& use) {
+  for_each_line(out_dir, last_step, [&](const std::string&, const nlohmann::json& row) {
+    StepMetrics metrics{.step = row["step"].get<int64_t>(),
+                        .loss = number_in(row, "loss"),
+                        .grad_norm = number_in(row, "grad_norm")};
+    if (row.contains("val_loss")) metrics.val_loss = number_in(row, "val_loss");
+    use(metrics);
+  });
+}
+
 int64_t last_logged_step(const Path& out_dir) {
-  const Path path = out_dir / "metrics.jsonl";
   int64_t last = 0;
-  std::istringstream lines(lines_to_keep(path, std::numeric_limits<int64_t>::max()));
-  for (std::string line; std::getline(lines, line);) {
-    last = parse_json_or_null<nlohmann::json>(line)["step"].get<int64_t>();
-  }
+  for_each_logged(out_dir, std::numeric_limits<int64_t>::max(),
+                  [&](const StepMetrics& row) { last = row.step; });
   return last;
 }
 
 void verify_files(const Path& checkpoint) {
   if (!std::filesystem::exists(checkpoint / "trainer_state.json")) return;
   for (const FileSum& wanted : read_trainer_state(checkpoint).files) {
-    const MappedFile file(checkpoint / wanted.name);
-    if (file.bytes().size() == wanted.bytes && crc32c(file.bytes()) == wanted.crc32c) continue;
+    const File file = File::open_read(checkpoint / wanted.name);
+    const uint64_t size = file.size_bytes();
+    if (size == wanted.bytes && crc32c(file, 0, size) == wanted.crc32c) continue;
     fail(
         "{}: its {} bytes are not the {} bytes with the checksum that trainer_state.json has of "
         "them: file or disk are damaged",
-        file.path().string(), file.bytes().size(), wanted.bytes);
+        file.path().string(), size, wanted.bytes);
   }
 }
 
@@ -120,7 +162,10 @@ MetricsLog::MetricsLog(const Path& out_dir, int64_t completed_steps, const TextP
     : board_directory_(out_dir / "tensorboard"), warn_(std::move(warn)) {
   if (!writes) return;
   const Path path = out_dir / "metrics.jsonl";
-  write_text_atomically(path, lines_to_keep(path, completed_steps));
+  std::string kept;
+  for_each_line(out_dir, completed_steps,
+                [&](const std::string& line, const auto&) { kept += line + "\n"; });
+  write_text_atomically(path, kept);
   file_.emplace(File::open_append(path));
   attempt([&] {
     board_.emplace(board_directory_, completed_steps);
@@ -166,6 +211,7 @@ void MetricsLog::begin(const StepMetrics& m) {
   if (!file_) return;
   const ordered_json row = {{"step", m.step},
                             {"tokens", m.tokens},
+                            {"epoch", m.epoch},
                             {"loss", m.loss},
                             {"grad_norm", m.grad_norm},
                             {"lr", m.lr},

@@ -16,6 +16,8 @@
 namespace gigagpt::formats {
 
 using TextPairs = std::vector<std::pair<std::string, std::string>>;
+// The value of a key, "" if there is none.
+std::string find_text(const TextPairs& pairs, const std::string& key);
 
 // What a whole file is known by.
 struct FileSum {
@@ -37,13 +39,15 @@ struct TrainerState {
 void write_trainer_state(const Path& directory, const TrainerState& state);
 TrainerState read_trainer_state(const Path& directory);  // throws Error
 
+// The keys that decide what a run learns and have other values now than when the checkpoint was
+// written, as "learning_rate 0.001 (was 0.0003), ..."; "" if there are none. A data set of the same
+// name whose fingerprint is `data` now may have other content.
+std::string differences(const TrainerState& was, const TextPairs& config, const std::string& data);
+
 // Compares the files that a checkpoint's trainer_state.json names with the sizes and checksums that
 // it has of them. Throws Error naming the first that differs. A checkpoint without
 // trainer_state.json, or from before there were checksums, passes.
 void verify_files(const Path& checkpoint);
-
-// The last step that out_dir/metrics.jsonl has; 0 if it has none.
-int64_t last_logged_step(const Path& out_dir);
 
 // What is known when a step is done: a line of metrics.jsonl, with these names as keys.
 struct StepMetrics {
@@ -58,7 +62,17 @@ struct StepMetrics {
   double rss_gb = 0;  // peak
   IoCounts io = {};   // of a state that is in a file, in this step
   std::optional<double> val_loss = {};
+  double best_val_loss = 0;  // so far; these two are not logged
+  int64_t best_step = 0;
+  double epoch = 0;  // how often the training data was seen
 };
+
+// Calls use(row) for each step that out_dir/metrics.jsonl has, up to `last_step`, with what is said
+// there of step, loss, grad_norm and val_loss.
+void for_each_logged(const Path& out_dir, int64_t last_step,
+                     const std::function<void(const StepMetrics&)>& use);
+// The last step that is there; 0 if there is none.
+int64_t last_logged_step(const Path& out_dir);
 
 // out_dir/metrics.jsonl: one JSON object a step. Continuing a run first drops the lines of steps
 // that will be run again, and a line that a crash cut short; one that was begun is ended. The same

@@ -133,21 +133,32 @@ void SafetensorsWriter::finish() {
   file_.sync();
 }
 
-SafetensorsReader::SafetensorsReader(const Path& path) : file_(path) {
-  const auto bytes = file_.bytes();
+namespace {
+
+// The header's text, as long as the file says that it is.
+std::string read_header(const File& file) {
+  const uint64_t file_bytes = file.size_bytes();
   uint64_t header_bytes = 0;
-  if (bytes.size() < 8) {
-    fail("{}: {} bytes are too few for a safetensors file", path.string(), bytes.size());
+  const std::string where = file.path().string();
+  if (file_bytes < 8) fail("{}: {} bytes are too few for a safetensors file", where, file_bytes);
+  file.read_at(0, std::as_writable_bytes(std::span(&header_bytes, 1)));
+  if (header_bytes > std::min<uint64_t>(kMaxHeaderBytes, file_bytes - 8)) {
+    fail("{}: its header of {} bytes does not fit the file; not safetensors, or truncated", where,
+         header_bytes);
   }
-  std::memcpy(&header_bytes, bytes.data(), 8);
-  if (header_bytes > std::min<uint64_t>(kMaxHeaderBytes, bytes.size() - 8)) {
-    fail("{}: its header of {} bytes does not fit the file; not safetensors, or truncated",
-         path.string(), header_bytes);
-  }
-  data_start_ = 8 + header_bytes;
+  std::string text(header_bytes, '\0');
+  file.read_at(8, std::as_writable_bytes(std::span(text)));
+  return text;
+}
+
+}  // namespace
+
+SafetensorsReader::SafetensorsReader(const Path& path) : file_(File::open_read(path)) {
+  const std::string text = read_header(file_);
+  data_start_ = 8 + text.size();
+  std::map<std::pair<uint64_t, uint64_t>, std::vector<TensorInfo>> by_place;  // begin, end
   try {
-    const char* text = reinterpret_cast<const char*>(bytes.data() + 8);
-    const json header = parse_header({text, header_bytes}, path.string());
+    const json header = parse_header(text, path.string());
     for (const auto& [name, value] : header.items()) {
       if (name == "__metadata__") {
         metadata_ = value.get<Metadata>();
@@ -159,46 +170,54 @@ SafetensorsReader::SafetensorsReader(const Path& path) : file_(path) {
       if (offsets.size() != 2) fail("{} needs two data_offsets", where);
       const TensorInfo info{name, value.at("dtype"), {shape.begin(), shape.end()}};
       check_tensor(info, offsets[0], offsets[1], where);
-      index_[name] = {tensors_.size(), offsets[0], offsets[1]};
-      tensors_.push_back(info);
+      by_place[{offsets[0], offsets[1]}].push_back(info);
     }
   } catch (const json::exception& error) {
     fail("{}: bad safetensors header: {}", path.string(), error.what());
   }
-  check_places(bytes.size() - data_start_);
+  // Every byte of the data belongs to just one tensor, as the format demands.
+  uint64_t data_end = 0;
+  for (auto& [place, tensors] : by_place) {
+    for (TensorInfo& tensor : tensors) {
+      const auto [begin, end] = place;
+      const std::string where = path.string() + ": tensor " + tensor.name;
+      if (begin < data_end) fail("{} overlaps another", where);
+      if (begin > data_end) {
+        fail("{} begins at byte {} of the data, not {}", where, begin, data_end);
+      }
+      data_end = end;
+      index_[tensor.name] = tensors_.size();
+      begins_.push_back(begin);
+      tensors_.push_back(std::move(tensor));
+    }
+  }
+  const uint64_t data_bytes = file_.size_bytes() - data_start_;
+  if (data_end != data_bytes) {
+    fail("{}: {} bytes of data where its tensors need {}; it is {}", path.string(), data_bytes,
+         data_end, data_end > data_bytes ? "truncated" : "damaged");
+  }
 }
 
-// Every byte of the data belongs to just one tensor, as the format demands.
-void SafetensorsReader::check_places(uint64_t data_bytes) const {
-  std::vector<Entry> by_place;
-  for (const auto& [_, entry] : index_) by_place.push_back(entry);
-  std::sort(by_place.begin(), by_place.end(), [](const Entry& a, const Entry& b) {
-    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
-  });
-  uint64_t end = 0;
-  for (const Entry& entry : by_place) {
-    const std::string where = path().string() + ": tensor " + tensors_[entry.tensor].name;
-    if (entry.begin < end) fail("{} overlaps another", where);
-    if (entry.begin > end)
-      fail("{} begins at byte {} of the data, not {}", where, entry.begin, end);
-    end = entry.end;
-  }
-  if (end != data_bytes) {
-    fail("{}: {} bytes of data where its tensors need {}; it is {}", path().string(), data_bytes,
-         end, end > data_bytes ? "truncated" : "damaged");
-  }
+size_t SafetensorsReader::index_of(const std::string& name) const {
+  const auto found = index_.find(name);
+  if (found == index_.end()) fail("{} has no tensor {}", path().string(), name);
+  return found->second;
 }
 
 const TensorInfo& SafetensorsReader::info(const std::string& name) const {
-  const auto found = index_.find(name);
-  if (found == index_.end()) fail("{} has no tensor {}", path().string(), name);
-  return tensors_[found->second.tensor];
+  return tensors_[index_of(name)];
 }
 
-std::span<const std::byte> SafetensorsReader::bytes(const std::string& name) const {
-  info(name);
-  const Entry& entry = index_.at(name);
-  return file_.bytes().subspan(data_start_ + entry.begin, entry.end - entry.begin);
+void SafetensorsReader::read_bytes(const std::string& name, uint64_t first,
+                                   std::span<std::byte> bytes) const {
+  GIGAGPT_ASSERT(first + bytes.size() <= info(name).size_bytes());
+  file_.read_at(data_start_ + begins_[index_of(name)] + first, bytes);
+}
+
+std::vector<std::byte> SafetensorsReader::bytes(const std::string& name) const {
+  std::vector<std::byte> bytes(info(name).size_bytes());
+  read_bytes(name, 0, bytes);
+  return bytes;
 }
 
 void SafetensorsReader::read_floats(const std::string& name, std::span<float> values) const {
@@ -215,12 +234,14 @@ void SafetensorsReader::read_floats(const std::string& name, int64_t first,
   const TensorInfo& tensor = info(name);
   GIGAGPT_ASSERT(first >= 0 && uint64_t(first) + values.size() <= uint64_t(tensor.count()));
   if (values.empty()) return;
-  const auto whole = bytes(name);
-  const size_t width = whole.size() / size_t(tensor.count());
-  const auto raw = whole.subspan(size_t(first) * width, values.size() * width);
+  const size_t width = dtype_size_bytes(tensor.dtype);
+  const uint64_t first_byte = uint64_t(first) * width;
   if (tensor.dtype == "F32") {
-    if (!raw.empty()) std::memcpy(values.data(), raw.data(), raw.size());
-  } else if (tensor.dtype == "BF16") {
+    return read_bytes(name, first_byte, std::as_writable_bytes(values));
+  }
+  std::vector<std::byte> raw(values.size() * width);
+  read_bytes(name, first_byte, raw);
+  if (tensor.dtype == "BF16") {
     convert<uint16_t>(raw, values,
                       [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); });
   } else if (tensor.dtype == "F16") {
@@ -230,7 +251,6 @@ void SafetensorsReader::read_floats(const std::string& name, int64_t first,
   } else {
     fail("{}: tensor {} is {}, not floating point", path().string(), name, tensor.dtype);
   }
-  file_.drop(raw);
 }
 
 }  // namespace gigagpt::formats

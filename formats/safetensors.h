@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/crc32c.h"
 #include "base/file.h"
 
 namespace gigagpt::formats {
@@ -56,32 +57,29 @@ class SafetensorsReader {
  public:
   explicit SafetensorsReader(const Path& path);
 
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // as they lie in the file
   const Metadata& metadata() const { return metadata_; }
-  std::span<const std::byte> header() const { return file_.bytes().first(data_start_); }
+  uint64_t header_bytes() const { return data_start_; }  // the data begins after these
+  uint32_t header_crc32c() const { return gigagpt::crc32c(file_, 0, data_start_); }
   bool contains(const std::string& name) const { return index_.contains(name); }
-  const TensorInfo& info(const std::string& name) const;            // throws Error naming the file
-  std::span<const std::byte> bytes(const std::string& name) const;  // valid while the reader lives
+  const TensorInfo& info(const std::string& name) const;  // throws Error naming the file
+  std::vector<std::byte> bytes(const std::string& name) const;
+  // Bytes of a tensor from its byte `first` on.
+  void read_bytes(const std::string& name, uint64_t first, std::span<std::byte> bytes) const;
   // Converts F32, F16, BF16 or F64 to float; `values` must have exactly the tensor's size.
   void read_floats(const std::string& name, std::span<float> values) const;
-  // The same for elements from `first` on. What was read does not stay in memory.
+  // The same for elements from `first` on.
   void read_floats(const std::string& name, int64_t first, std::span<float> values) const;
-  // Says that a tensor is not needed soon. Reading small parts by read_floats leaves some of it.
-  void drop(const std::string& name) const { file_.drop(bytes(name)); }
   const Path& path() const { return file_.path(); }
 
  private:
-  struct Entry {
-    size_t tensor;
-    uint64_t begin;
-    uint64_t end;
-  };
-  void check_places(uint64_t data_bytes) const;
+  size_t index_of(const std::string& name) const;
 
-  MappedFile file_;
+  File file_;
   uint64_t data_start_ = 0;
   std::vector<TensorInfo> tensors_;
-  std::map<std::string, Entry> index_;
+  std::vector<uint64_t> begins_;  // of the tensors, in the data
+  std::map<std::string, size_t> index_;
   Metadata metadata_;
 };
 

@@ -177,4 +177,29 @@ bool Tokenizer::is_special(int32_t token) const {
   return is_added(token) && bpe_->find_added(token)->special;
 }
 
+namespace {
+
+std::optional<Tokenizer> load_if_readable(const Path& folder) try {
+  return Tokenizer::load(folder);
+} catch (const Error&) {
+  return std::nullopt;
+}
+
+}  // namespace
+
+void check_same_tokens(const Path& model, const Path& dataset) {
+  const auto theirs = load_if_readable(model), data = load_if_readable(dataset);
+  if (!theirs || !data) return;
+  const int64_t known = theirs->vocab_size();
+  for (int32_t token = 0; token < data->vocab_size(); ++token) {
+    const std::string text = data->token_text(token);
+    if (token < known && theirs->token_text(token) == text) continue;
+    fail(
+        "dataset: {} was made with another tokenizer than the model in {}: token {} is '{}' there, "
+        "but {} to the model; prepare the data with --tokenizer {}",
+        dataset.string(), model.string(), token, text,
+        token < known ? "'" + theirs->token_text(token) + "'" : "nothing", model.string());
+  }
+}
+
 }  // namespace gigagpt::formats

@@ -68,4 +68,8 @@ class Tokenizer {
   std::shared_ptr<const Bpe> bpe_;
 };
 
+// Throws Error if a data set's tokenizer gives tokens that mean something else to a model: both are
+// folders, compared if both have one that can be read.
+void check_same_tokens(const Path& model, const Path& dataset);
+
 }  // namespace gigagpt::formats

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 
 #include "base/error.h"
 
@@ -29,13 +28,9 @@ std::vector<Option> GPTConfig::options() {
       {"sequence_length", &sequence_length, "tokens per sequence (T)", between(1, 1 << 24)},
       {"num_steps", &num_steps, "steps of the whole run", at_least(1)},
       {"checkpoint_steps", &checkpoint_steps, "steps between checkpoints; 0: any", at_least(0)},
-      {"learning_rate", &learning_rate, "peak learning rate", at_least(0)},
-      {"warmup_steps", &warmup_steps, "steps of linear warm-up from 0", at_least(0)},
-      {"decay_steps", &decay_steps, "of decay to a tenth; null: all after warm-up", at_least(1)},
-      {"weight_decay", &weight_decay, "decoupled weight decay of matrices", at_least(0)},
-      {"max_gradient_norm", &max_gradient_norm, "clip the global gradient norm to this", above(0)},
-      {"adam_epsilon", &adam_epsilon, "AdamW's epsilon", above(0)},
       {"checkpoint_path", &checkpoint_path, "to continue from; latest: the newest in out_dir"},
+      {"load_weights_only", &load_weights_only, "begin a new run with them; auto: on other data",
+       one_of({"auto", "true", "false"})},
       {"seed", &seed, "of weights, data order and dropout", at_least(0)},
       {"num_systems", &num_systems, "machines (or MPI ranks) to train on", at_least(1)},
       {"precision", &precision, "of matrix products", one_of({"auto", "bf16", "fp32"})},
@@ -45,14 +40,11 @@ std::vector<Option> GPTConfig::options() {
       {"eval_batches", &eval_batches, "batches of val.bin per evaluation; 0: all", at_least(0)},
       {"checkpoint_minutes", &checkpoint_minutes, "the same in minutes; 0: any", at_least(0)},
       {"keep_checkpoints", &keep_checkpoints, "newest checkpoints to keep; 0: all", at_least(0)},
-      {"lr_decay", &lr_decay, "shape of the decay", one_of({"cosine", "linear"})},
-      {"optimizer", &optimizer, "update rule", one_of({"adamw", "sgd"})},
-      {"beta1", &beta1, "AdamW's decay of the first moment; SGD's momentum", between(0, 0.99999)},
-      {"beta2", &beta2, "AdamW's decay of the second moment", between(0, 0.99999)},
       {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 16)},
   };
-  for (Option& option : storage.options()) options.push_back(std::move(option));
-  for (Option& option : systems.options()) options.push_back(std::move(option));
+  for (auto rules : {optim.options(), storage.options(), systems.options(), watch.options()}) {
+    std::move(rules.begin(), rules.end(), std::back_inserter(options));
+  }
   return options;
 }
 
@@ -84,14 +76,6 @@ GPTConfig GPTConfig::of_checkpoint(const Path& checkpoint) {
                    hf.dropout,     hf.bias,       hf.activation, hf.initializer_range};
   config.sequence_length = hf.n_positions;
   return config;
-}
-
-double GPTConfig::learning_rate_at(int64_t step) const {
-  if (step < warmup_steps) return learning_rate * double(step) / double(warmup_steps);
-  const int64_t decay = decay_steps.value_or(std::max<int64_t>(num_steps - warmup_steps, 1));
-  const double t = std::min(1.0, double(step - warmup_steps) / double(decay));
-  const double left = lr_decay == "cosine" ? 0.5 * (1 + std::cos(std::numbers::pi * t)) : 1 - t;
-  return learning_rate * (0.1 + 0.9 * left);
 }
 
 int64_t GPTConfig::micro_batch() const {

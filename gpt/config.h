@@ -10,6 +10,7 @@
 
 #include "base/option.h"
 #include "engine/plan/plan.h"
+#include "engine/state/update.h"
 #include "formats/hf_gpt2.h"
 
 namespace gigagpt {
@@ -34,13 +35,8 @@ struct GPTConfig {
   int64_t sequence_length = 2048;
   int64_t num_steps = 10000;
   int64_t checkpoint_steps = 1000;
-  double learning_rate = 6e-4;
-  int64_t warmup_steps = 1500;
-  std::optional<int64_t> decay_steps = {};
-  double weight_decay = 0.1;
-  double max_gradient_norm = 1.0;
-  double adam_epsilon = 1e-8;
   std::optional<std::string> checkpoint_path = {};
+  std::string load_weights_only = "auto";
   int64_t seed = 0;
   int64_t num_systems = 1;
 
@@ -51,13 +47,11 @@ struct GPTConfig {
   int64_t eval_batches = 0;
   double checkpoint_minutes = 30;
   int64_t keep_checkpoints = 3;
-  std::string lr_decay = "cosine";
-  std::string optimizer = "adamw";
-  double beta1 = 0.9;
-  double beta2 = 0.95;
   int64_t threads = 0;
-  engine::StoreRules storage = {};  // more keys
-  engine::ScaleRules systems = {};  // and more
+  engine::OptimizerRules optim = {};  // more keys
+  engine::StoreRules storage = {};
+  engine::ScaleRules systems = {};
+  engine::WatchRules watch = {};
 
   // The fields above by name; the options point into this object.
   std::vector<Option> options();
@@ -68,9 +62,6 @@ struct GPTConfig {
   // The model as config.json has it, and a config with the model of a checkpoint.
   formats::HfGpt2Config hf() const;
   static GPTConfig of_checkpoint(const Path& checkpoint);
-
-  // The learning rate of step s, counted from 0.
-  double learning_rate_at(int64_t step) const;
 
   // Sequences per micro-batch. A function of the config alone, so that the bits of a run do not
   // depend on the machine: the largest divisor of a system's share of batch_size within 4096 tokens

@@ -102,59 +102,62 @@ TEST(ConfigOptions, DefaultsAreThoseOfGigaGpt) {
 
 GPTConfig schedule(const std::string& decay) {
   GPTConfig config;
-  config.learning_rate = 2;
-  config.warmup_steps = 4;
+  config.optim.learning_rate = 2;
+  config.optim.warmup_steps = 4;
   config.num_steps = 12;
-  config.lr_decay = decay;
+  config.optim.lr_decay = decay;
   return config;
 }
 
 TEST(LearningRate, WarmsUpFromZeroToThePeak) {
   for (const char* decay : {"cosine", "linear"}) {
     const GPTConfig config = schedule(decay);
-    EXPECT_EQ(config.learning_rate_at(0), 0);
-    EXPECT_EQ(config.learning_rate_at(1), 0.5);
-    EXPECT_EQ(config.learning_rate_at(3), 1.5);
-    EXPECT_EQ(config.learning_rate_at(4), 2);
+    EXPECT_EQ(config.optim.learning_rate_at(0, config.num_steps), 0);
+    EXPECT_EQ(config.optim.learning_rate_at(1, config.num_steps), 0.5);
+    EXPECT_EQ(config.optim.learning_rate_at(3, config.num_steps), 1.5);
+    EXPECT_EQ(config.optim.learning_rate_at(4, config.num_steps), 2);
   }
 }
 
 TEST(LearningRate, FollowsTheCosineToATenth) {
   const GPTConfig config = schedule("cosine");
   // 2 (0.1 + 0.9 (1 + cos(pi t)) / 2) with t = 1/4, 1/2, 3/4 of the 8 steps after warm-up.
-  EXPECT_NEAR(config.learning_rate_at(6), 0.2 + 0.9 * (1 + std::sqrt(0.5)), 1e-15);
-  EXPECT_NEAR(config.learning_rate_at(8), 1.1, 1e-15);
-  EXPECT_NEAR(config.learning_rate_at(10), 0.2 + 0.9 * (1 - std::sqrt(0.5)), 1e-15);
-  EXPECT_NEAR(config.learning_rate_at(12), 0.2, 1e-15);
+  EXPECT_NEAR(config.optim.learning_rate_at(6, config.num_steps), 0.2 + 0.9 * (1 + std::sqrt(0.5)),
+              1e-15);
+  EXPECT_NEAR(config.optim.learning_rate_at(8, config.num_steps), 1.1, 1e-15);
+  EXPECT_NEAR(config.optim.learning_rate_at(10, config.num_steps), 0.2 + 0.9 * (1 - std::sqrt(0.5)),
+              1e-15);
+  EXPECT_NEAR(config.optim.learning_rate_at(12, config.num_steps), 0.2, 1e-15);
 }
 
 TEST(LearningRate, FollowsTheLineToATenth) {
   const GPTConfig config = schedule("linear");
-  EXPECT_NEAR(config.learning_rate_at(5), 2 - 1.8 / 8, 1e-15);
-  EXPECT_NEAR(config.learning_rate_at(8), 1.1, 1e-15);
-  EXPECT_NEAR(config.learning_rate_at(12), 0.2, 1e-15);
+  EXPECT_NEAR(config.optim.learning_rate_at(5, config.num_steps), 2 - 1.8 / 8, 1e-15);
+  EXPECT_NEAR(config.optim.learning_rate_at(8, config.num_steps), 1.1, 1e-15);
+  EXPECT_NEAR(config.optim.learning_rate_at(12, config.num_steps), 0.2, 1e-15);
 }
 
 TEST(LearningRate, StaysAtATenthAfterTheDecay) {
   for (const char* decay : {"cosine", "linear"}) {
     GPTConfig config = schedule(decay);
-    config.decay_steps = 2;
-    EXPECT_NEAR(config.learning_rate_at(5), 1.1, 1e-15);
+    config.optim.decay_steps = 2;
+    EXPECT_NEAR(config.optim.learning_rate_at(5, config.num_steps), 1.1, 1e-15);
     for (const int64_t step : {6, 7, 12, 1000000}) {
-      EXPECT_NEAR(config.learning_rate_at(step), 0.2, 1e-15) << step;
+      EXPECT_NEAR(config.optim.learning_rate_at(step, config.num_steps), 0.2, 1e-15) << step;
     }
   }
 }
 
 TEST(LearningRate, TakesRunsWithoutWarmUpOrWithNothingElse) {
   GPTConfig config = schedule("cosine");
-  config.warmup_steps = 0;
-  EXPECT_EQ(config.learning_rate_at(0), 2);
-  EXPECT_NEAR(config.learning_rate_at(6), 1.1, 1e-15);
+  config.optim.warmup_steps = 0;
+  EXPECT_EQ(config.optim.learning_rate_at(0, config.num_steps), 2);
+  EXPECT_NEAR(config.optim.learning_rate_at(6, config.num_steps), 1.1, 1e-15);
   for (const int64_t warmup : {12, 20}) {
-    config.warmup_steps = warmup;
+    config.optim.warmup_steps = warmup;
     for (int64_t step = 0; step < 12; ++step) {
-      EXPECT_NEAR(config.learning_rate_at(step), 2.0 * double(step) / double(warmup), 1e-15);
+      EXPECT_NEAR(config.optim.learning_rate_at(step, config.num_steps),
+                  2.0 * double(step) / double(warmup), 1e-15);
     }
   }
 }

@@ -22,6 +22,10 @@ class TokenData {
   // are drawn without replacement, in a new order each time all have been seen.
   std::vector<engine::MicroBatch> train_batch(int64_t step) const;
 
+  double epochs(int64_t batches) const {
+    return double(batches * config_.batch_size) / double(chunks_);
+  }
+
   // Sequences [first, first + count) in file order for evaluation; the last one may be shorter.
   std::vector<engine::MicroBatch> eval_batch(int64_t first, int64_t count) const;
   int64_t eval_sequences() const {

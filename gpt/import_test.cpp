@@ -41,7 +41,7 @@ class Import : public testing::TestWithParam<const char*> {
     config.sequence_length = 12;
     config.batch_size = 2;
     config.num_steps = 1;
-    config.learning_rate = 0;
+    config.optim.learning_rate = 0;
     config.precision = "fp32";
     config.dropout = 0;
     config.checkpoint_path = model_.string();

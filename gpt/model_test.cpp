@@ -147,14 +147,14 @@ TEST_P(Reference, LossAndGradients) {
 // bf16 bounds the mean.
 TEST_P(Reference, TenOptimizerSteps) {
   const Tensor losses = read(fixture_, "step_losses"), norms = read(fixture_, "step_grad_norms");
-  const ops::UpdateRule rule{false, config_.beta1, config_.beta2, config_.adam_epsilon,
-                             config_.weight_decay};
+  const ops::UpdateRule rule{false, config_.optim.beta1, config_.optim.beta2,
+                             config_.optim.adam_epsilon, config_.optim.weight_decay};
   double way = 0;
   for (int64_t step = 0; step < config_.num_steps; ++step) {
-    const double lr = config_.learning_rate_at(step);
+    const double lr = config_.optim.learning_rate_at(step, config_.num_steps);
     EXPECT_NEAR(lr, read(fixture_, "step_lrs")[step].item<double>(), 1e-12);
     const engine::Update update{
-        .rule = rule, .lr = lr, .max_norm = config_.max_gradient_norm, .step = step + 1};
+        .rule = rule, .lr = lr, .max_norm = config_.optim.max_gradient_norm, .step = step + 1};
     const auto [loss, norm, seconds] =
         *gpt_->executor.compute_gradients(read_batch(fixture_, config_, step), 0, update, {});
     gpt_->store.commit(update, norm);

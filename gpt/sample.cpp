@@ -9,9 +9,10 @@
 
 namespace gigagpt {
 
-Sampler::Sampler(const Path& checkpoint, const GPTConfig& config, const engine::Progress& progress)
+Sampler::Sampler(const Path& checkpoint, formats::Tokenizer tokenizer, const GPTConfig& config,
+                 const engine::Progress& progress)
     : gpt_(make_gpt(config, /*training=*/false)),
-      tokenizer_(formats::Tokenizer::load(checkpoint)),
+      tokenizer_(std::move(tokenizer)),
       context_(size_t(config.max_position_embeddings)),
       caches_(gpt_.model.size(), ops::KVCache(config.max_position_embeddings)) {
   engine::load_checkpoint(checkpoint, gpt_.store, gpt_.layout, /*optimizer=*/false, 0, progress);

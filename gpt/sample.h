@@ -19,8 +19,9 @@ struct SampleOptions {
 
 class Sampler {
  public:
-  // From any checkpoint directory with a tokenizer; `config` is GPTConfig::of_checkpoint's.
-  Sampler(const Path& checkpoint, const GPTConfig& config, const engine::Progress& progress);
+  // From any checkpoint directory; `config` is GPTConfig::of_checkpoint's.
+  Sampler(const Path& checkpoint, formats::Tokenizer tokenizer, const GPTConfig& config,
+          const engine::Progress& progress);
 
   // Told each new token and the logits that it was drawn from; false ends the text.
   using OnToken = std::function<bool(int32_t token, std::span<const float> logits)>;

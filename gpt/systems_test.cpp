@@ -95,13 +95,14 @@ double distance(const Path& a, const Path& b) {
 // change, and m is at most sqrt(v)/ sqrt(1 - beta2) there). Weights that differ change later
 // gradients by less than their own size at these rates; twice the sum is allowed for that.
 TEST_F(SystemsTest, EqualOneSystemWithinRounding) {
-  config_.adam_epsilon = 1e-2;
-  config_.learning_rate = 1e-3;
-  config_.warmup_steps = 0;
+  config_.optim.adam_epsilon = 1e-2;
+  config_.optim.learning_rate = 1e-3;
+  config_.optim.warmup_steps = 0;
   config_.eval_steps = 3;
   const double eps = 0x1p-24, steps = double(config_.num_steps);
   const double gradient = 2 * 8 * eps * 6;
-  const double weight = 2 * steps * (2 * config_.learning_rate / config_.adam_epsilon) * gradient;
+  const double weight =
+      2 * steps * (2 * config_.optim.learning_rate / config_.optim.adam_epsilon) * gradient;
   const GPTConfig one = config("one", 1);
   ASSERT_TRUE(run(one));
   const auto expected = metrics_of(one.out_dir);
@@ -334,7 +335,7 @@ TEST_F(SystemsTest, FailTogether) {
   // A loss that is not finite is named by all that see it.
   write_dataset(folder_ / "data", 31, 1000);
   GPTConfig wild = config("wild", 2);
-  wild.learning_rate = 1e30;
+  wild.optim.learning_rate = 1e30;
   wild.num_steps = 100;
   testing::internal::CaptureStderr();
   EXPECT_FALSE(run(wild));

@@ -43,8 +43,8 @@ inline GPTConfig tiny_config(const Path& folder) {
   config.batch_size = 6;
   config.micro_batch_size = 4;  // does not divide the batch
   config.num_steps = 8;
-  config.warmup_steps = 2;
-  config.learning_rate = 1e-2;
+  config.optim.warmup_steps = 2;
+  config.optim.learning_rate = 1e-2;
   config.precision = "fp32";
   config.dataset = (folder / "data").string();
   config.out_dir = (folder / "out").string();

@@ -155,7 +155,7 @@ TEST_F(Training, LossThatIsNotFiniteStopsAndKeepsTheLastCheckpoint) {
   const std::string before = all_bytes(checkpoint);
   config_.num_steps = 400;
   config_.checkpoint_path = "latest";
-  config_.learning_rate = 1e30;
+  config_.optim.learning_rate = 1e30;
   config_.checkpoint_steps = 0;
   EXPECT_ERROR(train(config_, {}, quiet()), "is not finite, first in layer");
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), std::vector<int64_t>{2});
@@ -188,7 +188,7 @@ TEST_F(Training, OneBatchIsMemorised) {
   write_dataset(out("one"), 31, 6 * 12 + 1);  // exactly one batch
   config_.dataset = out("one").string();
   config_.num_steps = 400;
-  config_.weight_decay = 0;
+  config_.optim.weight_decay = 0;
   std::vector<formats::StepMetrics> log;
   train(config_, {}, quiet(&log));
   EXPECT_NEAR(log.front().loss, std::log(31.0), 0.1) << "starts from the uniform guess";
@@ -196,8 +196,8 @@ TEST_F(Training, OneBatchIsMemorised) {
 }
 
 TEST_F(Training, SgdLearnsToo) {
-  config_.optimizer = "sgd";
-  config_.learning_rate = 0.1;
+  config_.optim.optimizer = "sgd";
+  config_.optim.learning_rate = 0.1;
   config_.num_steps = 150;
   std::vector<formats::StepMetrics> log;
   train(config_, {}, quiet(&log));
@@ -340,10 +340,11 @@ TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
     config.storage.store = store;
     config.out_dir = folder_.path().string();
     std::vector<int32_t> all;
-    Sampler(checkpoint, config, {}).generate("#%&", {{1.0, 0, 0}, 30, 1}, [&](int32_t token, auto) {
-      all.push_back(token);
-      return true;
-    });
+    Sampler(checkpoint, formats::Tokenizer::load(checkpoint), config, {})
+        .generate("#%&", {{1.0, 0, 0}, 30, 1}, [&](int32_t token, auto) {
+          all.push_back(token);
+          return true;
+        });
     return all;
   };
   EXPECT_EQ(text_of("file"), text_of("memory"));
@@ -371,7 +372,8 @@ TEST_F(Training, EvaluationCoversEveryToken) {
 TEST_F(Training, SamplesAreAFunctionOfTheSeedAndOutgrowTheContext) {
   train(config_, {}, quiet());
   const Path checkpoint = Path(config_.out_dir) / "checkpoint_8";
-  Sampler sampler(checkpoint, GPTConfig::of_checkpoint(checkpoint), {});
+  Sampler sampler(checkpoint, formats::Tokenizer::load(checkpoint),
+                  GPTConfig::of_checkpoint(checkpoint), {});
   const auto text = [&](const std::string& prompt, uint64_t seed) {
     std::string all;
     sampler.generate(prompt, {{1.0, 0, 0}, 50, seed}, [&](int32_t token, auto logits) {

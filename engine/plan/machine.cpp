@@ -1,6 +1,10 @@
 #include "engine/plan/machine.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 
 #include "base/system.h"
@@ -28,12 +32,37 @@ bool Machine::is_current_host() const {
   return cpu == cpu_name() && cores == core_count();
 }
 
+namespace {
+
+// Makes the folder for this user's files alone, or finds it made so.
+bool is_own_folder(const Path& folder) {
+  struct stat status {};
+  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return false;
+  return ::lstat(folder.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
+         status.st_uid == ::geteuid();
+}
+
+bool is_writable(const Path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  return !error && ::access(folder.c_str(), W_OK) == 0;
+}
+
+}  // namespace
+
 Path machine_file() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && *cache != '\0') return Path(cache) / "gigagpt" / "machine.json";
   const char* home = std::getenv("HOME");
-  if (home == nullptr || *home == '\0') return {};
-  return Path(home) / ".cache" / "gigagpt" / "machine.json";
+  Path folder;
+  if (cache != nullptr && *cache != '\0')
+    folder = Path(cache) / "gigagpt";
+  else if (home != nullptr && *home != '\0')
+    folder = Path(home) / ".cache" / "gigagpt";
+  if (!folder.empty() && is_writable(folder)) return folder / "machine.json";
+  std::error_code error;
+  const Path shared = std::filesystem::temp_directory_path(error);
+  folder = shared / fmt::format("gigagpt-{}", ::geteuid());
+  return !error && is_own_folder(folder) ? folder / "machine.json" : Path();
 }
 
 // A cache: what cannot be read is measured again.
@@ -47,7 +76,8 @@ std::optional<Machine> read_machine() try {
                   json.at("bf16_flops"),
                   json.at("fp32_flops"),
                   json.at("memory_bytes_per_s"),
-                  {}};
+                  {},
+                  json.value("others_share", 0.0)};
   for (const auto& [name, disk] : json.at("disks").items()) {
     machine.disks[name] = {disk.at("read_bytes_per_s"), disk.at("write_bytes_per_s"),
                            disk.at("mixed_bytes_per_s")};
@@ -69,7 +99,6 @@ bool machine_is_known(const Path& path) {
 void write_machine(const Machine& machine) try {
   const Path path = machine_file();
   if (path.empty()) return;
-  std::filesystem::create_directories(path.parent_path());
   Json disks = Json::object();
   for (const auto& [name, rates] : machine.disks) {
     disks[name] = {{"read_bytes_per_s", rates.read},
@@ -82,7 +111,8 @@ void write_machine(const Machine& machine) try {
                   {"bf16_flops", machine.bf16_flops},
                   {"fp32_flops", machine.fp32_flops},
                   {"memory_bytes_per_s", machine.memory_bytes_per_s},
-                  {"disks", disks}};
+                  {"disks", disks},
+                  {"others_share", machine.others_share}};
   write_text_atomically(path, formats::to_text(json, 2) + "\n");
 } catch (const std::exception&) {
   // It is measured again the next time.

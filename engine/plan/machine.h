@@ -10,6 +10,9 @@
 
 namespace gigagpt::engine {
 
+// Of the CPUs' time; rates that were measured while others took more are not worth much.
+inline constexpr double kBusyShare = 0.2;
+
 struct Machine {
   std::string cpu;
   int cores = 0;
@@ -17,6 +20,7 @@ struct Machine {
   double bf16_flops = 0, fp32_flops = 0;   // a second, of large matrix products on all cores
   double memory_bytes_per_s = 0;           // read and written by all cores together
   std::map<std::string, DiskRates> disks;  // by disk_name()
+  double others_share = 0;  // of the CPUs' time, that other programs took while it was measured
 
   double flops(Precision precision) const {
     return precision == Precision::kBf16 ? bf16_flops : fp32_flops;
@@ -29,7 +33,8 @@ struct Machine {
   bool is_current_host() const;
 };
 
-// $XDG_CACHE_HOME/gigagpt/machine.json, else below ~/.cache; empty if there is no home.
+// $XDG_CACHE_HOME/gigagpt/machine.json, else below ~/.cache; where neither can be written, in a
+// folder of this user's in the directory for temporary files. Empty if there is none of them.
 Path machine_file();
 
 // What is kept there; nothing if there is none, or nothing that makes sense.

@@ -290,6 +290,18 @@ std::vector<Option> ScaleRules::options() {
   };
 }
 
+std::vector<Option> WatchRules::options() {
+  return {
+      {"on_spike", &on_spike, "a loss far above those before it: say so, skip its batch, or rewind",
+       one_of({"warn", "skip", "rewind"})},
+      {"spike_threshold", &spike_threshold, "standard deviations above the steps before that are a spike",
+       above(0)},
+      {"keep_best", &keep_best, "save and keep the best checkpoint by val_loss: out_dir/best"},
+      {"early_stopping", &early_stopping,
+       "end after so many evaluations without a better val_loss; 0: never", at_least(0)},
+  };
+}
+
 Path store_file(const std::string& store, const Path& out_dir, const Shard& shard) {
   const Path file = store == "auto" || store == "memory" ? out_dir / "model.store" : Path(store);
   if (shard.systems == 1) return file;

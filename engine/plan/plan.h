@@ -62,6 +62,16 @@ struct ScaleRules {
   std::vector<Option> options();  // they point into this object
 };
 
+// What a user may say of a run whose loss goes astray, or no longer falls: config keys.
+struct WatchRules {
+  std::string on_spike = "warn";  // "warn", "skip", "rewind"
+  double spike_threshold = 8;     // standard deviations
+  bool keep_best = false;
+  int64_t early_stopping = 0;  // evaluations without a better one; 0: never
+
+  std::vector<Option> options();  // they point into this object
+};
+
 // The file of a run's state, if it is in a file: `store`, or one in out_dir; of several systems
 // each has one, "model.0-of-2.store". A file that is there already is used.
 Path store_file(const std::string& store, const Path& out_dir, const Shard& shard = {});

@@ -13,6 +13,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "engine/run/watch.h"
 #include "engine/storage/file_storage.h"
 
 namespace gigagpt::engine {
@@ -23,6 +24,8 @@ using formats::SafetensorsReader;
 using formats::SafetensorsWriter;
 using formats::StoredWeights;
 using formats::TensorInfo;
+
+constexpr const char* kBest = "best";
 
 at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
   return at::from_blob(values.data(), shape, at::kFloat);
@@ -253,15 +256,40 @@ void load_files(const ResumePoint& from, Store& store, const Progress& progress)
   for (const Path& file : from.other_files) std::filesystem::remove(file);
 }
 
-// Version of this program and of LibTorch and oneDNN, the CPU and the threads in use: enough to
-// tell why two runs differ in their last bits.
-formats::TextPairs manifest() {
+// Version of this program and of LibTorch and oneDNN, the CPU, the threads and the precision in
+// use: enough to tell why two runs differ in their last bits. And what the data is known by.
+formats::TextPairs manifest(const Store& store, const std::string& data) {
   const dnnl_version_t* dnnl = dnnl_version();
-  return {{"gigagpt", GIGAGPT_VERSION},
-          {"libtorch", TORCH_VERSION},
-          {"onednn", fmt::format("{}.{}.{}", dnnl->major, dnnl->minor, dnnl->patch)},
-          {"cpu", cpu_name()},
-          {"threads", std::to_string(at::get_num_threads())}};
+  formats::TextPairs pairs = {
+      {"gigagpt", GIGAGPT_VERSION},
+      {"libtorch", TORCH_VERSION},
+      {"onednn", fmt::format("{}.{}.{}", dnnl->major, dnnl->minor, dnnl->patch)},
+      {"cpu", cpu_name()},
+      {"threads", std::to_string(at::get_num_threads())},
+      {"precision", precision_name(store.precision())}};
+  if (!data.empty()) pairs.emplace_back("data", data);
+  return pairs;
+}
+
+// Puts the link in place of an older one at once.
+void link_best(const Path& checkpoint) {
+  const Path link = checkpoint.parent_path() / kBest;
+  const Path temporary = temporary_path(link);
+  std::error_code error;
+  std::filesystem::remove(temporary, error);
+  std::filesystem::create_directory_symlink(checkpoint.filename(), temporary, error);
+  if (!error) std::filesystem::rename(temporary, link, error);
+  if (error) fail("cannot make the link {}: {}", link.string(), error.message());
+}
+
+void remove_older_checkpoints(const Path& out_dir, size_t keep) {
+  const auto steps = checkpoint_steps(out_dir);
+  std::error_code missing;
+  const Path best = std::filesystem::read_symlink(out_dir / kBest, missing);
+  for (size_t i = 0; keep > 0 && i + keep < steps.size(); ++i) {
+    const Path directory = checkpoint_directory(out_dir, steps[i]);
+    if (directory.filename() != best) remove_directory(directory);
+  }
 }
 
 }  // namespace
@@ -297,27 +325,43 @@ Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster)
     remove_leftovers(rules_.out_dir);
   });
   from_ = find_resume_point(rules_, cluster);
+  if (cluster.leads()) data_ = data_fingerprint(rules_.dataset);
 }
 
-std::string Checkpoints::origin() const {
+std::string Checkpoints::origin(Precision precision) const {
   if (!from_) return "";
   if (from_->weights_alone) {
-    return fmt::format("a new run from the weights of {}, which learned from another data set",
-                       from_->checkpoint.string());
+    return fmt::format("a new run from the weights of {}, at step 0", from_->checkpoint.string());
   }
-  const std::string of_others = from_->other_files.empty() ? ""
-                                                           : fmt::format(", which {} systems made",
-                                                                         from_->other_files.size());
-  const char* lost = from_->moments_lost ? "; it has weights alone: the optimizer's moments, in a "
-                                           "file that is not there, start from zero"
-                                         : "";
-  const std::string origin = fmt::format("continuing from {} at step {}{}{}",
-                                         from_->checkpoint.string(), from_->step, of_others, lost);
-  return from_->note.empty() ? origin : from_->note + "\n" + origin;
+  std::string text = from_->note.empty() ? "" : from_->note + "\n";
+  text += fmt::format("continuing from {} at step {}", from_->checkpoint.string(), from_->step);
+  if (!from_->other_files.empty())
+    text += fmt::format(", which {} systems made", from_->other_files.size());
+  if (from_->moments_lost) {
+    text +=
+        "; it has weights alone: the optimizer's moments, in a file that is not there, start "
+        "from zero";
+  }
+  if (!from_->differences.empty()) text += "\nnot as before: " + from_->differences;
+  if (!from_->precision.empty() && from_->precision != precision_name(precision)) {
+    text += fmt::format(
+        "\nnot as before: computes in {} (was {}), which precision: auto chooses by "
+        "the CPU",
+        precision_name(precision), from_->precision);
+  }
+  return text;
 }
 
 int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
                            const Progress& progress) {
+  const bool elsewhere = from_ && !from_->in_out_dir && !from_->in_store;
+  cluster_.together([&] {
+    if (!cluster_.leads()) return;
+    if (!from_ || from_->weights_alone)
+      carry_left_out({}, rules_.out_dir);
+    else if (elsewhere)
+      carry_left_out(from_->checkpoint, rules_.out_dir);
+  });
   if (!from_) store.initialise(uint64_t(seed), progress);
   if (from_ && !from_->other_files.empty()) {
     load_files(*from_, store, progress);
@@ -340,34 +384,49 @@ bool Checkpoints::due(int64_t step) const {
   return by_step || cluster_.any(by_time && cluster_.leads());
 }
 
+int64_t Checkpoints::way_back(const Store& store) const {
+  const int64_t every = std::max<int64_t>(rules_.size.checkpoint_steps, 1);
+  int64_t last = -1;
+  for (const int64_t step : checkpoint_steps(rules_.out_dir))
+    last = step % every == 0 ? step : last;
+  return store.file_id().empty() ? cluster_.gather(last)[0] : -1;
+}
+
+void Checkpoints::reload(int64_t step, Store& store, const std::vector<StoredTensor>& layout,
+                         const Progress& progress) {
+  store.settle();
+  load_checkpoint(checkpoint_directory(rules_.out_dir, step), store, layout, /*optimizer=*/true,
+                  step, progress);
+  for (const int64_t later : checkpoint_steps(rules_.out_dir)) {
+    if (later > step && cluster_.leads())
+      remove_directory(checkpoint_directory(rules_.out_dir, later));
+  }
+  saved_step_ = step;
+}
+
 Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors,
-                       formats::TextPairs config,
-                       const std::function<void(const Path&)>& write_rest,
+                       bool best, const std::function<void(const Path&)>& write_rest,
                        const Progress& progress) {
   const Path target = checkpoint_directory(rules_.out_dir, step);
   std::optional<PendingDirectory> pending;
   if (cluster_.leads()) pending.emplace(target);
   const Path folder = pending ? pending->path() : target;
-  const std::string file_id = store.storage().file_id();
+  const std::string file_id = store.file_id();
   ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
   formats::TrainerState state{
-      step, step * rules_.size.step_tokens(), std::move(config), manifest(), {}};
+      step, step * rules_.size.step_tokens(), rules_.config, manifest(store, data_), {}};
   state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
-  if (file_id.empty()) {
+  if (file_id.empty())
     state.files.push_back(write_optimizer(folder / "optimizer.safetensors", store, counter));
-  } else {
+  else
     state.manifest.emplace_back("store", file_id);
-  }
-  state.manifest.emplace_back("precision", precision_name(store.precision()));
   if (pending) {
     formats::write_trainer_state(folder, state);
+    carry_left_out(rules_.out_dir, folder);
     write_rest(folder);
     pending->commit();
-    const auto steps = checkpoint_steps(rules_.out_dir);
-    const auto keep = size_t(rules_.size.keep_checkpoints);
-    for (size_t i = 0; keep > 0 && i + keep < steps.size(); ++i) {
-      remove_directory(checkpoint_directory(rules_.out_dir, steps[i]));
-    }
+    if (best) link_best(target);
+    remove_older_checkpoints(rules_.out_dir, size_t(rules_.size.keep_checkpoints));
   }
   saved_step_ = step;
   since_saved_ = {};

@@ -35,8 +35,9 @@ class Checkpoints {
   // has the directory. The cluster must outlive this.
   explicit Checkpoints(CheckpointRules rules, Cluster& cluster = Cluster::alone());
 
-  // "continuing from ... at step N", or "" for a new run.
-  std::string origin() const;
+  // "continuing from ... at step N", with what is done otherwise from here on, in a line each; ""
+  // for a new run. `precision` is what it computes in now.
+  std::string origin(Precision precision) const;
 
   // Nothing for a new run.
   const std::optional<ResumePoint>& resume_point() const { return from_; }
@@ -49,15 +50,22 @@ class Checkpoints {
   // Whether to save after this step.
   bool due(int64_t step) const;  // the clock of the one that leads decides
   bool holds(int64_t step) const { return saved_step_ == step; }
+  // Step of the last one from which the run can begin again, as reload() does: one that was due by
+  // its step, since others come and go with stops and restarts. -1 if there is none, or if the
+  // moments are in a file, which has no way back.
+  int64_t way_back(const Store& store) const;
+  // Loads the checkpoint of that step, and removes those after it.
+  void reload(int64_t step, Store& store, const std::vector<StoredTensor>& layout,
+              const Progress& progress);
 
   // Writes out_dir/checkpoint_<step> with model.safetensors (fp32 master weights as `tensors` lays
   // them out), optimizer.safetensors (the moments, unless a file keeps them), trainer_state.json
-  // and whatever `write_rest` puts into the directory. Keeps the newest checkpoints. On an error
-  // nothing of the new one remains and the old ones are untouched. Returns its path. Of several
-  // systems the one that leads writes; all take part.
-  Path save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors,
-            formats::TextPairs config, const std::function<void(const Path&)>& write_rest,
-            const Progress& progress);
+  // and whatever `write_rest` puts into the directory. Keeps the newest checkpoints, and the one
+  // that out_dir/best links to: this one, if it is the `best`. On an error nothing of the new one
+  // remains and the old ones are untouched. Returns its path. Of several systems the one that leads
+  // writes; all take part.
+  Path save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors, bool best,
+            const std::function<void(const Path&)>& write_rest, const Progress& progress);
 
   std::string newest() const;  // its path, or "none"
 
@@ -66,6 +74,7 @@ class Checkpoints {
   Cluster& cluster_;
   std::optional<DirectoryLock> lock_;
   std::optional<ResumePoint> from_;
+  std::string data_;  // data_fingerprint()
   int64_t saved_step_ = -1;
   Stopwatch since_saved_;  // or since the start
 };

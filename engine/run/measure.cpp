@@ -54,7 +54,8 @@ Precision choose_precision(const std::string& wanted, bool compact) {
 
 Machine measure_machine(const Path& folder) {
   Machine machine = read_machine().value_or(Machine());
-  if (!machine.is_current_host()) machine = {};
+  if (!machine.is_current_host() || machine.others_share > kBusyShare) machine = {};
+  const OthersLoad load;
   machine.cpu = cpu_name();
   machine.cores = core_count();
   machine.native_bf16 = choose_precision("auto", /*compact=*/false) == Precision::kBf16;
@@ -62,13 +63,18 @@ Machine measure_machine(const Path& folder) {
   machine.fp32_flops = measured_twice(Precision::kFp32);
   machine.memory_bytes_per_s = measure_memory();
   measure_disk_of(folder, machine);
+  machine.others_share = load.share();
   return machine;
 }
 
 Machine known_machine(Precision precision, const Path& folder, int systems_here) {
   const bool keep = systems_here == 1;
   auto machine = read_machine();
-  if (!machine || !machine->is_current_host()) {
+  const OthersLoad load;
+  const double now = measure_peak_flops(precision);
+  const bool calmer =
+      machine && machine->others_share > kBusyShare && load.share() < machine->others_share / 2;
+  if (!machine || !machine->is_current_host() || (keep && calmer)) {
     machine = measure_machine(folder);
     if (keep) write_machine(*machine);
   } else if (machine->disk_of(folder).mixed == 0) {
@@ -77,11 +83,13 @@ Machine known_machine(Precision precision, const Path& folder, int systems_here)
   }
   // What is kept is the best that was seen: the machine may have been busy the first time.
   double& rate = precision == Precision::kBf16 ? machine->bf16_flops : machine->fp32_flops;
-  const double best = std::exchange(rate, measure_peak_flops(precision));
-  if (keep && rate > best) write_machine(*machine);
+  if (keep && now > rate) {
+    rate = now;
+    write_machine(*machine);
+  }
   // The rate was measured with the others at work.
   Machine part = machine->shared_by(systems_here);
-  (precision == Precision::kBf16 ? part.bf16_flops : part.fp32_flops) = rate;
+  (precision == Precision::kBf16 ? part.bf16_flops : part.fp32_flops) = now;
   return part;
 }
 

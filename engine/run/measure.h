@@ -13,7 +13,8 @@ Precision choose_precision(const std::string& wanted, bool compact);
 Machine measure_machine(const Path& folder);
 
 // What is kept of this machine with its products in that precision measured once more, which takes
-// a moment; what was not measured yet is now, and kept. With several systems on it, all asking at
+// a moment; what was not measured yet is now, and kept, and so is all if other programs were busy
+// then and are less so now. With several systems on it, all asking at
 // once, what each of them has of it; then nothing is kept.
 Machine known_machine(Precision precision, const Path& folder, int systems_here = 1);
 

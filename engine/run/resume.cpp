@@ -7,8 +7,10 @@
 #include "base/error.h"
 #include "engine/plan/plan.h"
 #include "engine/run/run_directory.h"
+#include "formats/dataset.h"
 #include "formats/json.h"
 #include "formats/run_files.h"
+#include "formats/tokenizer.h"
 
 namespace gigagpt::engine {
 
@@ -19,6 +21,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ResumePoint, checkpoint, step, in_out_dir, in
 namespace {
 
 namespace fs = std::filesystem;
+using formats::find_text;
 using Summary = StateFile::Summary;
 
 // The files of a run on so many systems.
@@ -109,6 +112,20 @@ std::optional<std::pair<int, Summary>> find_other_files(const CheckpointRules& r
   return best;
 }
 
+void compare_runs(const formats::TrainerState& was, const CheckpointRules& rules,
+                  ResumePoint& point) {
+  const std::string before = find_text(was.config, "optimizer");
+  const std::string now = find_text(rules.config, "optimizer");
+  if (!before.empty() && !now.empty() && before != now) {
+    fail(
+        "optimizer: {} was trained with {}, whose moments mean nothing to {}; leave the key as it "
+        "was, or begin with the weights alone: load_weights_only: true, and another out_dir",
+        point.checkpoint.string(), before, now);
+  }
+  point.differences = formats::differences(was, rules.config, data_fingerprint(rules.dataset));
+  point.precision = find_text(was.manifest, "precision");
+}
+
 // Going on from files; nothing if they hold no run, or newer checkpoints are of another one.
 std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summary& found,
                                       int systems, bool other) {
@@ -122,9 +139,8 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
         name, found.step);
   }
   const auto steps = checkpoint_steps(rules.out_dir);
-  const std::string of_newest =
-      steps.empty() ? "" : store_of(checkpoint_directory(rules.out_dir, steps.back()));
-  if (!steps.empty() && of_newest != found.id()) return std::nullopt;
+  const Path newest = steps.empty() ? Path() : checkpoint_directory(rules.out_dir, steps.back());
+  if (!steps.empty() && store_of(newest) != found.id()) return std::nullopt;
   const int64_t step_tokens = rules.size.step_tokens();
   if (found.step_tokens != step_tokens) {
     fail("batch_size: {} is of a run with {} tokens a step, not {}", name, found.step_tokens,
@@ -134,6 +150,10 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
   point.run_id = found.run_id;
   point.other_gradient = found.gradient;
   if (other) point.other_files = std::move(files);
+  if (!newest.empty()) {
+    if (!rules.dataset.empty()) formats::check_same_tokens(newest, rules.dataset);
+    compare_runs(formats::read_trainer_state(newest), rules, point);
+  }
   return point;
 }
 
@@ -185,19 +205,19 @@ void check_nothing_was_here(const CheckpointRules& rules) {
       rules.out_dir.string(), last);
 }
 
-// Whether a run on another data set made this: `dataset` may be a name below data/, or its path.
-bool is_of_other_data(const formats::TrainerState& state, const std::string& dataset) {
-  const auto path_of = [](const std::string& name) {
-    const Path path = Path(name).lexically_normal();
+// Whether a new run begins. `dataset` may be a name below data/, or its path.
+bool wants_weights_alone(const formats::TrainerState& was, const formats::TextPairs& config) {
+  const std::string wanted = find_text(config, "load_weights_only");
+  if (wanted == "true" || wanted == "false") return wanted == "true";
+  const auto path_of = [](const formats::TextPairs& pairs) {
+    const Path path = Path(find_text(pairs, "dataset")).lexically_normal();
     return path.has_parent_path() ? path : Path("data") / path;
   };
-  return std::any_of(state.config.begin(), state.config.end(), [&](const auto& pair) {
-    return pair.first == "dataset" && path_of(pair.second) != path_of(dataset);
-  });
+  return path_of(was.config) != path_of(config);
 }
 
 std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
-  const auto& [out_dir, store, wanted, size, dataset] = rules;
+  const auto& [out_dir, store, wanted, size, config, dataset] = rules;
   const int64_t step_tokens = size.step_tokens();
   ResumePoint point;
   if (wanted && *wanted == "latest") point.note = set_damaged_aside(out_dir);
@@ -218,12 +238,12 @@ std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
     point.in_out_dir = fs::equivalent(point.checkpoint, newest, missing);
     if (!point.in_out_dir) refuse();
   }
+  if (!dataset.empty()) formats::check_same_tokens(point.checkpoint, dataset);
   if (!fs::exists(point.checkpoint / "trainer_state.json")) return point;
   const formats::TrainerState state = formats::read_trainer_state(point.checkpoint);
-  if (!point.in_out_dir && is_of_other_data(state, dataset)) {
-    point.weights_alone = true;
-    return point;
-  }
+  point.weights_alone = !point.in_out_dir && wants_weights_alone(state, config);
+  if (point.weights_alone) return point;
+  compare_runs(state, rules, point);
   point.moments_lost = !store_of(point.checkpoint).empty();
   point.step = state.tokens / step_tokens;
   if (state.tokens % step_tokens != 0) {
@@ -254,6 +274,21 @@ std::optional<ResumePoint> find_on_leader(const CheckpointRules& rules,
   return point ? point : find_checkpoint_point(rules);
 }
 
+// The folder itself, or the one in it whose newest checkpoint is the youngest.
+Path find_latest_run(const Path& folder) {
+  Path latest = folder;
+  fs::file_time_type youngest = fs::file_time_type::min();
+  std::error_code error;
+  if (!checkpoint_steps(folder).empty()) return folder;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const auto steps = checkpoint_steps(entry.path());
+    if (steps.empty()) continue;
+    const auto time = fs::last_write_time(checkpoint_directory(entry.path(), steps.back()), error);
+    if (!error && time > youngest) latest = entry.path(), youngest = time;
+  }
+  return latest;
+}
+
 }  // namespace
 
 std::vector<Path> find_store_files(const std::string& store, const Path& out_dir) {
@@ -264,20 +299,23 @@ std::vector<Path> find_store_files(const std::string& store, const Path& out_dir
   return files;
 }
 
-std::string store_of(const Path& checkpoint) {
-  if (!fs::exists(checkpoint / "trainer_state.json")) return "";
-  for (const auto& [key, value] : formats::read_trainer_state(checkpoint).manifest) {
-    if (key == "store") return value;
-  }
-  return "";
+std::string data_fingerprint(const Path& dataset) {
+  const Path train = dataset / "train.bin";
+  return !dataset.empty() && fs::exists(train) ? formats::fingerprint(train) : "";
 }
 
-Path find_checkpoint(const Path& given) {
+std::string store_of(const Path& checkpoint) {
+  if (!fs::exists(checkpoint / "trainer_state.json")) return "";
+  return find_text(formats::read_trainer_state(checkpoint).manifest, "store");
+}
+
+Path find_checkpoint(const Path& given, const Path& out_dir) {
   Path checkpoint = given;
-  if (!fs::exists(given / "config.json")) {
-    const auto steps = checkpoint_steps(given);
-    if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", given.string());
-    checkpoint = checkpoint_directory(given, steps.back());
+  if (!out_dir.empty() && given == "latest") checkpoint = find_latest_run(out_dir);
+  if (!fs::exists(checkpoint / "config.json")) {
+    const auto steps = checkpoint_steps(checkpoint);
+    if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", checkpoint.string());
+    checkpoint = checkpoint_directory(checkpoint, steps.back());
   }
   formats::verify_files(checkpoint);
   return checkpoint;

@@ -11,6 +11,7 @@
 #include "engine/plan/plan.h"
 #include "engine/state/state_file.h"
 #include "engine/systems/cluster.h"
+#include "formats/run_files.h"
 
 namespace gigagpt::engine {
 
@@ -25,7 +26,9 @@ struct ResumePoint {
   std::vector<Path> other_files = {};
   GradientForm other_gradient = GradientForm::kFp32;  // in those
   uint64_t run_id = 0;                                // of the files
-  std::string note = {};  // for the user: what was found damaged on the way
+  std::string note = {};         // for the user: what was found damaged on the way
+  std::string differences = {};  // for the user: what the run is asked to do otherwise from here on
+  std::string precision = {};    // that it was computed in so far; "" if that is not known
 };
 
 // What a config says of where a run starts and what it saves.
@@ -34,27 +37,34 @@ struct CheckpointRules {
   std::string store;                // as in StoreRules
   std::optional<std::string> from;  // nothing, "latest", or a path
   RunSize size;                     // how often to save, and how many are kept
-  std::string dataset = {};         // the config key
+  formats::TextPairs config = {};   // all keys, as checkpoints keep them
+  Path dataset = {};                // its folder; empty: none
 };
 
 // `from` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
 // nothing if there is none, or nothing is wanted. Steps are counted by tokens, so a run may go on
 // elsewhere with another batch size, as long as the tokens seen are whole steps; a checkpoint with
-// weights only is at step 0, and so is a new run from one that another data set made, in another
-// out_dir. If files hold the state of a run, "latest" is that, unless the newest
-// checkpoint belongs to others. Throws AgreedError if out_dir already holds a run that would be
-// overwritten or branched off, or files of some systems are missing, or if "latest" finds only what
-// is left of a run. A checkpoint whose checksums do not match is an error; for "latest" it is
-// renamed to checkpoint_N.damaged if there is an older whole one, which is then the newest. All
-// systems ask at once; what the one that leads sees in out_dir counts for all.
+// weights only is at step 0. In another out_dir the key load_weights_only decides whether the run
+// goes on, or a new one begins with the weights at step 0: auto begins one where the data set is
+// another. If files hold the state of a run, "latest" is that, unless the newest checkpoint belongs
+// to others. A checkpoint whose checksums do not match is an error; for "latest" it is renamed to
+// checkpoint_N.damaged if there is an older whole one, which is then the newest.
+// Throws AgreedError if out_dir already holds a run that would be overwritten or branched off, or
+// files of some systems are missing, or "latest" finds only what is left of a run, or what is asked
+// for cannot be meant: another optimizer for the same moments, or data that was made with another
+// tokenizer. All systems ask at once; what the one that leads sees in out_dir counts for all.
 std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Cluster& cluster);
 
 // The files of a run's state that are there, of one system or of any number.
 std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);
 
-// The checkpoint that a path given by a user means: itself, or the newest in a run's out_dir.
-// Throws Error if there is none, or it does not match its checksums.
-Path find_checkpoint(const Path& given);
+// The checkpoint that a path given by a user means: itself, or the newest in a run's out_dir. With
+// `out_dir`, "latest" is the newest there, or if there is none in the run below it that was at work
+// last. Throws Error if there is none, or it does not match its checksums.
+Path find_checkpoint(const Path& given, const Path& out_dir = {});
+
+// What the training data of a data set is known by; "" if it has none.
+std::string data_fingerprint(const Path& dataset);
 
 // The file that a checkpoint's moments are in, as its id; "" if they are beside it, or there are
 // none.

@@ -90,6 +90,7 @@ class Store {
   void write(Array kept, const std::string& name, int64_t first, std::span<const float> values);
 
   Storage& storage() { return *storage_; }
+  std::string file_id() const { return storage_->file_id(); }
   Cluster& cluster() const { return storage_->cluster(); }
   IoCounts io_since_last_asked();
 
