@@ -85,7 +85,7 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
     list(APPEND STREAMING_SOURCES ${sources})
   endforeach()
   add_executable(race_test engine/storage/file_storage_race_test.cpp ${STREAMING_SOURCES}
-    formats/json.cpp base/async_file.cpp base/control_groups.cpp base/error.cpp base/file.cpp base/lock.cpp base/system.cpp
+    formats/json.cpp base/async_file.cpp base/control_groups.cpp base/error.cpp base/file.cpp base/lock.cpp base/option.cpp base/system.cpp
     base/trace.cpp
     base/transfer_engines.cpp ops/compact.cpp ops/update_alone.cpp ops/kernels/codes.cpp
     ops/kernels/optimizer.cpp)

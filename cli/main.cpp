@@ -49,10 +49,10 @@ void print_config(GPTConfig& config) {
 }
 
 // An OpenMP thread that waits for the others of a region looks at a flag for a while before it
-// sleeps. By libgomp's own choice it does so for milliseconds, and beside another program that wants
-// a core the thread that is waited for gets none: a step took 15 times as long. To sleep at once
-// makes small models a quarter slower. 45 us cost nothing that could be measured, and beside one
-// busy program two threads keep half of their speed.
+// sleeps. By libgomp's own choice it does so for milliseconds, and beside another program that
+// wants a core the thread that is waited for gets none: a step took 15 times as long. To sleep at
+// once makes small models a quarter slower. 45 us cost nothing that could be measured, and beside
+// one busy program two threads keep half of their speed.
 void limit_spinning() {
 #if defined(__x86_64__)
   if (std::getenv("GOMP_SPINCOUNT") != nullptr || std::getenv("OMP_WAIT_POLICY") != nullptr) return;

@@ -24,7 +24,7 @@ void check(std::string_view input) {
   GIGAGPT_ASSERT(config.micro_batch() > 0 && config.batch_size % config.micro_batch() == 0);
   GIGAGPT_ASSERT(std::isfinite(config.train_flops_per_token()));
   for (const int64_t step : {int64_t{0}, config.num_steps / 2, config.num_steps - 1}) {
-    GIGAGPT_ASSERT(std::isfinite(config.learning_rate_at(step)));
+    GIGAGPT_ASSERT(std::isfinite(config.optim.learning_rate_at(step, config.num_steps)));
   }
 }
 

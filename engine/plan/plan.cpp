@@ -294,8 +294,8 @@ std::vector<Option> WatchRules::options() {
   return {
       {"on_spike", &on_spike, "a loss far above those before it: say so, skip its batch, or rewind",
        one_of({"warn", "skip", "rewind"})},
-      {"spike_threshold", &spike_threshold, "standard deviations above the steps before that are a spike",
-       above(0)},
+      {"spike_threshold", &spike_threshold,
+       "standard deviations above what is expected that are a spike", above(0)},
       {"keep_best", &keep_best, "save and keep the best checkpoint by val_loss: out_dir/best"},
       {"early_stopping", &early_stopping,
        "end after so many evaluations without a better val_loss; 0: never", at_least(0)},
