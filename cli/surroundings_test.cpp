@@ -10,6 +10,7 @@
 #include "base/testing.h"
 #include "cli/programs_testing.h"
 #include "engine/run/run_directory.h"
+#include "formats/tokenizer.h"
 
 namespace gigagpt {
 namespace {
@@ -284,6 +285,97 @@ TEST_F(Surroundings, WeightsThatAreNotNumbersAreErrors) {
     EXPECT_EQ(outcome.status, 1) << outcome.text;
     EXPECT_EQ(outcome.text.find("perplexity"), std::string::npos) << outcome.text;
   }
+}
+
+TEST_F(Surroundings, AResumedRunSaysWhatIsNotAsBefore) {
+  ASSERT_EQ(shell(train("changed", 4)).status, 0);
+  const std::string latest = " --checkpoint_path latest --precision auto ";
+  const Outcome same = shell(train("changed", 4) + latest);
+  EXPECT_EQ(same.text.find("not as before"), std::string::npos) << same.text;
+  const Outcome other = shell(train("changed", 6) + latest + "--learning_rate 0.5");
+  EXPECT_EQ(other.status, 0) << other.text;
+  EXPECT_NE(other.text.find("not as before: num_steps 6 (was 4), learning_rate 0.5 (was "),
+            std::string::npos)
+      << other.text;
+  const Outcome optimizer = shell(train("changed", 8) + latest + "--optimizer sgd");
+  EXPECT_EQ(optimizer.status, 1);
+  EXPECT_NE(optimizer.text.find("whose moments mean nothing to sgd"), std::string::npos)
+      << optimizer.text;
+  const Outcome anew = shell(train("anew", 2) + " --optimizer sgd --load_weights_only true" +
+                             " --checkpoint_path " + path("changed"));
+  EXPECT_EQ(anew.status, 0) << anew.text;
+  EXPECT_NE(anew.text.find("a new run from the weights of "), std::string::npos) << anew.text;
+  EXPECT_EQ(steps_in("anew"), 2U);
+}
+
+TEST_F(Surroundings, DataThatWasRewrittenIsNoticedAndOtherTokensAreRefused) {
+  fs::copy(path("data"), path("own"), fs::copy_options::recursive);
+  ASSERT_EQ(shell(train("owner", 4, "own")).status, 0);
+  const std::string latest = " --checkpoint_path latest";
+  std::string bytes = read_text(path("own") + "/train.bin");
+  std::swap(bytes[0], bytes[10]);
+  File::create(path("own") + "/train.bin").write(bytes);
+  const Outcome rewritten = shell(train("owner", 6, "own") + latest);
+  EXPECT_EQ(rewritten.status, 0) << rewritten.text;
+  EXPECT_NE(rewritten.text.find("train.bin " + std::to_string(bytes.size()) + " bytes, checksum"),
+            std::string::npos)
+      << rewritten.text;
+  // The same tokens in another order.
+  formats::Tokenizer({'z', 'y', 'x'}).save(path("own"));
+  for (const std::string& command :
+       {train("owner", 8, "own") + latest,
+        train("fine", 8, "own") + " --checkpoint_path " + path("owner"),
+        kProgram + " eval " + path("owner")}) {
+    const Outcome outcome = shell(command);
+    EXPECT_EQ(outcome.status, 1) << command << outcome.text;
+    EXPECT_NE(outcome.text.find("was made with another tokenizer than the model in"),
+              std::string::npos)
+        << outcome.text;
+  }
+}
+
+TEST_F(Surroundings, AModelWithoutATokenizerIsSampledWithOne) {
+  write_data("bare", 20000);
+  const Outcome trained = shell(train("untold", 2, "bare"));
+  EXPECT_NE(trained.text.find("bare has no tokenizer.json"), std::string::npos) << trained.text;
+  const std::string sample = kProgram + " sample " + path("untold") + " --prompt a --max_length 4";
+  const Outcome without = shell(sample);
+  EXPECT_EQ(without.status, 1);
+  EXPECT_NE(without.text.find("has no tokenizer"), std::string::npos) << without.text;
+  EXPECT_EQ(shell(sample + " --tokenizer " + path("data")).status, 0);
+  const Outcome latest = shell("cd " + path("") + " && mkdir -p out && cp -r untold out/a && " +
+                               kProgram + " eval latest");
+  EXPECT_EQ(latest.status, 0) << latest.text;
+  EXPECT_NE(latest.text.find("out/a/checkpoint_2: loss"), std::string::npos) << latest.text;
+}
+
+TEST_F(Surroundings, AHomeThatCannotBeWrittenIsNoError) {
+  const std::string nowhere = "env -u XDG_CACHE_HOME HOME=/proc ";
+  const Outcome plan = shell(nowhere + "TMPDIR=" + path("") + " " + kProgram + " plan " + kSource +
+                             "/configs/quickstart.yaml");
+  EXPECT_EQ(plan.status, 0) << plan.text;
+  EXPECT_EQ(shell(nowhere + train("homeless", 2)).status, 0);
+}
+
+TEST_F(Surroundings, TooManyThreadsAreAnErrorThatNamesTheLimit) {
+  const Outcome many = shell(train("many", 2) + " --threads 10000");
+  EXPECT_EQ(many.status, 1);
+  EXPECT_NE(many.text.find("threads: 10000 are too many"), std::string::npos) << many.text;
+  if (::geteuid() != 0) GTEST_SKIP() << "another user is needed, whom a limit holds";
+  fs::permissions(folder_->path(), fs::perms::all);
+  const Outcome refused =
+      shell("setpriv --reuid=65533 --clear-groups prlimit --nproc=4 " + train("refused", 2));
+  EXPECT_EQ(refused.status, 1) << refused.text;
+  EXPECT_NE(refused.text.find("ulimit -u is 4"), std::string::npos) << refused.text;
+}
+
+TEST_F(Surroundings, TheLogIsOnStandardOutput) {
+  ASSERT_EQ(status_of(train("logged", 3) + " >" + path("log.txt") + " 2>/dev/null"), 0);
+  const std::string log = read_text(path("log.txt"));
+  EXPECT_NE(log.find("  step 3/3  loss "), std::string::npos) << log;
+  EXPECT_NE(log.find("\nprecision    "), std::string::npos) << log;
+  EXPECT_EQ(log.find('\r'), std::string::npos) << "no line that is rewritten";
+  EXPECT_EQ(status_of(train("unlogged", 3) + " >/dev/full"), 0) << "a log is no result";
 }
 
 }  // namespace

@@ -158,7 +158,8 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
                          .mfu = 0.125,
                          .step_ms = 9,
                          .rss_gb = 10,
-                         .io = {11, 12, 13, 14}};
+                         .io = {11, 12, 13, 14},
+                         .epoch = 0.25};
   {
     MetricsLog log(directory.path(), 0, {});
     log.write(metrics);
@@ -172,7 +173,7 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
                    {"grad_norm", 4.25}, {"lr", 6e-4},        {"tokens_per_s", 7.0},
                    {"mfu", 0.125},      {"step_ms", 9.0},    {"rss_gb", 10.0},
                    {"read_bytes", 11},  {"write_bytes", 12}, {"sent_bytes", 13},
-                   {"stall_ms", 14.0}};
+                   {"stall_ms", 14.0},  {"epoch", 0.25}};
   EXPECT_EQ(rows[0], expected);
   expected["step"] = 2;
   expected["val_loss"] = 11.5;
