@@ -219,7 +219,6 @@ void place_paths(Parser& parser) {
 }
 
 void check_parsed(const Parser& parser, const Arguments& arguments) {
-  refuse_extras(parser.app);
   if (parser.app.get_subcommands().empty()) {
     fail("a command is needed: {}; see gigagpt --help",
          "prepare, plan, train, eval, sample, inspect, export or tokenizer");
@@ -291,6 +290,7 @@ Arguments parse_arguments(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     fail("{}", error.what());
   }
+  refuse_extras(parser.app);
   place_paths(parser);
   set_flags(arguments.prepare.options(), *parser.prepare ? parser.flags : Flags());
   set_flags(arguments.tokenizer.train_options(), *parser.tokenizer ? parser.flags : Flags());

@@ -107,8 +107,8 @@ TEST(Arguments, FlagsTakeNegativeAndJoinedValues) {
 TEST(Arguments, EvalNeedsACheckpointAndMayHaveAFile) {
   const TemporaryDirectory directory;
   const std::string file = directory.write("c.yaml", "width: 64\n");
-  EXPECT_ERROR(parse({"eval"}), "eval needs --checkpoint_path");
-  EXPECT_ERROR(parse({"eval", file}), "eval needs --checkpoint_path");
+  EXPECT_ERROR(parse({"eval"}), "eval needs a checkpoint, e.g. gigagpt eval out/quickstart");
+  EXPECT_ERROR(parse({"eval", file}), "eval needs a checkpoint, e.g. gigagpt eval out/quickstart");
   const Arguments alone = parse({"eval", "--checkpoint_path", "out/x"});
   EXPECT_EQ(alone.command, Command::kEval);
   EXPECT_EQ(alone.settings.size(), 1U);
@@ -198,7 +198,7 @@ TEST(Arguments, MissingPartsAreNamed) {
       "a command is needed: prepare, plan, train, eval, sample, inspect, export or tokenizer");
   EXPECT_ERROR(parse({"train"}), "train needs a config file");
   EXPECT_ERROR(parse({"train", "--width", "5"}), "train needs a config file");
-  EXPECT_ERROR(parse({"sample"}), "sample needs --checkpoint_path");
+  EXPECT_ERROR(parse({"sample"}), "sample needs a checkpoint, e.g. gigagpt sample out/quickstart");
   EXPECT_ERROR(parse({"prepare"}), "prepare needs at least one --input FILE");
   EXPECT_ERROR(parse({"prepare", "--input", "a.txt"}), "prepare needs --out DIR");
   EXPECT_ERROR(parse({"train", "no/such.yaml"}), "cannot open no/such.yaml");

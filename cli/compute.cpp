@@ -145,13 +145,13 @@ class TrainDisplay {
       stop_decided_ = true;
       const double to_go_s = share > 0 ? in_step_.seconds() * (1 - share) / share : 0;
       dropping_ = can_drop_ && to_go_s > kPatience_s;
-      display_.line(dropping_   ? "stopping: dropping this step"
-                    : can_drop_ ? "stopping after this step"
-                                : "stopping all systems after this step");
+      display_.message(dropping_   ? "stopping: dropping this step"
+                       : can_drop_ ? "stopping after this step"
+                                   : "stopping all systems after this step");
       since_stop_ = {};
     } else if (can_drop_ && !dropping_ && since_stop_.seconds() > kPatience_s) {
       dropping_ = true;
-      display_.line("stopping: this step takes too long, dropping it");
+      display_.message("stopping: this step takes too long, dropping it");
     }
     return !dropping_;
   }

@@ -124,6 +124,12 @@ void Display::line(const std::string& text) {
   write_message(text + "\n", lines_);
 }
 
+void Display::message(const std::string& text) {
+  if (!talks_) return;
+  clear();
+  print_message("{}", text);
+}
+
 void Display::live(const std::string& text) {
   if (!terminal_ || !talks_) return;
   // A line that wraps could not be rewritten.

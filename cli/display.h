@@ -57,7 +57,9 @@ class Display {
   enum class Lines { kMessages, kLog };
   // One that does not talk shows nothing.
   explicit Display(bool talks = true, Lines lines = Lines::kMessages);
-  ~Display();                          // clears what is left of the live line
+  ~Display();  // clears what is left of the live line
+  // A line for the person who watches, on standard error.
+  void message(const std::string& text);
   void line(const std::string& text);  // stays
   void live(const std::string& text);  // replaced by the next; terminals only
   // "what 37 %, 12s to go" once it has taken two seconds; in a log, a line every half minute. A

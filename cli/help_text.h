@@ -41,8 +41,8 @@ inline constexpr const char* kEvalHelp =
     R"(Reports the mean loss and perplexity over all of val.bin. The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
 
 Examples:
-  gigagpt eval --checkpoint_path out/quickstart
-  gigagpt eval --checkpoint_path out/quickstart/checkpoint_1000 --dataset data/other
+  gigagpt eval out/quickstart
+  gigagpt eval out/quickstart/checkpoint_1000 --dataset data/other
 )";
 
 inline constexpr const char* kSampleHelp =
@@ -50,8 +50,8 @@ inline constexpr const char* kSampleHelp =
 given a run's out_dir it takes the newest checkpoint there.
 
 Examples:
-  gigagpt sample --checkpoint_path out/quickstart
-  gigagpt sample --checkpoint_path out/quickstart --prompt "In the beginning" --num_samples 3
+  gigagpt sample out/quickstart
+  gigagpt sample out/quickstart --prompt "In the beginning" --num_samples 3
 )";
 
 inline constexpr const char* kPrepareHelp =
@@ -101,8 +101,8 @@ llama.cpp computes GELU by its tanh approximation. The logits of a model that wa
 exact formula differ there by some 0.001 more than rounding explains.
 
 Examples:
-  gigagpt export --checkpoint_path out/quickstart --gguf quickstart.gguf
-  gigagpt export --checkpoint_path out/111m --gguf 111m-q8_0.gguf --type q8_0
+  gigagpt export out/quickstart --gguf quickstart.gguf
+  gigagpt export out/111m --gguf 111m-q8_0.gguf --type q8_0
 )";
 
 inline constexpr const char* kTokenizerHelp =

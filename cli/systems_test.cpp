@@ -43,11 +43,14 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
-// How many lines begin like this.
+// How many lines begin like this, after the time of the day if there is one.
 int64_t count(const std::string& text, const std::string& beginning) {
   const auto lines = lines_of(text);
-  return std::count_if(lines.begin(), lines.end(),
-                       [&](const std::string& line) { return line.starts_with(beginning); });
+  constexpr size_t kTime = 10;  // "21:40:12  "
+  return std::count_if(lines.begin(), lines.end(), [&](const std::string& line) {
+    const bool timed = line.size() > kTime && line[2] == ':' && line[5] == ':';
+    return line.substr(timed ? kTime : 0).starts_with(beginning);
+  });
 }
 
 // Whether the programs, of which mpirun may talk besides, have exactly one message, with this part.
