@@ -260,9 +260,12 @@ void set_mpi_parameter(const std::string& name, const std::string& value) {
 }
 
 void set_mpi_parameters(bool one_machine, double timeout_s) {
-  for (const std::string what : {"btl_tcp_if_", "oob_tcp_if_"}) {
-    if (one_machine && std::getenv(("OMPI_MCA_" + what + "exclude").c_str()) == nullptr)
-      set_mpi_parameter(what + "include", "lo");  // nobody else can connect
+  if (one_machine) {
+    // Shared memory alone, so that nobody else can connect.
+    set_mpi_parameter("pml", "ob1");
+    set_mpi_parameter("btl", "self,vader");
+    if (std::getenv("OMPI_MCA_oob_tcp_if_exclude") == nullptr)
+      set_mpi_parameter("oob_tcp_if_include", "lo");
   }
   // A host that does not answer mpirun is given up within the timeout: asked after half of it, and
   // then ten times.

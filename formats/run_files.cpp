@@ -211,10 +211,10 @@ void MetricsLog::begin(const StepMetrics& m) {
   if (!file_) return;
   const ordered_json row = {{"step", m.step},
                             {"tokens", m.tokens},
-                            {"epoch", m.epoch},
                             {"loss", m.loss},
                             {"grad_norm", m.grad_norm},
                             {"lr", m.lr},
+                            {"epoch", m.epoch},
                             {"tokens_per_s", m.tokens_per_s},
                             {"mfu", m.mfu},
                             {"step_ms", m.step_ms},

@@ -68,8 +68,9 @@ TEST(ConfigOptions, CoverEveryField) {
   for (const Option& option : config.options()) {
     bytes += std::visit([](const auto* field) { return sizeof(*field); }, option.target);
   }
-  // What is left is padding after `bias`, the only field that is not of eight bytes or more.
-  EXPECT_EQ(sizeof(GPTConfig) - bytes, sizeof(int64_t) - sizeof(bool));
+  // What is left is padding after `bias` and `keep_best`, the only fields that are not of eight
+  // bytes or more.
+  EXPECT_EQ(sizeof(GPTConfig) - bytes, 2 * (sizeof(int64_t) - sizeof(bool)));
 }
 
 TEST(ConfigOptions, DefaultsAreThoseOfGigaGpt) {
