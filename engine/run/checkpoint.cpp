@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "engine/run/watch.h"
 #include "engine/storage/file_storage.h"
+#include "formats/dataset.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -324,8 +325,10 @@ Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster)
     lock_.emplace(rules_.out_dir, "out_dir", "training");
     remove_leftovers(rules_.out_dir);
   });
+  const Path train = rules_.dataset / "train.bin";
+  if (cluster.leads() && !rules_.dataset.empty() && std::filesystem::exists(train))
+    rules_.data = formats::fingerprint(train);
   from_ = find_resume_point(rules_, cluster);
-  if (cluster.leads()) data_ = data_fingerprint(rules_.dataset);
 }
 
 std::string Checkpoints::origin(Precision precision) const {
@@ -414,7 +417,7 @@ Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTenso
   const std::string file_id = store.file_id();
   ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
   formats::TrainerState state{
-      step, step * rules_.size.step_tokens(), rules_.config, manifest(store, data_), {}};
+      step, step * rules_.size.step_tokens(), rules_.config, manifest(store, rules_.data), {}};
   state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
   if (file_id.empty())
     state.files.push_back(write_optimizer(folder / "optimizer.safetensors", store, counter));

@@ -74,7 +74,6 @@ class Checkpoints {
   Cluster& cluster_;
   std::optional<DirectoryLock> lock_;
   std::optional<ResumePoint> from_;
-  std::string data_;  // data_fingerprint()
   int64_t saved_step_ = -1;
   Stopwatch since_saved_;  // or since the start
 };

@@ -7,7 +7,6 @@
 #include "base/error.h"
 #include "engine/plan/plan.h"
 #include "engine/run/run_directory.h"
-#include "formats/dataset.h"
 #include "formats/json.h"
 #include "formats/run_files.h"
 #include "formats/tokenizer.h"
@@ -122,7 +121,7 @@ void compare_runs(const formats::TrainerState& was, const CheckpointRules& rules
         "was, or begin with the weights alone: load_weights_only: true, and another out_dir",
         point.checkpoint.string(), before, now);
   }
-  point.differences = formats::differences(was, rules.config, data_fingerprint(rules.dataset));
+  point.differences = formats::differences(was, rules.config, rules.data);
   point.precision = find_text(was.manifest, "precision");
 }
 
@@ -217,7 +216,7 @@ bool wants_weights_alone(const formats::TrainerState& was, const formats::TextPa
 }
 
 std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
-  const auto& [out_dir, store, wanted, size, config, dataset] = rules;
+  const auto& [out_dir, store, wanted, size, config, dataset, data] = rules;
   const int64_t step_tokens = size.step_tokens();
   ResumePoint point;
   if (wanted && *wanted == "latest") point.note = set_damaged_aside(out_dir);
@@ -297,11 +296,6 @@ std::vector<Path> find_store_files(const std::string& store, const Path& out_dir
     files.push_back(store_file(store, out_dir, {rank, of}));
   }
   return files;
-}
-
-std::string data_fingerprint(const Path& dataset) {
-  const Path train = dataset / "train.bin";
-  return !dataset.empty() && fs::exists(train) ? formats::fingerprint(train) : "";
 }
 
 std::string store_of(const Path& checkpoint) {

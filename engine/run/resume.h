@@ -39,6 +39,7 @@ struct CheckpointRules {
   RunSize size;                     // how often to save, and how many are kept
   formats::TextPairs config = {};   // all keys, as checkpoints keep them
   Path dataset = {};                // its folder; empty: none
+  std::string data = {};            // what its train.bin is known by, where the leader finds one
 };
 
 // `from` as a path (or a run's out_dir: its newest), or for "latest" the newest in out_dir;
@@ -62,9 +63,6 @@ std::vector<Path> find_store_files(const std::string& store, const Path& out_dir
 // `out_dir`, "latest" is the newest there, or if there is none in the run below it that was at work
 // last. Throws Error if there is none, or it does not match its checksums.
 Path find_checkpoint(const Path& given, const Path& out_dir = {});
-
-// What the training data of a data set is known by; "" if it has none.
-std::string data_fingerprint(const Path& dataset);
 
 // The file that a checkpoint's moments are in, as its id; "" if they are beside it, or there are
 // none.

@@ -77,8 +77,7 @@ std::string SpikeDetector::judge(double loss, double norm) const {
   if (norm > 0 && norm_z > threshold_) {
     return fmt::format(
         "the gradient's norm, {:.3g}, is {:.0f} standard deviations above {:.3g}, to which the "
-        "last "
-        "{} steps lead",
+        "last {} steps lead",
         norm, norm_z, std::exp(norms.value), norms_.size());
   }
   return "";
@@ -101,8 +100,7 @@ Watch::Watch(const WatchRules& rules, Path out_dir, const Store& store, Note not
   if (rules_.on_spike != "warn" && store.updates_in_visits()) {
     throw AgreedError(
         "on_spike: with clip: layer each layer is updated before the step is complete, so its "
-        "batch "
-        "cannot be left out; use on_spike: warn, or clip: global");
+        "batch cannot be left out; use on_spike: warn, or clip: global");
   }
   if (rewinds() && !store.file_id().empty()) {
     throw AgreedError(
