@@ -11,6 +11,7 @@ function(room_test name)
     GIGAGPT_SOURCE_DIR="${CMAKE_SOURCE_DIR}" GIGAGPT_BINARY_DIR="${CMAKE_BINARY_DIR}"
     GIGAGPT_VERSION="${PROJECT_VERSION}")
   target_link_libraries(${name}_test PRIVATE ${ROOM_LIBRARIES} GTest::gtest_main)
+  set_target_properties(${name}_test PROPERTIES UNITY_BUILD OFF)  # helpers share names
   add_test(NAME ${name} COMMAND ${name}_test)
   describe_test(${name} "${ROOM_LABEL}" ${ROOM_ALL_CORES})
 endfunction()
@@ -74,7 +75,8 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
   room_test(systems ALL_CORES LABEL slow SOURCES gpt/systems_test.cpp LIBRARIES gpt)
   room_test(systems_programs ALL_CORES LABEL slow SOURCES cli/systems_test.cpp LIBRARIES arguments)
   add_dependencies(systems_programs_test gigagpt gigagpt-compute)
-  room_test(surroundings ALL_CORES LABEL slow SOURCES cli/surroundings_test.cpp LIBRARIES resume)
+  room_test(surroundings ALL_CORES LABEL slow SOURCES cli/endings_test.cpp cli/surroundings_test.cpp
+            LIBRARIES resume)
   add_dependencies(surroundings_test gigagpt gigagpt-compute)
 
   # What runs in threads of its own, with ThreadSanitizer. Without LibTorch, whose OpenMP it does

@@ -1,7 +1,9 @@
 #include "cli/launch.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,6 +30,7 @@ namespace {
 constexpr unsigned kEndedByNow_s = 10;  // mpirun takes one or two
 constexpr double kRepeated_s = 0.5;     // within that a signal is the same request once more
 constexpr unsigned kAborted_s = 5;      // with a host that does not answer mpirun would wait
+constexpr int kCutOff = SIGIO;          // ends an mpirun that is cut off, which passes others on
 
 constexpr const char* kGoesOn = ". The same command with --checkpoint_path latest goes on";
 
@@ -147,6 +150,23 @@ void become_mpirun(std::vector<std::string> arguments) {
         "num_systems: mpirun, which starts the systems, is not installed; apt install openmpi-bin");
   }
   fail_errno("cannot start mpirun");
+}
+
+// Ends mpirun or its daemon, if it does not end by itself once a system of it has failed: cut off
+// from the others, it has things to tell them that TCP repeats for a quarter of an hour. A process
+// of its own sees to that, as the system's has to end, and holds nothing that is waited for.
+void end_soon(pid_t daemon) {
+  const int handle = int(::syscall(SYS_pidfd_open, daemon, 0));
+  if (handle < 0 || ::fork() != 0) return;
+  ::setsid();
+  ::dup2(handle, STDIN_FILENO);
+  ::closefrom(STDIN_FILENO + 1);
+  pollfd ended{STDIN_FILENO, POLLIN, 0};
+  for (const int signal : {kCutOff, SIGKILL}) {
+    if (::poll(&ended, 1, 1000 * int(kEndedByNow_s)) > 0) break;
+    ::syscall(SYS_pidfd_send_signal, STDIN_FILENO, signal, nullptr, 0);
+  }
+  ::_exit(0);
 }
 
 }  // namespace
@@ -315,6 +335,7 @@ int launch(const GPTConfig& config, bool training, char** argv) {
   });
   write_message(line_start());  // what a system that was ended has left
   const bool killed = WIFSIGNALED(status);
+  if (killed && WTERMSIG(status) == kCutOff) return 1;  // a system has said why
   const std::string text = killed ? death_text("mpirun", WTERMSIG(status), training)
                                   : mpirun_text(WEXITSTATUS(status), hosts, training);
   if (!text.empty() && request == 0) say(text);
@@ -324,8 +345,10 @@ int launch(const GPTConfig& config, bool training, char** argv) {
 
 int supervise(const Rank& rank, int64_t num_systems, bool training,
               const std::function<void()>& compute) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);  // with mpirun
-  std::signal(SIGUSR1, SIG_IGN);       // in what computes, until it is ready for requests
+  const pid_t daemon = ::getppid();
+  const bool launched = std::getenv(kLaunchedVariable) != nullptr;  // not by a script of the user's
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);                               // with mpirun
+  std::signal(SIGUSR1, SIG_IGN);  // in what computes, until it is ready for requests
   if (rank.starter == "mpirun") ::setenv(kLaunchedVariable, "1", 1);
   ::setenv("OMPI_MCA_opal_signal", "", 0);  // no page from Open MPI about a death either
   // Reading from each other's memory is forbidden in many containers, noisily, and is no faster
@@ -336,6 +359,7 @@ int supervise(const Rank& rank, int64_t num_systems, bool training,
   bool ending = false;
   const int status =
       wait_for(child, caught, [&](int signal) { ending = ending || signal != SIGUSR1; });
+  if (launched && status != 0) end_soon(daemon);
   if (!WIFSIGNALED(status)) return WEXITSTATUS(status);
   const int signal = WTERMSIG(status);
   // A signal for all of a job may reach the child first.

@@ -22,6 +22,13 @@ extern char** environ;
 
 namespace gigagpt {
 
+// The programs get signals as from a terminal, though the tests may run under nohup or in the
+// background of a script, where some are ignored.
+inline const bool kSignalsAreHeard = [] {
+  for (const int signal : {SIGHUP, SIGINT, SIGQUIT}) ::signal(signal, SIG_DFL);
+  return true;
+}();
+
 inline const std::string kProgram = std::string(GIGAGPT_BINARY_DIR) + "/gigagpt";
 inline const std::string kSource = GIGAGPT_SOURCE_DIR;
 
@@ -74,6 +81,7 @@ class Background {
   Background(const Background&) = delete;
   Background& operator=(const Background&) = delete;
 
+  pid_t process() const { return pid_; }
   bool ended() {
     ended_ = ended_ || ::waitpid(pid_, &status_, WNOHANG) != 0;
     return ended_;

@@ -405,6 +405,19 @@ TEST_F(TwoHosts, AKilledSystemIsNamedWithItsHost) {
                           fmt::format("system 1 of 2 on host {}-2 was killed by signal 9", name_)));
 }
 
+// Each host's mpirun or daemon has to notice by itself that nobody answers; TearDown() looks
+// whether both have. TCP alone would wait for a quarter of an hour.
+TEST_F(TwoHosts, ACutNetworkEndsAllOnBoth) {
+  auto more = long_run("memory");
+  more.insert(more.end(), {"--num_steps", "1000000", "--system_timeout_minutes", "0.1"});
+  Background run(there(train("cut", 2, on_both(more))), path("log"));
+  run.wait_for_lines(path("cut") + "/metrics.jsonl", 20);
+  ASSERT_EQ(shell(kSource + "/tools/hosts.sh cut").status, 0);
+  const int status = run.wait();
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status;
+  EXPECT_TRUE(one_message(read_text(path("log")), " has been silent for 0.1 minutes"));
+}
+
 TEST_F(TwoHosts, MustHaveOneConfigAndTheSameData) {
   const auto disagreement = [&](const std::string& of_1, const std::string& of_0) {
     return fmt::format(

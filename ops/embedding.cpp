@@ -53,10 +53,15 @@ void add_rows(const Tensor& from, std::span<const int64_t> token_of_row, RowSums
 // A dense gradient to which `add` adds: its sum, or zeros, which are then returned for autograd.
 template <class F>
 Tensor deliver_dense(GradientSum* sum, at::IntArrayRef sizes, const F& add) {
-  if (sum != nullptr) fill_gradient(*sum);
-  const Tensor dense = sum != nullptr ? sum->sum : at::zeros(sizes, at::kFloat);
-  add(dense);
-  return sum != nullptr ? Tensor() : dense;
+  if (sum == nullptr) {
+    const Tensor dense = at::zeros(sizes, at::kFloat);
+    add(dense);
+    return dense;
+  }
+  GradientSum& to = open_sum(*sum);
+  fill_gradient(to);
+  add(to.sum);
+  return {};
 }
 
 // The gradient of wte: into its sum, or for autograd.

@@ -1,5 +1,7 @@
 #include "ops/gradient.h"
 
+#include <ATen/ops/empty.h>
+
 #include "base/error.h"
 #include "ops/kernels/optimizer.h"
 #include "ops/parallel.h"
@@ -7,8 +9,16 @@
 
 namespace gigagpt::ops {
 
-void add_gradient(GradientSum& to, const at::Tensor& gradient, double scale) {
-  GIGAGPT_ASSERT(to.state != GradientSum::kLent && to.sum.defined());
+GradientSum& open_sum(GradientSum& sum) {
+  GIGAGPT_ASSERT(sum.sum.defined());
+  if (sum.state != GradientSum::kLent) return sum;
+  if (!sum.meanwhile)
+    sum.meanwhile = std::make_unique<GradientSum>(at::empty(sum.sum.sizes(), at::kFloat));
+  return *sum.meanwhile;
+}
+
+void add_gradient(GradientSum& sum, const at::Tensor& gradient, double scale) {
+  GradientSum& to = open_sum(sum);
   if (to.state == GradientSum::kEmpty) {
     to.state = GradientSum::kFilled;
     to.sum.copy_(scale == 1.0 ? gradient : gradient.mul(scale));

@@ -7,6 +7,8 @@
 
 namespace gigagpt::ops {
 
+// Where a gradient can be added now: the sum, or while an op works in it, one that is added later.
+GradientSum& open_sum(GradientSum& sum);
 // sum (+)= scale * gradient, multiplied first and then added: the bits that autograd would give.
 void add_gradient(GradientSum& to, const at::Tensor& gradient, double scale = 1.0);
 // Makes an empty sum zero.

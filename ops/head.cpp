@@ -5,6 +5,7 @@
 #include <ATen/ops/scalar_tensor.h>
 
 #include <numeric>
+#include <utility>
 
 #include "base/trace.h"
 #include "ops/autograd.h"
@@ -134,6 +135,7 @@ std::vector<Tensor> scale_gradients(const Tensor& dh, const Tensor& dweight, Gra
   if (lent) {
     if (scale != 1.0) dweight.mul_(scale);
     sum->state = GradientSum::kFilled;
+    if (sum->meanwhile) add_gradient(*sum, std::exchange(sum->meanwhile, nullptr)->sum);
   } else if (sum != nullptr) {
     add_gradient(*sum, dweight, scale);
   }

@@ -157,6 +157,43 @@ TEST(CrossEntropy, BorrowsAnEmptySum) {
   }
 }
 
+// Ops that use the weight after the head give their gradients first, while the head works in its
+// sum: a product, rows that are looked up, a second loss of the same weight.
+TEST(CrossEntropy, MayShareItsWeightWithOpsThatFollow) {
+  at::manual_seed(12);
+  const int64_t R = 20;
+  const Tensor labels = draw_labels(R, 30), one = at::scalar_tensor(1.0);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Tensor h = at::randn({R, 8}).to(type), wpe = at::randn({R, 8}).to(type);
+    const Tensor w = at::randn({30, 8}).to(type).requires_grad_(true);
+    const Tensors dy = {at::scalar_tensor(0.25), at::randn({R, 30}).to(type), at::randn({1, R, 8}),
+                        one};
+    const auto gradient_of = [&](const std::vector<size_t>& uses) {
+      GradientSum sum{at::full(w.sizes(), NAN)};
+      const Weight weight{w, &sum};
+      Tensors outputs, gradients;
+      for (const size_t use : uses) {
+        outputs.push_back(use == 1   ? linear(h, {weight, {}})
+                          : use == 2 ? embedding(labels.view({1, R}), weight, {wpe, nullptr}, 0)
+                                     : cross_entropy(h, weight, labels));
+        gradients.push_back(dy[use]);
+      }
+      torch::autograd::grad(outputs, {w}, gradients, false, false, /*allow_unused=*/true);
+      EXPECT_EQ(sum.state, GradientSum::kFilled);
+      return f64(sum.sum);
+    };
+    // Four gradients are added in fp32, in another order; the terms of the product each by itself.
+    Tensor expected = at::zeros(w.sizes(), at::kDouble);
+    Tensor magnitude = at::matmul(f64(dy[1]).t().abs(), f64(h).abs());
+    for (const size_t use : {0, 1, 2, 3}) {
+      expected += gradient_of({use});
+      magnitude += gradient_of({use}).abs();
+    }
+    expect_close(gradient_of({0, 1, 2, 3}), expected, magnitude * (double(R + 4) * kUnit32));
+    expect_close(gradient_of({3, 2, 1, 0}), expected, magnitude * (double(R + 4) * kUnit32));
+  }
+}
+
 TEST(CrossEntropy, ANanShows) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     Tensor h = at::randn({5, 16}).to(type), w = at::randn({40, 16}).to(type);

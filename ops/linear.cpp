@@ -24,8 +24,9 @@ struct Fused {
 };
 
 // The weight's gradient dy_t [N, R] x rows [R, K], into its accumulator or for autograd.
-Tensor weight_gradient(GradientSum* to, const Tensor& dy_t, const Tensor& rows,
+Tensor weight_gradient(GradientSum* sum, const Tensor& dy_t, const Tensor& rows,
                        const Tensor& weight) {
+  GradientSum* to = sum != nullptr ? &open_sum(*sum) : nullptr;
   // In fp32 a product on its own, added as a whole, has the bits that autograd would give.
   const bool first = to != nullptr && to->state == GradientSum::kEmpty;
   if (first || (to != nullptr && weight.scalar_type() == at::kBFloat16)) {

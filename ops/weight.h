@@ -19,7 +19,8 @@ struct GradientSum {
   };
   at::Tensor sum;  // fp32, in the parameter's shape
   State state = kEmpty;
-  std::unique_ptr<RowSums> rows = nullptr;  // instead of `sum`, for an embedding's own use
+  std::unique_ptr<RowSums> rows = nullptr;           // instead of `sum`, for an embedding's own use
+  std::unique_ptr<GradientSum> meanwhile = nullptr;  // what others add to a sum that is lent
 };
 
 // `value` is what is multiplied: bf16 or fp32 matrices, fp32 vectors. It does not own its memory

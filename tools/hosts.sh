@@ -4,6 +4,7 @@
 #
 #   tools/hosts.sh up            makes them; then `hosts: 10.77.0.1,10.77.0.2` are two hosts
 #   tools/hosts.sh rate MBIT     limits the cable, in each direction; 0: no limit
+#   tools/hosts.sh cut           cuts the cable: each is silent to the other, as behind a dead switch
 #   tools/hosts.sh run COMMAND   runs it on the first, with mpirun told how to reach the second
 #   tools/hosts.sh down          takes them away
 #
@@ -37,6 +38,9 @@ case ${1:-} in
       [[ $2 == 0 ]] || ip netns exec "$(space $host)" \
         tc qdisc add dev wire root tbf rate "$2mbit" burst 256kb latency 50ms
     done
+    ;;
+  cut)
+    ip -n "$(space 2)" link set wire down
     ;;
   run)
     shift

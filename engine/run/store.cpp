@@ -283,7 +283,10 @@ Weights Store::weights(size_t layer_index, bool gradients) {
 void Store::forget_gradients() {
   for (LayerState& state : states_) {
     for (auto* sums : {&state.grads, &state.shared_grads}) {
-      for (ops::GradientSum& grad : *sums) grad.state = ops::GradientSum::kEmpty;
+      for (ops::GradientSum& grad : *sums) {
+        grad.state = ops::GradientSum::kEmpty;
+        grad.meanwhile = nullptr;
+      }
     }
     for (ops::GradientSum& grad : state.lookups) {
       if (grad.rows != nullptr) grad.rows->forget();

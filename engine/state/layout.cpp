@@ -4,7 +4,6 @@
 #include <array>
 
 #include "base/error.h"
-#include "ops/kernels/codes.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -13,7 +12,6 @@ constexpr int64_t kParamElements = 16;     // parameters begin on a cache line
 constexpr int64_t kMatrixElements = 2048;  // of bf16 in a block of the file
 constexpr int64_t kBlockElements = 1024;   // of fp32
 constexpr int64_t kLeastCoded = 4096;      // smaller matrices keep their moments in fp32
-constexpr auto kCodeBlock = int64_t(ops::kernels::kCodeBlock);
 
 int64_t padded(int64_t count, int64_t to) {
   return (count + to - 1) / to * to;
@@ -40,7 +38,7 @@ LayerLayout lay_out(const LayerSpec& spec, bool compact) {
       pad(align);
     }
   };
-  place(kCodedMatrix, kCodeBlock);  // no block of codes has elements of two parameters
+  place(kCodedMatrix, kCodeElements);  // no block of codes has elements of two parameters
   layer.coded = layer.size;
   place(kMatrix, kParamElements);
   pad(kMatrixElements);
@@ -159,7 +157,8 @@ int64_t StateLayout::matrices_in(const Segment& segment) const {
 
 uint64_t StateLayout::moment_bytes(const Segment& segment) const {
   const int64_t coded = coded_in(segment);
-  return 4 * uint64_t(segment.count - coded) + 4 * uint64_t(coded / kCodeBlock) + uint64_t(coded);
+  return 4 * uint64_t(segment.count - coded) + 4 * uint64_t(coded / kCodeElements) +
+         uint64_t(coded);
 }
 
 SlotParts StateLayout::slot_parts(const Segment& segment) const {

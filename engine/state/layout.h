@@ -14,6 +14,7 @@
 
 #include "base/async_file.h"
 #include "engine/state/layer_spec.h"
+#include "ops/kernels/codes.h"
 
 namespace gigagpt::engine {
 
@@ -39,6 +40,9 @@ enum class Array { kMaster, kExpAvg, kExpAvgSq, kGradient, kWorking };
 // that rounded to bf16, or not at all, as layers are updated in the backward pass. Without fp32
 // there is one window a step, and a gradient that several layers add to waits in memory.
 enum class GradientForm { kFp32, kBf16, kNone };
+
+// Elements of a compact moment that share a scale.
+constexpr auto kCodeElements = int64_t(ops::kernels::kCodeBlock);
 
 // In what form the state of a model is kept.
 struct StateForm {

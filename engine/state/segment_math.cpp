@@ -11,7 +11,6 @@ namespace {
 using ops::CompactMoment;
 using ops::CompactPiece;
 using ops::kernels::Bf16;
-constexpr auto kCodeBlock = int64_t(ops::kernels::kCodeBlock);
 
 template <class T>
 T* at(std::byte* array, int64_t element) {
@@ -28,10 +27,10 @@ CompactMoment moment_at(const StateLayout& layout, const Segment& segment, std::
                         int64_t element) {
   const int64_t coded = layout.coded_in(segment), place = element - segment.begin;
   auto* floats = reinterpret_cast<float*>(array);
-  const int64_t scales = coded / kCodeBlock, plain = segment.count - coded;
+  const int64_t scales = coded / kCodeElements, plain = segment.count - coded;
   if (place >= coded) return {.values = floats + scales + (place - coded)};
   auto* codes = reinterpret_cast<uint8_t*>(floats + scales + plain);
-  return {.codes = codes + place, .scale = floats + place / kCodeBlock};
+  return {.codes = codes + place, .scale = floats + place / kCodeElements};
 }
 
 std::byte* working_at(const StateLayout& layout, const Segment& segment,
@@ -61,8 +60,8 @@ void in_blocks(const StateLayout& layout, const Segment& segment, std::byte* arr
   for (size_t done = 0; done < count;) {
     const CompactMoment moment = moment_at(layout, segment, array, first + int64_t(done));
     const bool coded = moment.codes != nullptr;
-    const size_t size = coded ? std::min(count - done, size_t(kCodeBlock)) : count - done;
-    GIGAGPT_ASSERT(!coded || (first + int64_t(done)) % kCodeBlock == 0);
+    const size_t size = coded ? std::min(count - done, size_t(kCodeElements)) : count - done;
+    GIGAGPT_ASSERT(!coded || (first + int64_t(done)) % kCodeElements == 0);
     visit(done, size, moment);
     done += size;
   }
@@ -123,11 +122,11 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
   };
   // Padding has codes as well: whole blocks are simplest, and zeros stay zeros.
   const int64_t coded_end = segment.begin + layout.coded_in(segment);
-  for (int64_t i = segment.begin; i < coded_end; i += kCodeBlock) add(i, kCodeBlock, true);
+  for (int64_t i = segment.begin; i < coded_end; i += kCodeElements) add(i, kCodeElements, true);
   layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& piece) {
     if (piece.begin < coded_end) return;
     for (int64_t i = piece.begin; i < piece.end();) {
-      const int64_t next = std::min((i / kCodeBlock + 1) * kCodeBlock, piece.end());
+      const int64_t next = std::min((i / kCodeElements + 1) * kCodeElements, piece.end());
       add(i, next - i, param.shape.size() >= 2);
       i = next;
     }
@@ -167,7 +166,7 @@ void read_values(const StateLayout& layout, const Segment& segment, const Segmen
     std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
     in_blocks(layout, segment, array, first, values.size(),
               [&](size_t begin, size_t count, const CompactMoment& moment) {
-                float block[kCodeBlock];
+                float block[kCodeElements];
                 const bool direct = moment.codes == nullptr;
                 ops::read_moment(moment, positive, count, direct ? &values[begin] : block);
                 if (!direct) std::copy_n(block, count, &values[begin]);
@@ -191,7 +190,7 @@ void write_values(const StateLayout& layout, const Segment& segment, const Segme
   std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
   in_blocks(layout, segment, array, first, values.size(),
             [&](size_t begin, size_t count, const CompactMoment& moment) {
-              float block[kCodeBlock] = {};
+              float block[kCodeElements] = {};
               const bool direct = moment.codes == nullptr;
               if (!direct) std::copy_n(&values[begin], count, block);
               ops::write_moment(direct ? &values[begin] : block, positive, count, moment);
