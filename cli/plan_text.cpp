@@ -1,5 +1,6 @@
 #include "cli/plan_text.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 #include "base/disk_rate.h"
@@ -141,14 +142,14 @@ std::string plan_text(const GPTConfig& config, const Plan& plan, const engine::M
 
 std::string comparison_text(const Plan& plan, const Measured& measured) {
   std::string text = fmt::format("{:<10}{:>12}{:>12}", "", "planned", "measured");
+  // Seconds, or GB. Smaller ones are mostly what no plan counts: the program's own parts.
+  constexpr double kLeast = 0.05;
   const auto row = [&](const char* name, double planned, double found, auto show) {
-    if (planned <= 0 || found <= 0) return;
+    if (std::min(planned, found) < kLeast) return;
     text += fmt::format("\n{:<10}{:>12}{:>12}  {:+.1f} %", name, show(planned), show(found),
                         100 * (found / planned - 1));
   };
-  // No plan counts what a step takes that is not compute, which is most of a short one.
-  constexpr double kShort_s = 0.05;
-  if (measured.step_s >= kShort_s) row("a step", plan.step_s, measured.step_s, time_text);
+  row("a step", plan.step_s, measured.step_s, time_text);
   row("memory", plan.peak_gb, measured.peak_gb, gb_text);
   row("disk", plan.disk_gb, measured.disk_gb, gb_text);
   return text;

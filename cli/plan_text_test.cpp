@@ -67,7 +67,9 @@ TEST_F(PlanText, ComparesWithWhatWasMeasured) {
             "a step            10 s        12 s  +20.0 %\n"
             "memory         4.00 GB     3.80 GB  -5.0 %\n"
             "disk            1.2 TB      1.2 TB  +0.0 %");
-  plan.step_s = 0;
+  plan.disk_gb = 0.001;
+  EXPECT_FALSE(has(comparison_text(plan, {12, 3.8, 0.004}), "disk"));
+  plan.step_s = 0.01;
   EXPECT_FALSE(has(comparison_text(plan, {12, 3.8, 1200}), "a step"));
 }
 

@@ -288,6 +288,35 @@ TEST_F(SystemsTest, GoOnToTheSameBits) {
   }
 }
 
+// The one that leads judges; all leave out the batch, or go back, and go on to the same bits.
+TEST_F(SystemsTest, LeaveOutTheBatchOfASpikeTogether) {
+  config_.num_steps = 100;
+  config_.checkpoint_steps = 40;
+  config_.keep_checkpoints = 0;
+  write_dataset(folder_ / "data", 31, 100 * 8 * 12 * 2 + 1);
+  ASSERT_TRUE(engine::run_systems(
+      1, [&](Cluster&) { write_spoiled(config_, /*step=*/90, folder_ / "spoiled"); }));
+  config_.dataset = (folder_ / "spoiled").string();
+  for (const std::string mode : {"skip", "rewind"}) {
+    config_.watch.on_spike = mode;
+    const auto run_of = [&](const std::string& name, int systems, int stop_after) {
+      GPTConfig run_config = config(mode + name, systems);
+      run_config.checkpoint_path = "latest";
+      EXPECT_TRUE(stop_after == 0 || run(run_config, stop_after));
+      EXPECT_TRUE(run(run_config));
+      return run_config;
+    };
+    const GPTConfig one = run_of("one", 1, 0), many = run_of("many", 3, 0);
+    const std::string left_out = read_text(folder_ / (mode + "one") / "left_out.json");
+    EXPECT_NE(left_out.find("90"), std::string::npos) << left_out;
+    EXPECT_EQ(read_text(folder_ / (mode + "many") / "left_out.json"), left_out);
+    EXPECT_EQ(metrics_of(many.out_dir).size(), 100U);
+    const GPTConfig stopped = run_of("stopped", 3, 95);
+    EXPECT_EQ(weights(stopped), weights(many));
+    EXPECT_EQ(read_text(folder_ / (mode + "stopped") / "left_out.json"), left_out);
+  }
+}
+
 TEST_F(SystemsTest, EvaluateLikeOne) {
   const GPTConfig trained = config("trained", 2);
   ASSERT_TRUE(run(trained));

@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "formats/dataset.h"
 #include "formats/tokenizer.h"
 #include "gpt/config.h"
+#include "gpt/data.h"
 #include "gpt/train.h"
 
 namespace gigagpt {
@@ -49,6 +51,38 @@ inline GPTConfig tiny_config(const Path& folder) {
   config.dataset = (folder / "data").string();
   config.out_dir = (folder / "out").string();
   return config;
+}
+
+// The chunks that a step of the run reads, told by a data set of as many tokens in which each token
+// is the number of its chunk.
+inline std::vector<int64_t> chunks_of(GPTConfig config, int64_t step, const Path& scratch) {
+  const auto tokens = int64_t(std::filesystem::file_size(config.dataset + "/train.bin") / 2);
+  config.dataset = scratch.string();
+  config.vocab_size = 60000;
+  std::vector<uint16_t> ids;
+  for (int64_t i = 0; i < tokens; ++i) ids.push_back(uint16_t(i / config.sequence_length));
+  std::filesystem::create_directories(scratch);
+  File::create(scratch / "train.bin").write(std::as_bytes(std::span(ids)));
+  formats::write_dataset_meta(scratch, {config.vocab_size, 2});
+  std::vector<int64_t> chunks;
+  for (const auto& batch : TokenData(config, "train").train_batch(step)) {
+    for (int64_t row = 0; row < batch.input.size(0); ++row)
+      chunks.push_back(batch.input[row][0].item<int64_t>());
+  }
+  return chunks;
+}
+
+// A copy of the run's data, in which one step meets random tokens.
+inline void write_spoiled(const GPTConfig& config, int64_t step, const Path& folder) {
+  std::filesystem::copy(config.dataset, folder, std::filesystem::copy_options::recursive);
+  const Path file = folder / "train.bin";
+  std::string bytes = read_text(file);
+  std::mt19937_64 random(7);
+  for (const int64_t chunk : chunks_of(config, step, folder.string() + ".numbers")) {
+    for (int64_t i = 0; i < config.sequence_length; ++i)
+      bytes[size_t(2 * (chunk * config.sequence_length + i))] = char(random() % 31);
+  }
+  File::create(file).write(bytes);
 }
 
 // Events of a run that is stopped after `stop_after` steps (0: never).

@@ -53,36 +53,7 @@ class Spike : public Training {
     config_.eval_steps = 200;
     const int64_t tokens = config_.num_steps * config_.batch_size * config_.sequence_length * 2 + 1;
     write_dataset(config_.dataset, 31, tokens);
-    const std::vector<int64_t> chunks = chunks_of(kSpike, tokens);
-    fs::copy(config_.dataset, out("spoiled"), fs::copy_options::recursive);
-    const Path file = out("spoiled") / "train.bin";
-    std::string bytes = read_text(file);
-    std::mt19937_64 random(7);
-    for (const int64_t chunk : chunks) {
-      for (int64_t i = 0; i < config_.sequence_length; ++i) {
-        bytes[size_t(2 * (chunk * config_.sequence_length + i))] = char(random() % 31);
-      }
-    }
-    File::create(file).write(bytes);
-  }
-
-  // The chunks that a step reads, told by a data set of as many tokens in which each token is the
-  // number of its chunk.
-  std::vector<int64_t> chunks_of(int64_t step, int64_t tokens) const {
-    GPTConfig config = config_;
-    config.dataset = out("numbers").string();
-    config.vocab_size = 60000;
-    std::vector<uint16_t> ids;
-    for (int64_t i = 0; i < tokens; ++i) ids.push_back(uint16_t(i / config.sequence_length));
-    fs::create_directories(config.dataset);
-    File::create(Path(config.dataset) / "train.bin").write(std::as_bytes(std::span(ids)));
-    formats::write_dataset_meta(config.dataset, {config.vocab_size, 2});
-    std::vector<int64_t> chunks;
-    for (const auto& batch : TokenData(config, "train").train_batch(step)) {
-      for (int64_t row = 0; row < batch.input.size(0); ++row)
-        chunks.push_back(batch.input[row][0].item<int64_t>());
-    }
-    return chunks;
+    write_spoiled(config_, kSpike, out("spoiled"));
   }
 
   // Returns the steps as they were logged in this part of the run.
