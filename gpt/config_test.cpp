@@ -331,5 +331,24 @@ TEST(ConfigCheck, ModelWhoseSizeOverflowsIsRefused) {
   }
 }
 
+// The command for models larger than memory, on CPUs with bf16 and on others.
+TEST(Readme, A590mModelTrainsInThreeGigabytes) {
+  GPTConfig config;
+  config.width = 1536;
+  config.depth = 18;
+  config.heads = 12;
+  config.vocab_size = 50257;
+  config.max_position_embeddings = 2048;
+  config.sequence_length = 1024;
+  config.batch_size = 8;
+  config.storage.memory_gb = 3;
+  const auto plenty = [](const Path&) { return uint64_t{1} << 50; };
+  for (const auto precision : {engine::Precision::kFp32, engine::Precision::kBf16}) {
+    const auto plan = engine::make_plan(config.layers(), precision, config.run_size(true),
+                                        config.storage, "out", {}, 0, plenty);
+    EXPECT_EQ(plan.refusal, "") << engine::precision_name(precision);
+  }
+}
+
 }  // namespace
 }  // namespace gigagpt

@@ -121,5 +121,23 @@ TEST_F(TrainingState, CompactLearnsLikeFull) {
   EXPECT_LT(by_layer, 2.7);
 }
 
+// As when somebody edits the model and forgets what it is saved as.
+TEST_F(Training, AParameterThatNoCheckpointWouldHaveIsAnErrorBeforeTheFirstStep) {
+  const auto make = [&](const std::vector<formats::StoredTensor>& tensors) {
+    engine::Runtime(make_model(config_), tensors, "fp32", config_.run_size(true), config_.storage,
+                    config_.out_dir, {}, {});
+  };
+  const auto all = formats::hf_gpt2_tensors(config_.hf());
+  make(all);
+  for (const char* name : {"wpe.weight", "decoder.1.ffn.fc.bias", "ln_f.weight"}) {
+    auto tensors = all;
+    std::erase_if(tensors, [&](const auto& tensor) { return tensor.parameter == name; });
+    EXPECT_ERROR(make(tensors), fmt::format("the parameter {} of layer", name));
+  }
+  auto turned = all;
+  for (auto& tensor : turned) tensor.transposed = false;
+  EXPECT_ERROR(make(turned), "so that it would not be saved");
+}
+
 }  // namespace
 }  // namespace gigagpt

@@ -1,6 +1,9 @@
 #include "engine/run/runtime.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <map>
 
 #include "base/error.h"
 #include "base/system.h"
@@ -12,11 +15,35 @@
 namespace gigagpt::engine {
 namespace {
 
+// Every parameter is in one tensor that a checkpoint is written with, else it would be lost.
+void check_saved(const std::vector<LayerSpec>& specs,
+                 const std::vector<formats::StoredTensor>& layout) {
+  std::map<std::string, std::vector<int64_t>> stored;  // shapes by parameter
+  for (const auto& tensor : layout) {
+    auto shape = tensor.shape;
+    if (tensor.transposed) std::reverse(shape.begin(), shape.end());
+    if (!tensor.foreign && !tensor.parameter.empty()) stored[tensor.parameter] = shape;
+  }
+  for (const LayerSpec& layer : specs) {
+    for (const auto& param : layer.params) {
+      const auto found = stored.find(layer.prefix + param.name);
+      if (found != stored.end() && found->second == param.shape) continue;
+      fail(
+          "model: the parameter {} of layer {}, of shape [{}], is in no tensor of a checkpoint, so "
+          "that it would not be saved; add it to the model's list of tensors (for a GPT-2, "
+          "formats/hf_gpt2.cpp)",
+          layer.prefix + param.name, layer.name, fmt::join(param.shape, ", "));
+    }
+  }
+}
+
 // What the least of all systems has is what each counts with, so that they plan alike.
-Plan plan_together(const std::vector<LayerSpec>& specs, const std::string& wanted,
+Plan plan_together(const std::vector<LayerSpec>& specs,
+                   const std::vector<formats::StoredTensor>& layout, const std::string& wanted,
                    const RunSize& size, StoreRules rules, const Path& out_dir,
                    const System& system) {
   Cluster& cluster = system.cluster;
+  cluster.together([&] { check_saved(specs, layout); });
   const auto memory_gb = cluster.gather(
       rules.memory_gb.value_or(0.9 * available_memory_gb() / cluster.systems_here()));
   rules.memory_gb = *std::min_element(memory_gb.begin(), memory_gb.end());
@@ -63,7 +90,7 @@ Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
     : size(size_),
       model(std::move(model_)),
       layout(std::move(layout_)),
-      plan(plan_together(specs_of(model), wanted, size, rules, out_dir, system)),
+      plan(plan_together(specs_of(model), layout, wanted, size, rules, out_dir, system)),
       store(open_together(specs_of(model), size, plan, from, system.cluster)),
       executor(model, store, plan.execution),
       cluster(system.cluster),
