@@ -1,7 +1,7 @@
 #include "cli/plan_text.h"
 
-#include <algorithm>
 #include <fmt/format.h>
+#include <algorithm>
 
 #include "base/disk_rate.h"
 #include "base/system.h"

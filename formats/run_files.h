@@ -48,6 +48,8 @@ std::string differences(const TrainerState& was, const TextPairs& config, const 
 // it has of them. Throws Error naming the first that differs. A checkpoint without
 // trainer_state.json, or from before there were checksums, passes.
 void verify_files(const Path& checkpoint);
+// The same for the sizes alone, which takes no time.
+void verify_sizes(const Path& checkpoint);
 
 // What is known when a step is done: a line of metrics.jsonl, with these names as keys.
 struct StepMetrics {

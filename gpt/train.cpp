@@ -22,7 +22,7 @@ class Training {
         checkpoints_({config.out_dir, config.storage.store, config.checkpoint_path,
                       config.run_size(/*training=*/true), option_texts(config.options()),
                       formats::find_dataset(config.dataset)},
-                     system.cluster),
+                     system.cluster, events.note),
         gpt_(make_gpt(config, /*training=*/true, system, checkpoints_.resume_point())),
         watch_(config.watch, config.out_dir, gpt_.store, events.note) {
     if (config.eval_steps > 0) val_.emplace(config, "val");
@@ -99,9 +99,7 @@ class Training {
       formats::write_hf_config(directory, config_.hf(), tokenizer_);
     };
     metrics_->sync();
-    const Path path =
-        checkpoints_.save(step_, gpt_.store, gpt_.layout, best, write_rest, events_.io_progress);
-    events_.note("saved " + path.string());
+    checkpoints_.save(step_, gpt_.store, gpt_.layout, best, write_rest, events_.io_progress);
   }
 
   GPTConfig& config_;

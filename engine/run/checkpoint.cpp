@@ -8,9 +8,8 @@
 #include <torch/version.h>
 #include <dnnl.hpp>
 
+#include <future>
 #include <map>
-#include <memory>
-#include <optional>
 
 #include "base/error.h"
 #include "engine/run/watch.h"
@@ -25,8 +24,6 @@ using formats::SafetensorsReader;
 using formats::SafetensorsWriter;
 using formats::StoredWeights;
 using formats::TensorInfo;
-
-constexpr const char* kBest = "best";
 
 at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
   return at::from_blob(values.data(), shape, at::kFloat);
@@ -272,37 +269,29 @@ formats::TextPairs manifest(const Store& store, const std::string& data) {
   return pairs;
 }
 
-// Puts the link in place of an older one at once.
-void link_best(const Path& checkpoint) {
-  const Path link = checkpoint.parent_path() / kBest;
-  const Path temporary = temporary_path(link);
-  std::error_code error;
-  std::filesystem::remove(temporary, error);
-  std::filesystem::create_directory_symlink(checkpoint.filename(), temporary, error);
-  if (!error) std::filesystem::rename(temporary, link, error);
-  if (error) fail("cannot make the link {}: {}", link.string(), error.message());
-}
-
-void remove_older_checkpoints(const Path& out_dir, size_t keep) {
-  const auto steps = checkpoint_steps(out_dir);
-  std::error_code missing;
-  const Path best = std::filesystem::read_symlink(out_dir / kBest, missing);
-  for (size_t i = 0; keep > 0 && i + keep < steps.size(); ++i) {
-    const Path directory = checkpoint_directory(out_dir, steps[i]);
-    if (directory.filename() != best) remove_directory(directory);
-  }
-}
-
 }  // namespace
 
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, int64_t step, const Progress& progress) {
   Cluster& cluster = store.cluster();
-  const auto weights = cluster.together([&] {
+  // What this or the other thread has read the other finds in the page cache.
+  std::future<void> verified;
+  if (cluster.leads()) verified = std::async(std::launch::async, formats::verify_files, checkpoint);
+  const auto open = [&](const auto& work) {
+    return cluster.together([&] {
+      try {
+        return work();
+      } catch (const Error&) {  // which is said worse of what is damaged
+        if (verified.valid()) verified.get();
+        throw;
+      }
+    });
+  };
+  const auto weights = open([&] {
     return cluster.leads() ? std::optional<StoredWeights>(std::in_place, checkpoint, tensors)
                            : std::nullopt;
   });
-  const auto moments = cluster.together([&] {
+  const auto moments = open([&] {
     const bool there = cluster.leads() && optimizer &&
                        std::filesystem::exists(checkpoint / "trainer_state.json") &&
                        store_of(checkpoint).empty();
@@ -315,11 +304,14 @@ void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<Sto
   store.storage().begin_writing(step);
   read_weights(weights, store, tensors, counter);
   if (whole) read_optimizer(moments, store, counter);
+  cluster.together([&] {
+    if (verified.valid()) verified.get();
+  });
   store.storage().finish_writing();
 }
 
-Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster)
-    : rules_(std::move(rules)), cluster_(cluster) {
+Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster, Note note)
+    : rules_(std::move(rules)), cluster_(cluster), note_(std::move(note)) {
   cluster.together([&] {
     if (!cluster.leads()) return;
     lock_.emplace(rules_.out_dir, "out_dir", "training");
@@ -356,7 +348,7 @@ std::string Checkpoints::origin(Precision precision) const {
 }
 
 int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
-                           const Progress& progress) {
+                           const Progress& progress) try {
   const bool elsewhere = from_ && !from_->in_out_dir && !from_->in_store;
   cluster_.together([&] {
     if (!cluster_.leads()) return;
@@ -377,6 +369,21 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
   // A file may be a step ahead of what it said when a killed process was still writing.
   if (from_ && from_->in_store) return store.step();
   return from_ ? from_->step : 0;
+} catch (const AgreedError&) {
+  if (!sets_aside()) throw;
+  note_(origin(store.precision()));
+  return start(store, layout, seed, progress);
+}
+
+// Whether a checkpoint of "latest" was damaged and there is another to begin with.
+bool Checkpoints::sets_aside() {
+  if (!rules_.from || *rules_.from != "latest") return false;
+  const auto aside = cluster_.together(
+      [&] { return cluster_.leads() ? set_damaged_aside(rules_.out_dir, /*sums=*/true) : ""; });
+  if (!cluster_.any(!aside.empty())) return false;
+  from_ = find_resume_point(rules_, cluster_);
+  if (from_) from_->note = aside;
+  return true;
 }
 
 bool Checkpoints::due(int64_t step) const {
@@ -433,6 +440,7 @@ Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTenso
   }
   saved_step_ = step;
   since_saved_ = {};
+  note_("saved " + target.string());
   return target;
 }
 

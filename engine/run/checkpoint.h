@@ -21,8 +21,8 @@ using formats::StoredTensor;
 
 // Reads the weights of a checkpoint, this program's or another's, and with `optimizer` its moments
 // if it has them, into the store, whose state is then that of `step`. Throws Error naming the file
-// and tensor when it is damaged or belongs to another model. Of several systems the one that leads
-// reads.
+// and tensor when it is damaged or belongs to another model; checksums are compared meanwhile, in
+// another thread. Of several systems the one that leads reads.
 void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
                      bool optimizer, int64_t step, const Progress& progress);
 
@@ -32,8 +32,11 @@ class Checkpoints {
   // Takes out_dir for this run, clears it of what killed runs left, and finds out where the run
   // starts. Throws AgreedError if another process trains there, or as find_resume_point does; reads
   // no weights. What is refused leaves no directory behind. Of several systems the one that leads
-  // has the directory. The cluster must outlive this.
-  explicit Checkpoints(CheckpointRules rules, Cluster& cluster = Cluster::alone());
+  // has the directory. The cluster must outlive this. `note` is told what a user should know.
+  using Note = std::function<void(const std::string&)>;
+  explicit Checkpoints(
+      CheckpointRules rules, Cluster& cluster = Cluster::alone(),
+      Note note = [](const std::string&) {});
 
   // "continuing from ... at step N", with what is done otherwise from here on, in a line each; ""
   // for a new run. `precision` is what it computes in now.
@@ -43,7 +46,8 @@ class Checkpoints {
   const std::optional<ResumePoint>& resume_point() const { return from_; }
 
   // Loads the weights and moments the run goes on from, unless they are in the store already, or
-  // draws new ones from `seed`. Returns the steps completed.
+  // draws new ones from `seed`. Returns the steps completed. For "latest", a checkpoint that turns
+  // out to be damaged is set aside, which is said, and the whole one before it is loaded.
   int64_t start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
                 const Progress& progress);
 
@@ -70,8 +74,10 @@ class Checkpoints {
   std::string newest() const;  // its path, or "none"
 
  private:
+  bool sets_aside();
   CheckpointRules rules_;
   Cluster& cluster_;
+  Note note_;
   std::optional<DirectoryLock> lock_;
   std::optional<ResumePoint> from_;
   int64_t saved_step_ = -1;

@@ -156,35 +156,6 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
   return point;
 }
 
-// Renames checkpoints that do not match their checksums, down to the newest that does, and says so;
-// "" if that is the newest of all. Throws Error if none does.
-std::string set_damaged_aside(const Path& out_dir) {
-  std::vector<Path> damaged;
-  std::string damage;
-  const auto steps = checkpoint_steps(out_dir);
-  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
-    const Path checkpoint = checkpoint_directory(out_dir, *step);
-    try {
-      formats::verify_files(checkpoint);
-      break;
-    } catch (const Error& error) {
-      if (damage.empty()) damage = error.what();
-      damaged.push_back(checkpoint);
-    }
-  }
-  if (damaged.empty()) return "";
-  if (damaged.size() == steps.size()) fail("{}; no older checkpoint is whole", damage);
-  for (const Path& checkpoint : damaged) {
-    Path aside = checkpoint.string() + ".damaged";
-    for (int i = 2; fs::exists(aside); ++i)
-      aside = fmt::format("{}.damaged-{}", checkpoint.string(), i);
-    std::error_code error;
-    fs::rename(checkpoint, aside, error);
-    if (error) fail("cannot rename {}: {}", checkpoint.string(), error.message());
-  }
-  return fmt::format("{}; it was set aside as {}.damaged", damage, damaged.front().string());
-}
-
 // Beginning anew would write over what tells of a run that is not there any more.
 void check_nothing_was_here(const CheckpointRules& rules) {
   for (const Path& file : find_store_files(rules.store, rules.out_dir)) {
@@ -219,7 +190,7 @@ std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
   const auto& [out_dir, store, wanted, size, config, dataset, data] = rules;
   const int64_t step_tokens = size.step_tokens();
   ResumePoint point;
-  if (wanted && *wanted == "latest") point.note = set_damaged_aside(out_dir);
+  if (wanted && *wanted == "latest") point.note = set_damaged_aside(out_dir, /*sums=*/false);
   const auto steps = checkpoint_steps(out_dir);
   const auto refuse = [&steps, &directory = rules.out_dir] {
     fail(
@@ -298,6 +269,33 @@ std::vector<Path> find_store_files(const std::string& store, const Path& out_dir
   return files;
 }
 
+std::string set_damaged_aside(const Path& out_dir, bool sums) {
+  std::vector<Path> damaged;
+  std::string damage;
+  const auto steps = checkpoint_steps(out_dir);
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const Path checkpoint = checkpoint_directory(out_dir, *step);
+    try {
+      sums ? formats::verify_files(checkpoint) : formats::verify_sizes(checkpoint);
+      break;
+    } catch (const Error& error) {
+      if (damage.empty()) damage = error.what();
+      damaged.push_back(checkpoint);
+    }
+  }
+  if (damaged.empty()) return "";
+  if (damaged.size() == steps.size()) fail("{}; no older checkpoint is whole", damage);
+  for (const Path& checkpoint : damaged) {
+    Path aside = checkpoint.string() + ".damaged";
+    for (int i = 2; fs::exists(aside); ++i)
+      aside = fmt::format("{}.damaged-{}", checkpoint.string(), i);
+    std::error_code error;
+    fs::rename(checkpoint, aside, error);
+    if (error) fail("cannot rename {}: {}", checkpoint.string(), error.message());
+  }
+  return fmt::format("{}; it was set aside as {}.damaged", damage, damaged.front().string());
+}
+
 std::string store_of(const Path& checkpoint) {
   if (!fs::exists(checkpoint / "trainer_state.json")) return "";
   return find_text(formats::read_trainer_state(checkpoint).manifest, "store");
@@ -311,7 +309,7 @@ Path find_checkpoint(const Path& given, const Path& out_dir) {
     if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", checkpoint.string());
     checkpoint = checkpoint_directory(checkpoint, steps.back());
   }
-  formats::verify_files(checkpoint);
+  formats::verify_sizes(checkpoint);
   return checkpoint;
 }
 

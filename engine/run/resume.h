@@ -48,8 +48,7 @@ struct CheckpointRules {
 // weights only is at step 0. In another out_dir the key load_weights_only decides whether the run
 // goes on, or a new one begins with the weights at step 0: auto begins one where the data set is
 // another. If files hold the state of a run, "latest" is that, unless the newest checkpoint belongs
-// to others. A checkpoint whose checksums do not match is an error; for "latest" it is renamed to
-// checkpoint_N.damaged if there is an older whole one, which is then the newest.
+// to others. Sizes of files are compared here, checksums where they are loaded.
 // Throws AgreedError if out_dir already holds a run that would be overwritten or branched off, or
 // files of some systems are missing, or "latest" finds only what is left of a run, or what is asked
 // for cannot be meant: another optimizer for the same moments, or data that was made with another
@@ -59,9 +58,14 @@ std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Clust
 // The files of a run's state that are there, of one system or of any number.
 std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);
 
+// Renames checkpoints in out_dir that are not whole to checkpoint_N.damaged, down to the newest
+// that is, and says so; "" if that is the newest of all. Looks at the sizes of files, or with
+// `sums` at their checksums. Throws Error if none is whole.
+std::string set_damaged_aside(const Path& out_dir, bool sums);
+
 // The checkpoint that a path given by a user means: itself, or the newest in a run's out_dir. With
 // `out_dir`, "latest" is the newest there, or if there is none in the run below it that was at work
-// last. Throws Error if there is none, or it does not match its checksums.
+// last. Throws Error if there is none, or its files have other sizes than they should.
 Path find_checkpoint(const Path& given, const Path& out_dir = {});
 
 // The file that a checkpoint's moments are in, as its id; "" if they are beside it, or there are

@@ -13,6 +13,7 @@ namespace gigagpt::engine {
 namespace {
 namespace fs = std::filesystem;
 
+constexpr const char* kBest = "best";
 constexpr std::string_view kCheckpoint = "checkpoint_";
 constexpr std::string_view kScratch = ".scratch-";
 constexpr std::string_view kStore = ".store";
@@ -67,6 +68,26 @@ void remove_leftovers(const Path& out_dir) {
     remove_scratch(checkpoint_directory(out_dir, step));
   }
   remove_if_unlocked(temporary_path(out_dir / "metrics.jsonl"));
+}
+
+void link_best(const Path& checkpoint) {
+  const Path link = checkpoint.parent_path() / kBest;
+  const Path temporary = temporary_path(link);
+  std::error_code error;
+  std::filesystem::remove(temporary, error);
+  std::filesystem::create_directory_symlink(checkpoint.filename(), temporary, error);
+  if (!error) std::filesystem::rename(temporary, link, error);
+  if (error) fail("cannot make the link {}: {}", link.string(), error.message());
+}
+
+void remove_older_checkpoints(const Path& out_dir, size_t keep) {
+  const auto steps = checkpoint_steps(out_dir);
+  std::error_code missing;
+  const Path best = std::filesystem::read_symlink(out_dir / kBest, missing);
+  for (size_t i = 0; keep > 0 && i + keep < steps.size(); ++i) {
+    const Path directory = checkpoint_directory(out_dir, steps[i]);
+    if (directory.filename() != best) remove_directory(directory);
+  }
 }
 
 }  // namespace gigagpt::engine

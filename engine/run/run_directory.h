@@ -16,4 +16,9 @@ Path checkpoint_directory(const Path& out_dir, int64_t step);
 // nobody has open, the half-written copy of metrics.jsonl. Only for who has the DirectoryLock.
 void remove_leftovers(const Path& out_dir);
 
+// Makes out_dir/best a link to this checkpoint in it, in place of an older one at once.
+void link_best(const Path& checkpoint);
+// Removes all but the newest `keep` checkpoints (0: none), and the one that out_dir/best links to.
+void remove_older_checkpoints(const Path& out_dir, size_t keep);
+
 }  // namespace gigagpt::engine

@@ -30,8 +30,7 @@ void check_saved(const std::vector<LayerSpec>& specs,
       if (found != stored.end() && found->second == param.shape) continue;
       fail(
           "model: the parameter {} of layer {}, of shape [{}], is in no tensor of a checkpoint, so "
-          "that it would not be saved; add it to the model's list of tensors (for a GPT-2, "
-          "formats/hf_gpt2.cpp)",
+          "that it would not be saved; add it to the model's list of tensors",
           layer.prefix + param.name, layer.name, fmt::join(param.shape, ", "));
     }
   }
