@@ -169,7 +169,7 @@ void export_gguf(const ExportArguments& arguments, int64_t piece_values) {
   const Path target = arguments.gguf;
   check_target(target);
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
-  formats::verify_files(checkpoint);
+  formats::verify_files(checkpoint, /*moments=*/false);
   const formats::HfGpt2Config config = formats::read_hf_config(checkpoint);
   const StoredWeights weights = open_weights(checkpoint, config);
   weights.check_values();

@@ -19,6 +19,8 @@ using TextPairs = std::vector<std::pair<std::string, std::string>>;
 // The value of a key, "" if there is none.
 std::string find_text(const TextPairs& pairs, const std::string& key);
 
+inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
+
 // What a whole file is known by.
 struct FileSum {
   std::string name;
@@ -46,9 +48,10 @@ std::string differences(const TrainerState& was, const TextPairs& config, const 
 
 // Compares the files that a checkpoint's trainer_state.json names with the sizes and checksums that
 // it has of them. Throws Error naming the first that differs. A checkpoint without
-// trainer_state.json, or from before there were checksums, passes.
-void verify_files(const Path& checkpoint);
-// The same for the sizes alone, which takes no time.
+// trainer_state.json, or from before there were checksums, passes. Without `moments` the file with
+// the optimizer's is left out.
+void verify_files(const Path& checkpoint, bool moments = true);
+// Compares the sizes alone, which takes no time.
 void verify_sizes(const Path& checkpoint);
 
 // What is known when a step is done: a line of metrics.jsonl, with these names as keys.

@@ -297,7 +297,7 @@ TEST_F(SystemsTest, LeaveOutTheBatchOfASpikeTogether) {
   ASSERT_TRUE(engine::run_systems(
       1, [&](Cluster&) { write_spoiled(config_, /*step=*/90, folder_ / "spoiled"); }));
   config_.dataset = (folder_ / "spoiled").string();
-  for (const std::string mode : {"skip", "rewind"}) {
+  for (const std::string mode : {"rewind", "skip"}) {
     config_.watch.on_spike = mode;
     const auto run_of = [&](const std::string& name, int systems, int stop_after) {
       GPTConfig run_config = config(mode + name, systems);
@@ -315,6 +315,14 @@ TEST_F(SystemsTest, LeaveOutTheBatchOfASpikeTogether) {
     EXPECT_EQ(weights(stopped), weights(many));
     EXPECT_EQ(read_text(folder_ / (mode + "stopped") / "left_out.json"), left_out);
   }
+  // Files of another number of systems are gone on with, and what was left out stays so.
+  GPTConfig filed = config("filed", 3, /*file=*/true);
+  filed.checkpoint_path = "latest";
+  ASSERT_TRUE(run(filed, /*stop_after=*/95));
+  filed.num_systems = 2;
+  ASSERT_TRUE(run(filed));
+  EXPECT_EQ(read_text(folder_ / "filed/left_out.json"),
+            read_text(folder_ / "skipone/left_out.json"));
 }
 
 TEST_F(SystemsTest, EvaluateLikeOne) {

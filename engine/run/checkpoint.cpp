@@ -276,7 +276,8 @@ void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<Sto
   Cluster& cluster = store.cluster();
   // What this or the other thread has read the other finds in the page cache.
   std::future<void> verified;
-  if (cluster.leads()) verified = std::async(std::launch::async, formats::verify_files, checkpoint);
+  if (cluster.leads())
+    verified = std::async(std::launch::async, formats::verify_files, checkpoint, optimizer);
   const auto open = [&](const auto& work) {
     return cluster.together([&] {
       try {
@@ -296,7 +297,7 @@ void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<Sto
                        std::filesystem::exists(checkpoint / "trainer_state.json") &&
                        store_of(checkpoint).empty();
     return there ? std::optional<SafetensorsReader>(std::in_place,
-                                                    checkpoint / "optimizer.safetensors")
+                                                    checkpoint / formats::kOptimizerFile)
                  : std::nullopt;
   });
   const bool whole = cluster.any(moments.has_value());
@@ -349,13 +350,12 @@ std::string Checkpoints::origin(Precision precision) const {
 
 int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
                            const Progress& progress) try {
-  const bool elsewhere = from_ && !from_->in_out_dir && !from_->in_store;
+  const bool goes_on = from_ && !from_->weights_alone;
+  const bool here =
+      goes_on && (from_->in_out_dir || from_->in_store || !from_->other_files.empty());
   cluster_.together([&] {
-    if (!cluster_.leads()) return;
-    if (!from_ || from_->weights_alone)
-      carry_left_out({}, rules_.out_dir);
-    else if (elsewhere)
-      carry_left_out(from_->checkpoint, rules_.out_dir);
+    if (cluster_.leads() && !here)
+      carry_left_out(goes_on ? from_->checkpoint : Path(), rules_.out_dir);
   });
   if (!from_) store.initialise(uint64_t(seed), progress);
   if (from_ && !from_->other_files.empty()) {
@@ -427,7 +427,7 @@ Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTenso
       step, step * rules_.size.step_tokens(), rules_.config, manifest(store, rules_.data), {}};
   state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
   if (file_id.empty())
-    state.files.push_back(write_optimizer(folder / "optimizer.safetensors", store, counter));
+    state.files.push_back(write_optimizer(folder / formats::kOptimizerFile, store, counter));
   else
     state.manifest.emplace_back("store", file_id);
   if (pending) {
