@@ -29,6 +29,7 @@ TEST(SpikeDetector, KnowsWhatDoesNotBelong) {
   EXPECT_EQ(spikes.judge(0.1, 0.3), "") << "better is no spike";
   EXPECT_NE(spikes.judge(4.5, 1).find("the loss, 4.5000, is"), std::string::npos);
   EXPECT_NE(spikes.judge(3, 50).find("the gradient's norm, 50, is"), std::string::npos);
+  EXPECT_EQ(spikes.judge(3, 4), "") << "another level of norms, as in a warm-up, is none";
   // Others among those before it change little: the median is robust.
   for (int i = 0; i < 9; ++i) spikes.add(90, 90);
   EXPECT_NE(spikes.judge(4.5, 1), "");

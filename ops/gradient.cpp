@@ -12,8 +12,10 @@ namespace gigagpt::ops {
 GradientSum& open_sum(GradientSum& sum) {
   GIGAGPT_ASSERT(sum.sum.defined());
   if (sum.state != GradientSum::kLent) return sum;
-  if (!sum.meanwhile)
-    sum.meanwhile = std::make_unique<GradientSum>(at::empty(sum.sum.sizes(), at::kFloat));
+  if (!sum.meanwhile) {
+    sum.meanwhile = std::make_unique<GradientSum>();
+    sum.meanwhile->sum = at::empty(sum.sum.sizes(), at::kFloat);
+  }
   return *sum.meanwhile;
 }
 

@@ -10,10 +10,15 @@
 namespace gigagpt::engine {
 namespace {
 
-constexpr size_t kKnown = 64;       // steps to compare with
-constexpr size_t kLeast = 32;       // before that nothing is judged
-constexpr int64_t kBefore = 4;      // steps before a spike that are left out with it
-constexpr int kMostAttempts = 10;   // to get past a step
+constexpr size_t kKnown = 64;      // steps to compare with
+constexpr size_t kLeast = 32;      // before that nothing is judged
+constexpr int64_t kBefore = 4;     // steps before a spike that are left out with it
+constexpr int kMostAttempts = 10;  // to get past a step
+// What counts hardly at all, as a share of the loss; and how many times as large a gradient must
+// be, since norms move to another level within a few steps of a warm-up, while the loss goes on
+// falling.
+constexpr double kLeastLoss = 5e-3;
+constexpr double kLeastNormRatio = 5;
 constexpr double kNormal = 1.4826;  // of a normal distribution: deviation over MAD
 constexpr const char* kLeftOut = "left_out.json";
 
@@ -64,7 +69,8 @@ std::vector<int64_t> parse_left_out(const std::string& text, const std::string& 
 
 std::string SpikeDetector::judge(double loss, double norm) const {
   if (losses_.size() < kLeast) return "";
-  const Typical losses = typical(losses_, 1e-3 * std::fabs(losses_.back()));
+  const Typical losses =
+      typical(losses_, kLeastLoss * std::fabs(median({losses_.begin(), losses_.end()})));
   const double z = losses.score(loss);
   if (z > threshold_) {
     return fmt::format(
@@ -74,7 +80,7 @@ std::string SpikeDetector::judge(double loss, double norm) const {
   }
   const Typical norms = typical(norms_, 1e-2);
   const double norm_z = norms.score(std::log(norm));
-  if (norm > 0 && norm_z > threshold_) {
+  if (norm > kLeastNormRatio * std::exp(norms.value) && norm_z > threshold_) {
     return fmt::format(
         "the gradient's norm, {:.3g}, is {:.0f} standard deviations above {:.3g}, to which the "
         "last {} steps lead",
