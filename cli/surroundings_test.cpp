@@ -89,6 +89,27 @@ TEST_F(Surroundings, ResultsThatCannotBeWrittenAreErrors) {
   }
 }
 
+// The disk of the checkpoints is full from the first steps on, until the run waits at its end.
+TEST_F(Surroundings, AFullDiskOfCheckpointsIsWaitedFor) {
+  fs::create_directories(path("disk"));
+  if (shell("unshare -m mount -t tmpfs none " + path("disk")).status != 0)
+    GTEST_SKIP() << "no disk can be mounted here";
+  const std::string script = fmt::format(
+      "mount -t tmpfs -o size=20m none {0}; {1} --checkpoint_steps 100 & run=$!; "
+      "until [[ -s {0}/run/metrics.jsonl ]]; do sleep 0.01; done; "
+      "dd if=/dev/zero of={0}/fill bs=1M; until grep -q 'it is waited for' {2}; do sleep 0.1; "
+      "done; "
+      "rm {0}/fill; wait $run; status=$?; ls {0}/run; exit $status",
+      path("disk"), train("disk/run", 600), path("full.log"));
+  Background run({"/usr/bin/unshare", "-m", "bash", "-c", script}, path("full.log"));
+  const int status = run.wait();
+  const std::string log = read_text(path("full.log"));
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << log;
+  EXPECT_NE(log.find("disk/run has no room for a checkpoint of "), std::string::npos) << log;
+  EXPECT_NE(log.find("the run goes on without"), std::string::npos) << log;
+  EXPECT_NE(log.find("\ncheckpoint_600\n"), std::string::npos) << log;
+}
+
 void flip_byte(const Path& file, uint64_t place) {
   std::string bytes = read_text(file);
   bytes[place] ^= 1;

@@ -43,7 +43,7 @@ class Training {
       metrics_->end(report->val_loss);
       events_.step_done(*report);
       stop = gpt_.cluster.any(events_.stop_wanted()) || watch_.stalls();
-      if (checkpoints_.due(step_) || (best && config_.watch.keep_best)) save(best);
+      if (checkpoints_.due(step_, best && config_.watch.keep_best)) save(best);
     }
     if (!checkpoints_.holds(step_)) save(/*best=*/false);
   }

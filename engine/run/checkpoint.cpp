@@ -10,7 +10,9 @@
 
 #include <future>
 #include <map>
+#include <thread>
 
+#include "base/disk_rate.h"
 #include "base/error.h"
 #include "engine/run/watch.h"
 #include "engine/storage/file_storage.h"
@@ -24,6 +26,8 @@ using formats::SafetensorsReader;
 using formats::SafetensorsWriter;
 using formats::StoredWeights;
 using formats::TensorInfo;
+
+constexpr std::chrono::seconds kRoomAgain{2};  // before it is looked again
 
 at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
   return at::from_blob(values.data(), shape, at::kFloat);
@@ -324,30 +328,6 @@ Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster, Note note)
   from_ = find_resume_point(rules_, cluster);
 }
 
-std::string Checkpoints::origin(Precision precision) const {
-  if (!from_) return "";
-  if (from_->weights_alone) {
-    return fmt::format("a new run from the weights of {}, at step 0", from_->checkpoint.string());
-  }
-  std::string text = from_->note.empty() ? "" : from_->note + "\n";
-  text += fmt::format("continuing from {} at step {}", from_->checkpoint.string(), from_->step);
-  if (!from_->other_files.empty())
-    text += fmt::format(", which {} systems made", from_->other_files.size());
-  if (from_->moments_lost) {
-    text +=
-        "; it has weights alone: the optimizer's moments, in a file that is not there, start "
-        "from zero";
-  }
-  if (!from_->differences.empty()) text += "\nnot as before: " + from_->differences;
-  if (!from_->precision.empty() && from_->precision != precision_name(precision)) {
-    text += fmt::format(
-        "\nnot as before: computes in {} (was {}), which precision: auto chooses by "
-        "the CPU",
-        precision_name(precision), from_->precision);
-  }
-  return text;
-}
-
 int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
                            const Progress& progress) try {
   const bool goes_on = from_ && !from_->weights_alone;
@@ -366,6 +346,8 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
   }
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};
+  size_bytes_ = uint64_t(parameter_count(store.storage().layout().specs())) * 4 *
+                (store.file_id().empty() ? 3 : 1);
   // A file may be a step ahead of what it said when a killed process was still writing.
   if (from_ && from_->in_store) return store.step();
   return from_ ? from_->step : 0;
@@ -386,12 +368,24 @@ bool Checkpoints::sets_aside() {
   return true;
 }
 
-bool Checkpoints::due(int64_t step) const {
+bool Checkpoints::due(int64_t step, bool wanted) {
   const RunSize& every = rules_.size;
   const bool by_step = every.checkpoint_steps > 0 && step % every.checkpoint_steps == 0;
   const bool by_time =
       every.checkpoint_minutes > 0 && since_saved_.seconds() > 60 * every.checkpoint_minutes;
-  return by_step || cluster_.any(by_time && cluster_.leads());
+  const bool due = wanted || by_step || cluster_.any(by_time && cluster_.leads());
+  return due && has_room("the run goes on without, and the next one that is due is tried");
+}
+
+bool Checkpoints::has_room(const char* otherwise) {
+  const uint64_t free = cluster_.gather(free_bytes(existing_folder(rules_.out_dir)))[0];
+  const bool missed = std::exchange(room_missed_, free < size_bytes_);
+  if (room_missed_ && !missed) {
+    note_(fmt::format("{} has no room for a checkpoint of {:.2f} GB ({:.2f} GB are free): {}",
+                      rules_.out_dir.string(), double(size_bytes_) / 1e9, double(free) / 1e9,
+                      otherwise));
+  }
+  return !room_missed_;
 }
 
 int64_t Checkpoints::way_back(const Store& store) const {
@@ -418,6 +412,9 @@ Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTenso
                        bool best, const std::function<void(const Path&)>& write_rest,
                        const Progress& progress) {
   const Path target = checkpoint_directory(rules_.out_dir, step);
+  room_missed_ = false;
+  while (!has_room("make some, it is waited for; Ctrl-C twice gives it up"))
+    std::this_thread::sleep_for(kRoomAgain);
   std::optional<PendingDirectory> pending;
   if (cluster_.leads()) pending.emplace(target);
   const Path folder = pending ? pending->path() : target;

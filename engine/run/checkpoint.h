@@ -38,9 +38,10 @@ class Checkpoints {
       CheckpointRules rules, Cluster& cluster = Cluster::alone(),
       Note note = [](const std::string&) {});
 
-  // "continuing from ... at step N", with what is done otherwise from here on, in a line each; ""
-  // for a new run. `precision` is what it computes in now.
-  std::string origin(Precision precision) const;
+  // See origin_text(); "" for a new run.
+  std::string origin(Precision precision) const {
+    return from_ ? origin_text(*from_, precision) : "";
+  }
 
   // Nothing for a new run.
   const std::optional<ResumePoint>& resume_point() const { return from_; }
@@ -51,8 +52,9 @@ class Checkpoints {
   int64_t start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
                 const Progress& progress);
 
-  // Whether to save after this step.
-  bool due(int64_t step) const;  // the clock of the one that leads decides
+  // Whether to save after this step: by its number, by the clock of the one that leads, or as it is
+  // `wanted`. Not while the disk has no room, which is said once; the run goes on.
+  bool due(int64_t step, bool wanted = false);
   bool holds(int64_t step) const { return saved_step_ == step; }
   // Step of the last one from which the run can begin again, as reload() does: one that was due by
   // its step, since others come and go with stops and restarts. -1 if there is none, or if the
@@ -66,8 +68,8 @@ class Checkpoints {
   // them out), optimizer.safetensors (the moments, unless a file keeps them), trainer_state.json
   // and whatever `write_rest` puts into the directory. Keeps the newest checkpoints, and the one
   // that out_dir/best links to: this one, if it is the `best`. On an error nothing of the new one
-  // remains and the old ones are untouched. Returns its path. Of several systems the one that leads
-  // writes; all take part.
+  // remains and the old ones are untouched. Waits for room on the disk, so that a run that ends
+  // loses nothing. Returns its path. Of several systems the one that leads writes; all take part.
   Path save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors, bool best,
             const std::function<void(const Path&)>& write_rest, const Progress& progress);
 
@@ -75,12 +77,15 @@ class Checkpoints {
 
  private:
   bool sets_aside();
+  bool has_room(const char* otherwise);
   CheckpointRules rules_;
   Cluster& cluster_;
   Note note_;
   std::optional<DirectoryLock> lock_;
   std::optional<ResumePoint> from_;
   int64_t saved_step_ = -1;
+  uint64_t size_bytes_ = 0;  // of a checkpoint
+  bool room_missed_ = false;
   Stopwatch since_saved_;  // or since the start
 };
 

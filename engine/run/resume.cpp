@@ -313,6 +313,29 @@ Path find_checkpoint(const Path& given, const Path& out_dir) {
   return checkpoint;
 }
 
+std::string origin_text(const ResumePoint& from, Precision precision) {
+  if (from.weights_alone) {
+    return fmt::format("a new run from the weights of {}, at step 0", from.checkpoint.string());
+  }
+  std::string text = from.note.empty() ? "" : from.note + "\n";
+  text += fmt::format("continuing from {} at step {}", from.checkpoint.string(), from.step);
+  if (!from.other_files.empty())
+    text += fmt::format(", which {} systems made", from.other_files.size());
+  if (from.moments_lost) {
+    text +=
+        "; it has weights alone: the optimizer's moments, in a file that is not there, start "
+        "from zero";
+  }
+  if (!from.differences.empty()) text += "\nnot as before: " + from.differences;
+  if (!from.precision.empty() && from.precision != precision_name(precision)) {
+    text += fmt::format(
+        "\nnot as before: computes in {} (was {}), which precision: auto chooses by "
+        "the CPU",
+        precision_name(precision), from.precision);
+  }
+  return text;
+}
+
 std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Cluster& cluster) {
   const auto ours = summary_of_all(rules, cluster);
   std::optional<ResumePoint> point;

@@ -55,6 +55,10 @@ struct CheckpointRules {
 // tokenizer. All systems ask at once; what the one that leads sees in out_dir counts for all.
 std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Cluster& cluster);
 
+// "continuing from ... at step N", with what is done otherwise from here on, in a line each.
+// `precision` is what it computes in now.
+std::string origin_text(const ResumePoint& from, Precision precision);
+
 // The files of a run's state that are there, of one system or of any number.
 std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);
 
