@@ -98,11 +98,14 @@ void check_threads(int threads) {
   end.count_down();
   for (std::thread& thread : started) thread.join();
   if (refusal.empty()) return;
-  rlimit user{};
+  rlimit user{}, addresses{};
   getrlimit(RLIMIT_NPROC, &user);
+  getrlimit(RLIMIT_AS, &addresses);
   const double group = read_group_limits().threads;
   std::string limits;
   if (user.rlim_cur != RLIM_INFINITY) limits += fmt::format("; ulimit -u is {}", user.rlim_cur);
+  if (addresses.rlim_cur != RLIM_INFINITY)
+    limits += fmt::format("; ulimit -v is {}", addresses.rlim_cur / 1024);
   if (std::isfinite(group)) limits += fmt::format("; the control group allows {:.0f} more", group);
   fail("threads: this process may start {} threads, but {} are needed ({}){}", started.size(),
        threads, refusal, limits);

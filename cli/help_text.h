@@ -7,9 +7,9 @@ inline constexpr const char* kTrainHelp =
     R"(CONFIG is a YAML file of the config keys above; --key value overrides one. Progress is a line every
 --log_steps steps; metrics.jsonl in out_dir has them all. Ctrl-C finishes the step (or drops one
 that would take over a minute), saves and exits; --checkpoint_path latest continues as if nothing
-had happened. So do SIGTERM, SIGUSR1 and SIGHUP (a closed terminal, unless started with nohup). A
-second Ctrl-C or SIGTERM ends at once. Exit code 0: all steps are done; 128 + the signal's number:
-stopped and saved; 1: an error, which is printed.
+had happened. So do SIGTERM, SIGHUP (a closed terminal, unless started with nohup) and what batch
+systems send (SIGUSR1, SIGUSR2, SIGXCPU). A second Ctrl-C or SIGTERM ends at once. Exit code 0: all
+steps are done; 128 + the signal's number: stopped and saved; 1: an error, which is printed.
 
 Is it fast, and what takes the time? --profile says so when the run ends: what each op takes of a
 step by itself, how fast it computes, and how near that is to the fastest matrix product of this

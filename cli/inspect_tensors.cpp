@@ -144,11 +144,18 @@ void read_files(Checkpoint& c) {
   size_t tensors = 0;
   for (const Path& file : files) tensors += read(file, c.weights);
   if (!files.empty()) c.tries([&] { read_model(c, tensors); });
-  bool wanted = c.has("optimizer.safetensors");
-  if (c.state) {
-    for (const FileSum& file : c.state->files) wanted |= file.name == "optimizer.safetensors";
+  const Path optimizer = c.path / formats::kOptimizerFile;
+  bool wanted = fs::exists(optimizer);
+  for (const FileSum& sum : c.state ? c.state->files : std::vector<FileSum>()) {
+    const Path path = c.path / sum.name;
+    wanted |= path == optimizer;
+    if (path == optimizer || std::ranges::find(files, path) != files.end()) continue;
+    c.tries([&] {
+      const File file = File::open_read(path);
+      check_sum(c, {sum.name, file.size_bytes(), crc32c(file, 0, file.size_bytes())});
+    });
   }
-  if (wanted) read(c.path / "optimizer.safetensors", c.moments);
+  if (wanted) read(optimizer, c.moments);
 }
 
 std::string moments_text(const Checkpoint& c) {

@@ -23,6 +23,7 @@
 #include "base/system.h"
 #include "cli/display.h"
 #include "cli/output.h"
+#include "cli/signals.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -311,7 +312,8 @@ int launch(const GPTConfig& config, bool training, char** argv) {
   arguments.push_back(std::filesystem::read_symlink("/proc/self/exe").string());
   while (*++argv) arguments.emplace_back(*argv);
 
-  const sigset_t caught = set_of({SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGTSTP, SIGALRM, SIGCHLD});
+  sigset_t caught = set_of({SIGTSTP, SIGALRM, SIGCHLD});
+  for (const int signal : kRequests) sigaddset(&caught, signal);
   const pid_t mpirun = start_process(caught, SIGTERM, [&] { become_mpirun(std::move(arguments)); });
   int request = 0;  // the first signal that asked
   bool ending = false;

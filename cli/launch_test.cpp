@@ -233,7 +233,7 @@ TEST(SignalsDeathTest, OneOfSeveralSystemsStopsBySigusr1) {
 }
 
 TEST(SignalsDeathTest, AloneEverySignalIsARequest) {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) {
+  for (const int signal : kRequests) {
     EXPECT_EXIT(take_signal(false, signal), testing::ExitedWithCode(7), "") << signal;
   }
 }

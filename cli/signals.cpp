@@ -41,7 +41,7 @@ void catch_stop_signals() {
     sigaction(SIGUSR1, &action, nullptr);
     return;
   }
-  for (const int signal : {SIGUSR1, SIGINT, SIGTERM, SIGHUP}) {
+  for (const int signal : kRequests) {
     struct sigaction before {};
     sigaction(signal, nullptr, &before);
     if (before.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);

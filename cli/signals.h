@@ -1,8 +1,12 @@
-// Signals that ask a program to end: Ctrl-C (SIGINT), SIGTERM, a closed terminal (SIGHUP) and
-// SIGUSR1, which batch systems send before the time is over.
+// Signals that ask a program to end: Ctrl-C (SIGINT), SIGTERM, a closed terminal (SIGHUP), those
+// that batch systems send before the time is over, and that of a power supply which fails.
 #pragma once
 
+#include <csignal>
+
 namespace gigagpt::cli {
+
+inline constexpr int kRequests[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU, SIGPWR};
 
 // From now on these signals are requests. A second SIGINT or SIGTERM that comes half a second or
 // more after the first request ends the program at once, which loses the work since the last

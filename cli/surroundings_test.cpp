@@ -146,6 +146,34 @@ TEST_F(Surroundings, DamageIsNoticedByAllAndTheRunGoesOnFromTheCheckpointBefore)
   }
 }
 
+// Bits that turn one valid text into another: another step, another model, another token.
+TEST_F(Surroundings, DamageOfSmallFilesIsNoticed) {
+  ASSERT_EQ(shell(train("small", 4)).status, 0);
+  const Path checkpoint = path("small") + "/checkpoint_4";
+  struct Damage {
+    const char *file, *before, *after;
+  };
+  for (const auto& [name, before, after] :
+       {Damage{"trainer_state.json", "\"global_step\": 4", "\"global_step\": 5"},
+        Damage{"config.json", "\"n_head\": 2", "\"n_head\": 1"},
+        Damage{"tokenizer.json", "\"a\"", "\"`\""}}) {
+    const std::string whole = read_text(checkpoint / name);
+    std::string damaged = whole;
+    ASSERT_NE(whole.find(before), std::string::npos) << name << whole;
+    File::create(checkpoint / name)
+        .write(damaged.replace(whole.find(before), std::string(before).size(), after));
+    for (const char* command : {"eval", "inspect"}) {
+      const Outcome outcome =
+          shell(fmt::format("{} {} {}", kProgram, command, checkpoint.string()));
+      EXPECT_EQ(outcome.status, 1) << command << outcome.text;
+      EXPECT_NE(outcome.text.find(std::string("checkpoint_4/") + name + ": it"), std::string::npos)
+          << command << outcome.text;
+    }
+    File::create(checkpoint / name).write(whole);
+  }
+  EXPECT_EQ(shell(kProgram + " eval " + checkpoint.string()).status, 0);
+}
+
 TEST_F(Surroundings, LatestDoesNotBeginAnewWhereARunWas) {
   const std::string latest = " --checkpoint_steps 2 --checkpoint_path latest";
   ASSERT_EQ(shell(train("gone_all", 4) + latest).status, 0) << "a new run";

@@ -30,7 +30,8 @@ struct FileSum {
 };
 
 // trainer_state.json: how far the run is, its resolved configuration, a manifest of what computed
-// it (version, CPU, threads, precision), and the sums of the large files beside it.
+// it (version, CPU, threads, precision), and the sums of the files beside it. It has a sum of its
+// own, too.
 struct TrainerState {
   int64_t step = 0;  // steps completed
   int64_t tokens = 0;
@@ -38,7 +39,8 @@ struct TrainerState {
   TextPairs manifest;
   std::vector<FileSum> files = {};  // empty in checkpoints from before there were sums
 };
-void write_trainer_state(const Path& directory, const TrainerState& state);
+// Written last: files that `state` does not have the sums of are read for them.
+void write_trainer_state(const Path& directory, TrainerState state);
 TrainerState read_trainer_state(const Path& directory);  // throws Error
 
 // The keys that decide what a run learns and have other values now than when the checkpoint was
@@ -51,8 +53,8 @@ std::string differences(const TrainerState& was, const TextPairs& config, const 
 // trainer_state.json, or from before there were checksums, passes. Without `moments` the file with
 // the optimizer's is left out.
 void verify_files(const Path& checkpoint, bool moments = true);
-// Compares the sizes alone, which takes no time.
-void verify_sizes(const Path& checkpoint);
+// Compares the sizes, and the checksums of what is read in a moment.
+void verify_quickly(const Path& checkpoint);
 
 // What is known when a step is done: a line of metrics.jsonl, with these names as keys.
 struct StepMetrics {

@@ -428,9 +428,9 @@ Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTenso
   else
     state.manifest.emplace_back("store", file_id);
   if (pending) {
-    formats::write_trainer_state(folder, state);
     carry_left_out(rules_.out_dir, folder);
     write_rest(folder);
+    formats::write_trainer_state(folder, state);
     pending->commit();
     if (best) link_best(target);
     remove_older_checkpoints(rules_.out_dir, size_t(rules_.size.keep_checkpoints));

@@ -276,7 +276,7 @@ std::string set_damaged_aside(const Path& out_dir, bool sums) {
   for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
     const Path checkpoint = checkpoint_directory(out_dir, *step);
     try {
-      sums ? formats::verify_files(checkpoint) : formats::verify_sizes(checkpoint);
+      sums ? formats::verify_files(checkpoint) : formats::verify_quickly(checkpoint);
       break;
     } catch (const Error& error) {
       if (damage.empty()) damage = error.what();
@@ -309,7 +309,7 @@ Path find_checkpoint(const Path& given, const Path& out_dir) {
     if (steps.empty()) fail("checkpoint_path: there is no checkpoint in {}", checkpoint.string());
     checkpoint = checkpoint_directory(checkpoint, steps.back());
   }
-  formats::verify_sizes(checkpoint);
+  formats::verify_quickly(checkpoint);
   return checkpoint;
 }
 
