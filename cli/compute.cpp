@@ -37,7 +37,7 @@ constexpr size_t kTraceSize = 1'000'000;  // so that a long run cannot fill the 
 class TrainDisplay {
  public:
   TrainDisplay(const GPTConfig& config, const engine::System& system, int64_t log_steps)
-      : display_(system.cluster.leads(), Display::Lines::kLog),
+      : display_(system.cluster.leads(), STDOUT_FILENO),
         config_(config),
         machine_(system.machine),
         can_drop_(system.cluster.is_alone()),

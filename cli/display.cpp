@@ -107,12 +107,12 @@ int terminal_columns() {
 }
 
 // What mpirun brings by way of two pipes would not come in order.
-Display::Display(bool talks, Lines lines)
+Display::Display(bool talks, int lines)
     : talks_(talks),
       terminal_(terminal_columns() > 0),
-      lines_(lines == Lines::kLog && (::isatty(STDERR_FILENO) != 0 || !terminal_) ? STDOUT_FILENO
-                                                                                  : STDERR_FILENO) {
-}
+      lines_(lines == STDOUT_FILENO && (::isatty(STDERR_FILENO) != 0 || !terminal_)
+                 ? STDOUT_FILENO
+                 : STDERR_FILENO) {}
 
 Display::~Display() {
   clear();

@@ -2,6 +2,8 @@
 // a log.
 #pragma once
 
+#include <unistd.h>
+
 #include <functional>
 #include <string>
 #include <vector>
@@ -51,12 +53,11 @@ inline constexpr const char* kColumnsVariable = "GIGAGPT_TERMINAL_COLUMNS";
 int terminal_columns();
 
 // The live line goes to standard error, so that output can be piped, and so do lines, unless they
-// are a log of their own, for standard output. Use from one thread.
+// are to go to standard output, as a log of their own. Use from one thread.
 class Display {
  public:
-  enum class Lines { kMessages, kLog };
   // One that does not talk shows nothing.
-  explicit Display(bool talks = true, Lines lines = Lines::kMessages);
+  explicit Display(bool talks = true, int lines = STDERR_FILENO);
   ~Display();  // clears what is left of the live line
   // A line for the person who watches, on standard error.
   void message(const std::string& text);
