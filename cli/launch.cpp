@@ -245,9 +245,8 @@ std::vector<std::string> forwarded_variables(const char* const* environment) {
 
 std::vector<std::string> mpirun_arguments(int64_t num_systems, const std::vector<Host>& hosts,
                                           const std::vector<std::string>& variables, bool root) {
-  // Quiet: what goes wrong is said by us, in one line. Threads may use all cores.
-  std::vector<std::string> arguments = {"mpirun", "--quiet",  "--bind-to",
-                                        "none",   "--map-by", "slot"};
+  // Threads may use all cores.
+  std::vector<std::string> arguments = {"mpirun", "--bind-to", "none", "--map-by", "slot"};
   if (root) arguments.emplace_back("--allow-run-as-root");
   if (hosts.empty())
     arguments.emplace_back("--oversubscribe");
@@ -288,6 +287,9 @@ void set_mpi_parameters(bool one_machine, double timeout_s) {
     if (std::getenv("OMPI_MCA_oob_tcp_if_exclude") == nullptr)
       set_mpi_parameter("oob_tcp_if_include", "lo");
   }
+  // What goes wrong is said by us, in one line. Version 5 knows no --quiet, and is not, quite.
+  ::setenv("OMPI_MCA_orte_execute_quiet", "1", 0);
+  ::setenv("PRTE_MCA_prte_execute_quiet", "1", 0);
   // A host that does not answer mpirun is given up within the timeout: asked after half of it, and
   // then ten times.
   const auto whole = [](double seconds) {

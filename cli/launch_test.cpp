@@ -125,13 +125,12 @@ std::string command(int64_t num_systems, const std::vector<Host>& hosts,
 }
 
 TEST(Mpirun, HasAllThatItNeeds) {
-  EXPECT_EQ(command(2, {}, {}, false),
-            "mpirun --quiet --bind-to none --map-by slot --oversubscribe -n 2");
+  EXPECT_EQ(command(2, {}, {}, false), "mpirun --bind-to none --map-by slot --oversubscribe -n 2");
   EXPECT_EQ(command(4, {}, {"GIGAGPT_LAUNCHED", "OMP_X"}, true),
-            "mpirun --quiet --bind-to none --map-by slot --allow-run-as-root --oversubscribe "
+            "mpirun --bind-to none --map-by slot --allow-run-as-root --oversubscribe "
             "-x GIGAGPT_LAUNCHED -x OMP_X -n 4");
   EXPECT_EQ(command(3, {{"a", 1}, {"b", 2}}, {}, false),
-            "mpirun --quiet --bind-to none --map-by slot --host a:1,b:2 -n 3");
+            "mpirun --bind-to none --map-by slot --host a:1,b:2 -n 3");
 }
 
 TEST(Mpirun, ForwardsWhatSystemsNeed) {

@@ -72,6 +72,8 @@ void limit_spinning() {
   const std::string tunables = "glibc.malloc.hugetlb=1";
   ::setenv("GLIBC_TUNABLES", (given ? tunables + ":" + given : tunables).c_str(), 1);
   limit_spinning();
+  // UCX, which newer LibTorch brings along by way of MPI, takes SIGHUP for itself, nohup or not.
+  ::setenv("UCX_DEBUG_SIGNO", "0", 0);
   const Path compute =
       std::filesystem::read_symlink("/proc/self/exe").parent_path() / "gigagpt-compute";
   ::execv(compute.c_str(), argv);
