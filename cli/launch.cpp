@@ -284,8 +284,9 @@ void set_mpi_parameters(bool one_machine, double timeout_s) {
     // Shared memory alone, so that nobody else can connect.
     set_mpi_parameter("pml", "ob1");
     set_mpi_parameter("btl", "self,vader");
+    // Version 5 starts nothing with this interface alone.
     if (std::getenv("OMPI_MCA_oob_tcp_if_exclude") == nullptr)
-      set_mpi_parameter("oob_tcp_if_include", "lo");
+      ::setenv("OMPI_MCA_oob_tcp_if_include", "lo", 0);
   }
   // What goes wrong is said by us, in one line. Version 5 knows no --quiet, and is not, quite.
   ::setenv("OMPI_MCA_orte_execute_quiet", "1", 0);
