@@ -145,17 +145,18 @@ void read_files(Checkpoint& c) {
   for (const Path& file : files) tensors += read(file, c.weights);
   if (!files.empty()) c.tries([&] { read_model(c, tensors); });
   const Path optimizer = c.path / formats::kOptimizerFile;
-  bool wanted = fs::exists(optimizer);
-  for (const FileSum& sum : c.state ? c.state->files : std::vector<FileSum>()) {
+  const auto sums = c.state ? c.state->files : std::vector<FileSum>();
+  const bool wanted =
+      std::ranges::find(sums, formats::kOptimizerFile, &FileSum::name) != sums.end();
+  if (wanted || fs::exists(optimizer)) read(optimizer, c.moments);
+  for (const FileSum& sum : sums) {
     const Path path = c.path / sum.name;
-    wanted |= path == optimizer;
     if (path == optimizer || std::ranges::find(files, path) != files.end()) continue;
     c.tries([&] {
       const File file = File::open_read(path);
       check_sum(c, {sum.name, file.size_bytes(), crc32c(file, 0, file.size_bytes())});
     });
   }
-  if (wanted) read(optimizer, c.moments);
 }
 
 std::string moments_text(const Checkpoint& c) {
