@@ -152,10 +152,7 @@ void read_files(Checkpoint& c) {
   for (const FileSum& sum : sums) {
     const Path path = c.path / sum.name;
     if (path == optimizer || std::ranges::find(files, path) != files.end()) continue;
-    c.tries([&] {
-      const File file = File::open_read(path);
-      check_sum(c, {sum.name, file.size_bytes(), crc32c(file, 0, file.size_bytes())});
-    });
+    c.tries([&] { check_sum(c, formats::sum_of_file(path)); });
   }
 }
 

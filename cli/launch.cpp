@@ -291,8 +291,8 @@ void set_mpi_parameters(bool one_machine, double timeout_s) {
   // What goes wrong is said by us, in one line. Version 5 knows no --quiet, and is not, quite.
   ::setenv("OMPI_MCA_orte_execute_quiet", "1", 0);
   ::setenv("PRTE_MCA_prte_execute_quiet", "1", 0);
-  // A host that does not answer mpirun is given up within the timeout: asked after half of it, and
-  // then ten times.
+  // A host that does not answer an mpirun with nothing to send is given up within the timeout:
+  // asked after half of it, and then ten times. For the others see end_soon().
   const auto whole = [](double seconds) {
     return std::to_string(std::max(1LL, std::llround(seconds)));
   };

@@ -52,6 +52,30 @@ std::vector<FileSum> files_from_json(const ordered_json& object, const std::stri
   return files;
 }
 
+constexpr const char* kTrainerState = "trainer_state.json";
+
+// Eight hex digits.
+std::string sum_of_text(const ordered_json& root) {
+  const std::string text = to_text(root, 2);
+  return fmt::format("{:08x}", crc32c(std::as_bytes(std::span(text))));
+}
+
+// Checksums are compared of files up to that size.
+void verify(const Path& checkpoint, uint64_t most_bytes, bool moments) {
+  if (!std::filesystem::exists(checkpoint / kTrainerState)) return;
+  for (const FileSum& wanted : read_trainer_state(checkpoint).files) {
+    if (!moments && wanted.name == kOptimizerFile) continue;
+    const Path path = checkpoint / wanted.name;
+    const uint64_t size = File::open_read(path).size_bytes();
+    if (size == wanted.bytes && (size > most_bytes || sum_of_file(path) == wanted)) continue;
+    fail(
+        "{}: its {} bytes are not the {} bytes with the checksum that trainer_state.json has of "
+        "them: file or disk are damaged, or it was changed; if that is right, take its entry out "
+        "of trainer_state.json",
+        path.string(), size, wanted.bytes);
+  }
+}
+
 // Calls use(line, row) for each line of metrics.jsonl that is whole, up to that step.
 template <class Use>
 void for_each_line(const Path& out_dir, int64_t last_step, const Use& use) {
@@ -74,8 +98,6 @@ double number_in(const nlohmann::json& row, const char* key) {
                                                   : std::numeric_limits<double>::infinity();
 }
 
-constexpr const char* kTrainerState = "trainer_state.json";
-
 // Of the config: others say how a run is made, or what else it does.
 constexpr const char* kDecideLearning[] = {
     "dataset",      "batch_size",   "sequence_length", "num_steps", "learning_rate",
@@ -88,6 +110,12 @@ constexpr const char* kDecideLearning[] = {
 std::string find_text(const TextPairs& pairs, const std::string& key) {
   const auto found = std::ranges::find(pairs, key, [](const auto& pair) { return pair.first; });
   return found == pairs.end() ? "" : found->second;
+}
+
+FileSum sum_of_file(const Path& path) {
+  const File file = File::open_read(path);
+  const uint64_t size = file.size_bytes();
+  return {path.filename(), size, crc32c(file, 0, size)};
 }
 
 std::string differences(const TrainerState& was, const TextPairs& config, const std::string& data) {
@@ -104,31 +132,19 @@ std::string differences(const TrainerState& was, const TextPairs& config, const 
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 
-namespace {
-
-uint32_t sum_of_text(const ordered_json& root) {
-  const std::string text = to_text(root, 2);
-  return crc32c(std::as_bytes(std::span(text)));
-}
-
-}  // namespace
-
 void write_trainer_state(const Path& directory, TrainerState state) {
   std::map<std::string, Path> others;
   for (const auto& entry : std::filesystem::directory_iterator(directory))
     others[entry.path().filename()] = entry.path();
   for (const FileSum& file : state.files) others.erase(file.name);
   others.erase(kTrainerState);
-  for (const auto& [name, path] : others) {
-    const File file = File::open_read(path);
-    state.files.push_back({name, file.size_bytes(), crc32c(file, 0, file.size_bytes())});
-  }
+  for (const auto& [name, path] : others) state.files.push_back(sum_of_file(path));
   ordered_json root = {{"global_step", state.step},
                        {"tokens", state.tokens},
                        {"config", to_json(state.config)},
                        {"manifest", to_json(state.manifest)}};
   if (!state.files.empty()) root["files"] = to_json(state.files);
-  root["crc32c"] = fmt::format("{:08x}", sum_of_text(root));
+  root["crc32c"] = sum_of_text(root);
   write_text_atomically(directory / kTrainerState, to_text(root, 2) + "\n");
 }
 
@@ -139,7 +155,7 @@ TrainerState read_trainer_state(const Path& directory) {
     if (root.is_object() && root.contains("crc32c")) {
       const std::string sum = root["crc32c"].get<std::string>();
       root.erase("crc32c");
-      if (sum != fmt::format("{:08x}", sum_of_text(root))) {
+      if (sum != sum_of_text(root)) {
         fail(
             "{}: it is not as it was written: damaged, or if it was changed on purpose, take out "
             "its key crc32c",
@@ -175,28 +191,6 @@ int64_t last_logged_step(const Path& out_dir) {
                   [&](const StepMetrics& row) { last = row.step; });
   return last;
 }
-
-namespace {
-
-// Checksums are compared of files up to that size.
-void verify(const Path& checkpoint, uint64_t most_bytes, bool moments) {
-  if (!std::filesystem::exists(checkpoint / "trainer_state.json")) return;
-  for (const FileSum& wanted : read_trainer_state(checkpoint).files) {
-    if (!moments && wanted.name == kOptimizerFile) continue;
-    const File file = File::open_read(checkpoint / wanted.name);
-    const uint64_t size = file.size_bytes();
-    const bool same_size = size == wanted.bytes;
-    if (same_size && (size > most_bytes || crc32c(file, 0, size) == wanted.crc32c)) continue;
-    fail(
-        "{}: its {} bytes are not the {} bytes with the checksum that trainer_state.json has of "
-        "them: file or disk are damaged, or it was changed; if that is right, take its entry out "
-        "of "
-        "trainer_state.json",
-        file.path().string(), size, wanted.bytes);
-  }
-}
-
-}  // namespace
 
 void verify_files(const Path& checkpoint, bool moments) {
   verify(checkpoint, std::numeric_limits<uint64_t>::max(), moments);

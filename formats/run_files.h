@@ -29,6 +29,8 @@ struct FileSum {
   bool operator==(const FileSum&) const = default;
 };
 
+FileSum sum_of_file(const Path& path);
+
 // trainer_state.json: how far the run is, its resolved configuration, a manifest of what computed
 // it (version, CPU, threads, precision), and the sums of the files beside it. It has a sum of its
 // own, too.
