@@ -40,6 +40,7 @@ room_test(tokenizer SOURCES formats/bpe_test.cpp formats/bpe_trainer_test.cpp
 room_test(corpus SOURCES formats/corpus_test.cpp LIBRARIES corpus LibArchive::LibArchive)
 room_test(ops ALL_CORES LABEL slow SOURCES ops/attention_test.cpp ops/compact_test.cpp
           ops/head_test.cpp ops/linear_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp ops/page_allocator_test.cpp
+          ops/rope_test.cpp
           LIBRARIES ops)
 room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp LIBRARIES plan)
 room_test(engine ALL_CORES LABEL slow SOURCES engine/run/executor_test.cpp
@@ -49,8 +50,8 @@ room_test(engine ALL_CORES LABEL slow SOURCES engine/run/executor_test.cpp
 room_test(run_directory SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
-room_test(gpt ALL_CORES LABEL slow SOURCES gpt/config_test.cpp gpt/model_test.cpp
-          gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
+room_test(gpt ALL_CORES LABEL slow SOURCES gpt/config_test.cpp gpt/llama_test.cpp
+          gpt/model_test.cpp gpt/stored_tensors_test.cpp gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
 room_test(cli ALL_CORES LABEL slow SOURCES cli/arguments_test.cpp cli/display_test.cpp

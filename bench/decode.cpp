@@ -37,10 +37,10 @@ GPTConfig config_111m(const std::string& precision) {
 class Decoding {
  public:
   explicit Decoding(engine::Runtime& gpt)
-      : gpt_(gpt), caches_(gpt.model.size(), ops::KVCache(2048)) {}
+      : gpt_(gpt), memories_(gpt.model.size(), ops::Memory(2048)) {}
 
   double prompt_s(int64_t length) {
-    for (ops::KVCache& cache : caches_) cache.clear();
+    for (ops::Memory& memory : memories_) memory.clear();
     tokens_.clear();
     for (int64_t i = 0; i < length; ++i) tokens_.push_back(int32_t(i * 7919 % 50257));
     const Stopwatch watch;
@@ -55,13 +55,16 @@ class Decoding {
 
  private:
   void step(const std::vector<int64_t>& fresh) {
-    const at::Tensor logits = gpt_.executor.infer({at::tensor(fresh).unsqueeze(0)}, caches_)[0][-1];
+    const auto end = int64_t(tokens_.size());
+    engine::MicroBatch batch{at::tensor(fresh).unsqueeze(0)};
+    batch.positions = at::arange(end - int64_t(fresh.size()), end).unsqueeze(0);
+    const at::Tensor logits = gpt_.executor.infer(batch, memories_)[0][-1];
     const std::span<float> row(logits.data_ptr<float>(), size_t(logits.numel()));
     tokens_.push_back(ops::sample(row, tokens_, {0.8, 200, 3}, tokens_.size()));
   }
 
   engine::Runtime& gpt_;
-  std::vector<ops::KVCache> caches_;
+  std::vector<ops::Memory> memories_;
   std::vector<int32_t> tokens_;
 };
 

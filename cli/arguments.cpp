@@ -5,6 +5,7 @@
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <algorithm>
 #include <map>
 #include <tuple>
 
@@ -145,9 +146,17 @@ struct Parser {
               "a checkpoint, or a run's out_dir; latest: the newest in out");
     add_value(*exporting, "path", paths, "a checkpoint, or a run's out_dir");
     add_value(*inspect, "path", arguments.inspect_path, "what to look at");
-    GPTConfig defaults;
     for (CLI::App* command : {plan, train, eval}) {
+      GPTConfig defaults;
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
+      for (const std::string& family : GPTConfig::families()) {
+        defaults.model = family;
+        auto options = defaults.options();
+        std::erase_if(options, [&](const Option& option) {
+          return command->get_option_no_throw("--" + option.name) != nullptr;
+        });
+        add_flags(*command, options, ("Config keys of model: " + family).c_str(), flags);
+      }
     }
   }
 };
@@ -324,16 +333,41 @@ Arguments parse_arguments(int argc, char** argv) {
   return arguments;
 }
 
+namespace {
+
+// The family of models that has the key, if that of the config has not.
+std::string other_family(const std::string& key, const GPTConfig& config) {
+  const auto has = [&](const std::string& family) {
+    GPTConfig other;
+    other.model = family;
+    return std::ranges::count(other.options(), key, &Option::name) > 0;
+  };
+  if (has(config.model)) return "";
+  const auto found = std::ranges::find_if(GPTConfig::families(), has);
+  return found == GPTConfig::families().end() ? "" : *found;
+}
+
+}  // namespace
+
 void apply_settings(const std::vector<Setting>& settings, GPTConfig& config) {
-  const auto options = config.options();
-  for (const Setting& setting : settings) {
+  const auto apply = [&](const std::vector<Option>& options, const Setting& setting) {
+    const bool flag = setting.origin == "--" + setting.key;  // the message begins with the key
     try {
+      const std::string other = other_family(setting.key, config);
+      if (!other.empty()) {
+        fail("{}: a key of model: {}, but this is a {}", setting.key, other, config.model);
+      }
       set_option(find_option(options, setting.key), setting.value);
     } catch (const Error& error) {
-      const bool flag = setting.origin == "--" + setting.key;  // the message begins with the key
       fail("{}{}{}", flag ? "--" : setting.origin, flag ? "" : ": ", error.what());
     }
+  };
+  // Which keys there are depends on the family.
+  for (const Setting& setting : settings) {
+    if (setting.key == "model") apply(config.options(), setting);
   }
+  const auto options = config.options();
+  for (const Setting& setting : settings) apply(options, setting);
 }
 
 }  // namespace gigagpt::cli

@@ -42,8 +42,7 @@ class TrainDisplay {
         machine_(system.machine),
         can_drop_(system.cluster.is_alone()),
         num_steps_(config.num_steps),
-        log_steps_(log_steps),
-        flops_per_token_(config.train_flops_per_token()) {}
+        log_steps_(log_steps) {}
 
   TrainEvents events() {
     return {[this](const formats::StepMetrics& metrics) { step_done(metrics); },
@@ -119,7 +118,7 @@ class TrainDisplay {
       profile_.rows = profile();
     }
     if (metrics.mfu > 0)
-      profile_.peak_flops = metrics.tokens_per_s * flops_per_token_ / metrics.mfu;
+      profile_.peak_flops = metrics.tokens_per_s * plan_.flops_per_token / metrics.mfu;
     pause_profile(false);
   }
 
@@ -164,7 +163,6 @@ class TrainDisplay {
   double first_step_s_ = 0, stepping_s_ = 0;  // the others
   int64_t num_steps_;
   int64_t log_steps_;
-  double flops_per_token_;
   StepProfile profile_;
   int64_t first_step_ = -1;
   int64_t done_ = 0;
@@ -199,7 +197,7 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
 int train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& arguments) {
   set_threads(config.threads, cluster.systems_here());
   catch_stop_signals();
-  if (config.checkpoint_path) share_model(cluster, arguments.settings, config);
+  if (config.saves.checkpoint_path) share_model(cluster, arguments.settings, config);
   check_alike(cluster, config, "train");  // a typo shows before the machine is measured
   const engine::Machine machine = machine_of(config, cluster);
   const engine::System system{machine, cluster};
@@ -278,7 +276,7 @@ void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& 
   GPTConfig config;
   cluster.together([&] {
     if (!cluster.leads()) return;
-    checkpoint = engine::find_checkpoint(*asked.checkpoint_path, asked.out_dir);
+    checkpoint = engine::find_checkpoint(*asked.saves.checkpoint_path, asked.out_dir);
     config = eval_config(checkpoint, asked, arguments);
     formats::check_same_tokens(checkpoint, formats::find_dataset(config.dataset));
   });
@@ -289,7 +287,7 @@ void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& 
   auto gpt = make_gpt(config, /*training=*/false, {{}, cluster});
   Display display(cluster.leads());
   if (!gpt.plan.execution.file.empty()) display.line(gpt.plan.note());
-  engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0,
+  engine::load_checkpoint(checkpoint, gpt.store, /*optimizer=*/false, 0,
                           follow(display, "loading"));
   const auto result =
       evaluate(gpt.executor, data, config, config.eval_batches, follow(display, "evaluation"));

@@ -42,6 +42,7 @@ std::string step_text(const formats::StepMetrics& m, int64_t num_steps, const Pa
       "epoch {:.3g}  {}",
       pace.time, m.step, fmt::formatted_size("{}", num_steps), num_steps, m.loss, m.grad_norm, m.lr,
       pace.tokens_per_s, 100 * pace.mfu, m.epoch, duration_text(pace.elapsed_s));
+  for (const auto& [name, loss] : m.added_losses) text += fmt::format("  {} {:.4f}", name, loss);
   if (pace.eta_s >= 0) text += "  ETA " + duration_text(pace.eta_s);
   if (!m.val_loss) return text;
   text += fmt::format("  val_loss {:.4f}", *m.val_loss);

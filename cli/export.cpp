@@ -10,7 +10,8 @@
 #include "cli/inspect_parts.h"
 #include "cli/output.h"
 #include "engine/run/resume.h"
-#include "formats/gguf_gpt2.h"
+#include "formats/gguf_model.h"
+#include "gpt/config.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -22,13 +23,14 @@ using formats::GgufType;
 using formats::StoredWeights;
 
 // The tensors of a checkpoint.
-StoredWeights open_weights(const Path& checkpoint, const formats::HfGpt2Config& config) {
+StoredWeights open_weights(const Path& checkpoint) {
+  const GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
   size_t tensors = 0;
   for (const Path& file : formats::weight_files(checkpoint)) {
     tensors += formats::SafetensorsReader(file).tensors().size();
   }
-  check_layers(checkpoint, config.n_layer, tensors);
-  return {checkpoint, formats::hf_gpt2_tensors(config)};
+  check_layers(checkpoint, config.depth, tensors);
+  return {checkpoint, engine::stored_tensors(config.layers())};
 }
 
 // Rows [first, first + rows) of what the file wants are columns of the stored [in, out]: strips of
@@ -130,14 +132,11 @@ std::optional<formats::Tokenizer> find_tokenizer(const ExportArguments& argument
 }
 
 // What is not as in the checkpoint.
-void print_notes(const formats::HfGpt2Config& config,
+void print_notes(const formats::GgufModel& model,
                  const std::optional<formats::Tokenizer>& tokenizer) {
-  if (config.activation == "gelu")
-    print_message(
-        "note: llama.cpp computes GELU by its tanh approximation, this model by the "
-        "exact formula: logits there differ by some 0.001");
+  if (!model.note.empty()) print_message("note: {}", model.note);
   if (!tokenizer || tokenizer->is_character_level() || tokenizer->end_of_text()) return;
-  const int64_t end = formats::gguf_end_of_text(*tokenizer, config.vocab_size);
+  const int64_t end = formats::gguf_end_of_text(*tokenizer, model.vocab_size);
   if (end >= tokenizer->vocab_size()) return;
   print_message(
       "note: the tokenizer has no <|endoftext|>, but llama.cpp needs one: it will end "
@@ -170,20 +169,18 @@ void export_gguf(const ExportArguments& arguments, int64_t piece_values) {
   check_target(target);
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
   formats::verify_files(checkpoint, /*moments=*/false);
-  const formats::HfGpt2Config config = formats::read_hf_config(checkpoint);
-  const StoredWeights weights = open_weights(checkpoint, config);
+  const StoredWeights weights = open_weights(checkpoint);
   weights.check_values();
   const GgufType type = type_named(arguments.type);
-  const auto sources = formats::gguf_gpt2_tensors(config, type);
+  auto model = formats::gguf_model(checkpoint, weights.tensors(), type, model_name(checkpoint));
   const auto tokenizer = find_tokenizer(arguments, checkpoint);
-  GgufEntries entries = formats::gguf_gpt2_entries(config, type, model_name(checkpoint));
-  for (auto& entry : tokenizer ? formats::gguf_tokenizer(*tokenizer, config.vocab_size)
+  for (auto& entry : tokenizer ? formats::gguf_tokenizer(*tokenizer, model.vocab_size)
                                : formats::gguf_no_tokenizer()) {
-    entries.push_back(std::move(entry));
+    model.entries.push_back(std::move(entry));
   }
   const Path temporary = temporary_path(target);
   try {
-    write_file(weights, sources, entries, piece_values, temporary, target);
+    write_file(weights, model.sources, model.entries, piece_values, temporary, target);
     if (std::rename(temporary.c_str(), target.c_str()) != 0) {
       fail_errno("cannot rename " + temporary.string());
     }
@@ -194,8 +191,8 @@ void export_gguf(const ExportArguments& arguments, int64_t piece_values) {
   }
   sync_parent_directory(target);
   fmt::print("{}: {}, {} of {} in {} tensors\n", target.string(), size_text(fs::file_size(target)),
-             checkpoint.string(), arguments.type, sources.size());
-  print_notes(config, tokenizer);
+             checkpoint.string(), arguments.type, model.sources.size());
+  print_notes(model, tokenizer);
 }
 
 }  // namespace gigagpt::cli

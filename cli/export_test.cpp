@@ -8,6 +8,7 @@
 #include "formats/gguf.h"
 #include "formats/hf_gpt2.h"
 #include "formats/tokenizer.h"
+#include "gpt/config.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -25,7 +26,7 @@ void write_checkpoint(const Path& directory, int64_t width = 32, int64_t vocab_s
   config.vocab_size = vocab_size;
   formats::write_hf_config(directory, config);
   std::vector<formats::TensorInfo> infos;
-  for (const auto& tensor : formats::hf_gpt2_tensors(config)) {
+  for (const auto& tensor : engine::stored_tensors(GPTConfig::of_checkpoint(directory).layers())) {
     if (tensor.foreign) continue;
     infos.push_back({tensor.name, "F32", tensor.shape});
   }

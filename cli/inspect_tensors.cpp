@@ -11,7 +11,6 @@
 #include "engine/plan/plan.h"
 #include "engine/run/resume.h"
 #include "engine/state/state_file.h"
-#include "formats/hf_gpt2.h"
 #include "formats/run_files.h"
 #include "gpt/config.h"
 
@@ -71,7 +70,6 @@ struct Checkpoint {
   Path path;
   std::optional<formats::TrainerState> state;
   std::optional<GPTConfig> config;
-  formats::HfGpt2Config hf;
   std::map<std::string, std::string> names;      // in the files, by our parameters' names
   std::map<std::string, Norm> weights, moments;  // by the names in their files
   std::vector<std::string> sums;                 // what is known of each file
@@ -112,13 +110,13 @@ void check_sum(Checkpoint& c, const FileSum& found) {
 
 // The model that config.json means, if the weights can be that at all.
 void read_model(Checkpoint& c, size_t tensors) {
-  c.hf = formats::read_hf_config(c.path);
-  check_layers(c.path, c.hf.n_layer, tensors);
-  const formats::StoredWeights weights(c.path, formats::hf_gpt2_tensors(c.hf));
+  const GPTConfig config = GPTConfig::of_checkpoint(c.path);
+  check_layers(c.path, config.depth, tensors);
+  const formats::StoredWeights weights(c.path, engine::stored_tensors(config.layers()));
   for (const formats::StoredTensor& tensor : weights.tensors()) {
     if (!tensor.foreign) c.names[tensor.parameter] = weights.name_of(tensor);
   }
-  c.config = GPTConfig::of_checkpoint(c.path);
+  c.config = config;
 }
 
 void read_files(Checkpoint& c) {
@@ -186,10 +184,11 @@ void print_facts(const Checkpoint& c) {
              c.state ? fmt::format(" of step {}, after {} tokens", c.state->step, c.state->tokens)
                      : ", of weights alone or of another program");
   if (c.config) {
+    const GPTConfig& m = *c.config;
     print_fact("model", fmt::format("depth {}, width {}, heads {}, vocab_size {}, {} positions{}",
-                                    c.hf.n_layer, c.hf.n_embd, c.hf.n_head, c.hf.vocab_size,
-                                    c.hf.n_positions, c.hf.bias ? "" : ", no bias") +
-                            (c.hf.activation == "gelu" ? "" : ", " + c.hf.activation));
+                                    m.depth, m.width, m.heads, m.vocab_size,
+                                    m.max_position_embeddings, m.bias ? "" : ", no bias") +
+                            (m.activation == "gelu" ? "" : ", " + m.activation));
   }
   if (c.state) {
     print_fact("config", pairs_text(c.state->config,
@@ -247,7 +246,7 @@ void inspect_safetensors(const Path& path) {
 }
 
 void inspect_checkpoint(const Path& directory) {
-  Checkpoint checkpoint{directory, {}, {}, {}, {}, {}, {}, {}, {}};
+  Checkpoint checkpoint{directory, {}, {}, {}, {}, {}, {}, {}};
   read_files(checkpoint);
   print_facts(checkpoint);
   if (checkpoint.config) print_layers(checkpoint);

@@ -32,11 +32,9 @@ class InspectCheckpoint : public testing::Test {
     formats::TrainerState state{
         8, 576, {{"batch_size", "6"}, {"store", "auto"}}, {{"gigagpt", "0.1.0"}}};
     std::vector<formats::TensorInfo> weights, moments;
-    for (const auto& tensor : formats::hf_gpt2_tensors(hf))
+    const GPTConfig config = GPTConfig::of_checkpoint(path_);
+    for (const auto& tensor : engine::stored_tensors(config.layers()))
       weights.push_back({tensor.name, "F32", tensor.shape});
-    GPTConfig config;
-    config.depth = kDepth, config.heads = 2, config.width = kWidth;
-    config.max_position_embeddings = 16, config.vocab_size = 31;
     for (const char* kept : {"exp_avg/", "exp_avg_sq/"}) {
       for (const auto& layer : config.layers()) {
         for (const auto& param : layer.params)

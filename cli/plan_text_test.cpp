@@ -30,7 +30,7 @@ class PlanText : public testing::Test {
 TEST_F(PlanText, HasALinePerQuestion) {
   config_.batch_size = 8;
   config_.sequence_length = 1024;
-  config_.keep_checkpoints = 1;
+  config_.saves.keep_checkpoints = 1;
   const std::string in_ram = text(40);
   EXPECT_TRUE(has(in_ram, "model        125,226,240 parameters; 8.19e+07 tokens in 10,000 steps"))
       << in_ram;

@@ -10,9 +10,6 @@
 namespace gigagpt::cli {
 namespace {
 
-constexpr const char* kModelKeys[] = {
-    "max_position_embeddings", "vocab_size", "depth", "heads", "width", "bias", "activation"};
-
 // Where a key was set last; null if it was not.
 const Setting* find_setting(const std::vector<Setting>& settings, const std::string& key) {
   const auto found = std::find_if(settings.rbegin(), settings.rend(),
@@ -41,9 +38,8 @@ std::optional<std::string> first_origin(const std::vector<Setting>& settings) {
 
 void adopt_model(GPTConfig model, const std::string& where, const std::vector<Setting>& settings,
                  GPTConfig& config) {
-  const auto theirs = model.options(), ours = config.options();
-  for (const char* key : kModelKeys) {
-    const std::string value = option_text(find_option(theirs, key));
+  const auto adopt = [&](const std::string& key, const std::string& value) {
+    const auto ours = config.options();
     const Option& option = find_option(ours, key);
     const Setting* setting = find_setting(settings, key);
     if (setting != nullptr && option_text(option) != value) {
@@ -51,7 +47,9 @@ void adopt_model(GPTConfig model, const std::string& where, const std::vector<Se
            option_text(option), where, value);
     }
     set_option(option, value);
-  }
+  };
+  adopt("model", model.model);  // which others there are depends on it
+  for (const auto& [key, value] : option_texts(model.model_options())) adopt(key, value);
   if (find_setting(settings, "sequence_length") != nullptr) return;
   config.sequence_length = std::min(config.sequence_length, config.max_position_embeddings);
 }
@@ -75,16 +73,16 @@ void adopt_vocabulary(const std::vector<Setting>& settings, GPTConfig& config) {
 void apply_run_settings(const std::vector<Setting>& settings, GPTConfig& config) {
   apply_settings(settings, config);
   adopt_vocabulary(settings, config);
-  if (!config.checkpoint_path) return;
+  if (!config.saves.checkpoint_path) return;
   Path checkpoint;
-  if (*config.checkpoint_path != "latest") {
-    checkpoint = checkpoint_in(*config.checkpoint_path);
+  if (*config.saves.checkpoint_path != "latest") {
+    checkpoint = checkpoint_in(*config.saves.checkpoint_path);
   } else {
     checkpoint = checkpoint_in(config.out_dir);
     if (const auto origin = first_origin(settings); origin && checkpoint.empty()) {
       checkpoint = checkpoint_in(*origin);
       const auto files = engine::find_store_files(config.storage.store, config.out_dir);
-      if (files.empty()) config.checkpoint_path = origin;
+      if (files.empty()) config.saves.checkpoint_path = origin;
     }
   }
   if (checkpoint.empty()) return;  // the run says so, or another system has it

@@ -84,13 +84,13 @@ TEST_F(RunSettings, WhatIsSetMustAgree) {
 TEST_F(RunSettings, LatestIsTheRunIfThereIsOneElseWhatItBeganWith) {
   const Setting latest = from("latest", "--checkpoint_path");
   const GPTConfig begins = apply({from(gpt2_), latest});
-  EXPECT_EQ(begins.checkpoint_path, gpt2_);
+  EXPECT_EQ(begins.saves.checkpoint_path, gpt2_);
   EXPECT_EQ(begins.depth, 5);
-  EXPECT_EQ(apply({latest}).checkpoint_path, "latest");
+  EXPECT_EQ(apply({latest}).saves.checkpoint_path, "latest");
   write_model("out/checkpoint_2", 7);
   write_model("out/checkpoint_10", 8);
   const GPTConfig goes_on = apply({from(gpt2_), latest});
-  EXPECT_EQ(goes_on.checkpoint_path, "latest");
+  EXPECT_EQ(goes_on.saves.checkpoint_path, "latest");
   EXPECT_EQ(goes_on.depth, 8);
   EXPECT_EQ(apply({from(out_)}).depth, 8);
 }

@@ -134,6 +134,7 @@ std::vector<Setting> read_flat(const YAML::Node& root, const std::string& file,
                                std::set<std::string>& ignored) {
   std::vector<Setting> settings;
   GPTConfig config;
+  if (root["model"] && root["model"].IsScalar()) config.model = root["model"].Scalar();
   const auto options = config.options();
   for_each_key(root, "", file,
                [&](const std::string& key, const YAML::Node& value, const std::string& origin) {

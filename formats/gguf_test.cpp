@@ -10,7 +10,7 @@
 
 #include "base/testing.h"
 #include "formats/bpe.h"
-#include "formats/gguf_gpt2.h"
+#include "formats/gguf_model.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -319,40 +319,6 @@ TEST(Gguf, RefusesWrongTensors) {
   refused(two("v", 96), "overlaps another");
   EXPECT_EQ(open(directory, two("v", 128).pad().raw(std::string(256, 'x')).get()).bytes(1).size(),
             128U);
-}
-
-HfGpt2Config small_config() {
-  HfGpt2Config config;
-  config.n_layer = 12;
-  config.n_head = 2;
-  config.n_embd = 48;
-  config.n_positions = 16;
-  config.vocab_size = 50;
-  return config;
-}
-
-TEST(GgufGpt2, TensorsAreAsLlamaCppWantsThem) {
-  const auto sources = gguf_gpt2_tensors(small_config(), GgufType::kQ8_0);
-  ASSERT_EQ(sources.size(), 4 + 12 * 12U);
-  const auto find = [&](const std::string& name) {
-    for (const GgufSource& source : sources) {
-      if (source.tensor.name == name) return source;
-    }
-    ADD_FAILURE() << name;
-    return sources[0];
-  };
-  const auto q8_0 = uint32_t(GgufType::kQ8_0), f16 = uint32_t(GgufType::kF16);
-  EXPECT_EQ(find("token_embd.weight").tensor.type, f16);  // rows of 48 are not whole blocks
-  EXPECT_EQ(find("position_embd.weight").tensor.type, 0U);
-  EXPECT_EQ(find("output_norm.bias").tensor.type, 0U);
-  const auto down = find("blk.11.ffn_down.weight");
-  EXPECT_EQ(down.tensor, (GgufTensor{"blk.11.ffn_down.weight", q8_0, {48, 192}}));
-  EXPECT_EQ(down.from.name, "transformer.h.11.mlp.c_proj.weight");
-  EXPECT_EQ(find("blk.3.attn_qkv.weight").from.name, "transformer.h.3.attn.c_attn.weight");
-  EXPECT_EQ(find("blk.3.attn_output.bias").from.name, "transformer.h.3.attn.c_proj.bias");
-  EXPECT_EQ(find("blk.3.attn_norm.weight").from.name, "transformer.h.3.ln_1.weight");
-  EXPECT_EQ(find("blk.3.ffn_norm.weight").from.name, "transformer.h.3.ln_2.weight");
-  EXPECT_EQ(find("blk.3.ffn_up.bias").tensor, (GgufTensor{"blk.3.ffn_up.bias", 0, {192}}));
 }
 
 template <class T>

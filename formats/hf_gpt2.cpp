@@ -2,9 +2,7 @@
 
 #include <algorithm>
 
-#include "formats/bpe.h"
 #include "formats/json.h"
-#include "formats/tokenizer.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -58,16 +56,6 @@ HfGpt2Config parse_config(const json& root, const std::string& where) {
   return config;
 }
 
-void write_tokenizer_config(const Path& directory, const HfGpt2Config& config, bool has_end) {
-  nlohmann::ordered_json root = {{"tokenizer_class", "PreTrainedTokenizerFast"},
-                                 {"model_max_length", config.n_positions},
-                                 {"clean_up_tokenization_spaces", false}};
-  if (has_end) {
-    for (const char* key : {"bos_token", "eos_token", "unk_token"}) root[key] = kEndOfText;
-  }
-  write_text_atomically(directory / "tokenizer_config.json", to_text(root, 2) + "\n");
-}
-
 }  // namespace
 
 const std::vector<std::string>& hf_activations() {
@@ -85,14 +73,7 @@ HfGpt2Config read_hf_config(const Path& directory) {
 }
 
 void write_hf_config(const Path& directory, const HfGpt2Config& config,
-                     const std::string& tokenizer) {
-  json end_of_text;  // null: none
-  if (!tokenizer.empty()) {
-    const auto id = Tokenizer::parse(tokenizer, "tokenizer.json").end_of_text();
-    if (id) end_of_text = *id;
-    Tokenizer::write(directory, tokenizer);
-    write_tokenizer_config(directory, config, id.has_value());
-  }
+                     const std::string& tokenizer, const TextPairs& own) {
   const nlohmann::ordered_json root = {{"architectures", {"GPT2LMHeadModel"}},
                                        {"model_type", "gpt2"},
                                        {"activation_function", config.activation},
@@ -111,52 +92,8 @@ void write_hf_config(const Path& directory, const HfGpt2Config& config,
                                        {"scale_attn_weights", true},
                                        {"tie_word_embeddings", true},
                                        {"torch_dtype", "float32"},
-                                       {"bos_token_id", end_of_text},
-                                       {"eos_token_id", end_of_text},
                                        {"gigagpt_bias", config.bias}};
-  write_text_atomically(directory / "config.json", to_text(root, 2) + "\n");
-}
-
-std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config) {
-  const int64_t width = config.n_embd;
-  std::vector<StoredTensor> tensors;
-  const auto add = [&](const std::string& name, std::vector<int64_t> shape, std::string parameter) {
-    tensors.push_back({"transformer." + name, std::move(shape), std::move(parameter)});
-    tensors.back().other_name = name;
-  };
-  const auto layer_norm = [&](const std::string& name, const std::string& parameter) {
-    add(name + ".weight", {width}, parameter + ".weight");
-    add(name + ".bias", {width}, parameter + ".bias");
-  };
-  const auto conv1d = [&](const std::string& name, int64_t in, int64_t out,
-                          const std::string& parameter) {
-    add(name + ".weight", {in, out}, parameter + ".weight");
-    tensors.back().transposed = true;
-    add(name + ".bias", {out}, config.bias ? parameter + ".bias" : "");
-  };
-  add("wte.weight", {config.vocab_size, width}, "wte.weight");
-  add("wpe.weight", {config.n_positions, width}, "wpe.weight");
-  for (int64_t i = 0; i < config.n_layer; ++i) {
-    const std::string theirs = fmt::format("h.{}.", i);
-    const std::string ours = fmt::format("decoder.{}.", i);
-    layer_norm(theirs + "ln_1", ours + "ln_1");
-    conv1d(theirs + "attn.c_attn", width, 3 * width, ours + "attn.proj_qkv");
-    conv1d(theirs + "attn.c_proj", width, width, ours + "attn.proj_output");
-    layer_norm(theirs + "ln_2", ours + "ln_2");
-    conv1d(theirs + "mlp.c_fc", width, 4 * width, ours + "ffn.fc");
-    conv1d(theirs + "mlp.c_proj", 4 * width, width, ours + "ffn.proj");
-  }
-  layer_norm("ln_f", "ln_f");
-  // What others write besides.
-  tensors.push_back({"lm_head.weight", {config.vocab_size, width}, "wte.weight"});
-  tensors.back().foreign = true;
-  for (int64_t i = 0; i < config.n_layer; ++i) {
-    for (const char* mask : {"bias", "masked_bias"}) {
-      add(fmt::format("h.{}.attn.{}", i, mask), {}, "");
-      tensors.back().foreign = true;
-    }
-  }
-  return tensors;
+  write_model_config(directory, root, own, config.n_positions, tokenizer);
 }
 
 }  // namespace gigagpt::formats

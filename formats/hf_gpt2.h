@@ -1,5 +1,4 @@
-// The Hugging Face layout of a GPT-2: config.json of a GPT2LMHeadModel and the names, shapes and
-// orientation of its tensors. GPT-2's "Conv1D" keeps weights as [in, out], ours are [out, in].
+// The config.json of Hugging Face's GPT2LMHeadModel.
 // https://huggingface.co/docs/transformers/model_doc/gpt2
 #pragma once
 
@@ -8,7 +7,7 @@
 #include <vector>
 
 #include "base/file.h"
-#include "formats/stored_weights.h"
+#include "formats/model_config.h"
 
 namespace gigagpt::formats {
 
@@ -32,13 +31,8 @@ const std::vector<std::string>& hf_activations();
 // Reads directory/config.json. Throws Error for a model that is not a GPT-2 this program computes
 // (another type, activation, epsilon, or attention scaling), saying which key is in the way.
 HfGpt2Config read_hf_config(const Path& directory);
-// Writes it, and beside it the tokenizer (as Tokenizer::read has it) unless that is "", with the
-// tokenizer_config.json that transformers wants.
+// Writes it as write_model_config does.
 void write_hf_config(const Path& directory, const HfGpt2Config& config,
-                     const std::string& tokenizer = "");
-
-// All tensors of the model in layer order, then those that only others write: lm_head, which is
-// wte, and the causal masks. Others may leave out the prefix "transformer.".
-std::vector<StoredTensor> hf_gpt2_tensors(const HfGpt2Config& config);
+                     const std::string& tokenizer = "", const TextPairs& own = {});
 
 }  // namespace gigagpt::formats

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "base/testing.h"
 
@@ -174,66 +173,6 @@ TEST(HfConfig, DamagedFilesNeverCrash) {
       EXPECT_EQ(read_hf_config(directory.path()), config);
     })) << text;
   }
-}
-
-// Those that we write.
-std::vector<StoredTensor> own_tensors(const HfGpt2Config& config) {
-  auto tensors = hf_gpt2_tensors(config);
-  std::erase_if(tensors, [](const StoredTensor& tensor) { return tensor.foreign; });
-  return tensors;
-}
-
-TEST(HfTensors, AreThoseOfGpt2) {
-  const auto tensors = own_tensors({12, 12, 768, 1024, 50257});
-  ASSERT_EQ(tensors.size(), 2U + 12 * 12 + 2);
-  int64_t total = 0;
-  std::set<std::string> names;
-  for (const StoredTensor& tensor : tensors) {
-    int64_t count = 1;
-    for (const int64_t extent : tensor.shape) count *= extent;
-    total += count;
-    names.insert(tensor.name);
-  }
-  EXPECT_EQ(names.size(), tensors.size());
-  EXPECT_EQ(total, 124439808);  // what Hugging Face reports for "gpt2"
-  const auto shape_of = [&](const std::string& name) {
-    for (const StoredTensor& tensor : tensors) {
-      if (tensor.name == "transformer." + name) return tensor.shape;
-    }
-    return std::vector<int64_t>{};
-  };
-  using Shape = std::vector<int64_t>;
-  EXPECT_EQ(shape_of("wte.weight"), (Shape{50257, 768}));
-  EXPECT_EQ(shape_of("wpe.weight"), (Shape{1024, 768}));
-  EXPECT_EQ(shape_of("h.0.ln_1.weight"), Shape{768});
-  EXPECT_EQ(shape_of("h.0.attn.c_attn.weight"), (Shape{768, 2304}));
-  EXPECT_EQ(shape_of("h.0.attn.c_attn.bias"), Shape{2304});
-  EXPECT_EQ(shape_of("h.5.attn.c_proj.weight"), (Shape{768, 768}));
-  EXPECT_EQ(shape_of("h.11.mlp.c_fc.weight"), (Shape{768, 3072}));
-  EXPECT_EQ(shape_of("h.11.mlp.c_proj.weight"), (Shape{3072, 768}));
-  EXPECT_EQ(shape_of("h.11.mlp.c_proj.bias"), Shape{768});
-  EXPECT_EQ(shape_of("ln_f.bias"), Shape{768});
-}
-
-TEST(HfTensors, OnlyTheWeightsOfLinearLayersAreTransposed) {
-  for (const StoredTensor& tensor : hf_gpt2_tensors(kSmall)) {
-    const bool linear = tensor.name.find(".c_") != std::string::npos && tensor.shape.size() == 2;
-    EXPECT_EQ(tensor.transposed, linear) << tensor.name;
-  }
-}
-
-TEST(HfTensors, WithoutBiasTheFileHoldsZerosThatBelongToNoParameter) {
-  HfGpt2Config config = kSmall;
-  config.bias = false;
-  size_t zeros = 0;
-  for (const StoredTensor& tensor : own_tensors(config)) {
-    if (!tensor.parameter.empty()) continue;
-    ++zeros;
-    EXPECT_NE(tensor.name.find(".c_"), std::string::npos) << tensor.name;
-    EXPECT_TRUE(tensor.name.ends_with(".bias")) << tensor.name;
-  }
-  EXPECT_EQ(zeros, 4U * 2);
-  for (const StoredTensor& tensor : own_tensors(kSmall)) EXPECT_NE(tensor.parameter, "");
 }
 
 }  // namespace

@@ -242,7 +242,7 @@ void MetricsLog::write_line(const std::string& text) {
 }
 
 // A file of events that was cut short cannot be read beyond that: a new one goes on.
-void MetricsLog::write_events(std::initializer_list<Scalar> scalars) {
+void MetricsLog::write_events(const std::vector<Scalar>& scalars) {
   const bool written = attempt([&] {
     if (!board_) board_.emplace(board_directory_, step_ - 1);
     board_->write(step_, scalars);
@@ -252,29 +252,34 @@ void MetricsLog::write_events(std::initializer_list<Scalar> scalars) {
 
 void MetricsLog::begin(const StepMetrics& m) {
   if (!file_) return;
-  const ordered_json row = {{"step", m.step},
-                            {"tokens", m.tokens},
-                            {"loss", m.loss},
-                            {"grad_norm", m.grad_norm},
-                            {"lr", m.lr},
-                            {"epoch", m.epoch},
-                            {"tokens_per_s", m.tokens_per_s},
-                            {"mfu", m.mfu},
-                            {"step_ms", m.step_ms},
-                            {"rss_gb", m.rss_gb},
-                            {"read_bytes", m.io.read_bytes},
-                            {"write_bytes", m.io.write_bytes},
-                            {"sent_bytes", m.io.sent_bytes},
-                            {"stall_ms", m.io.stall_ms}};
+  ordered_json row = {{"step", m.step},
+                      {"tokens", m.tokens},
+                      {"loss", m.loss},
+                      {"grad_norm", m.grad_norm},
+                      {"lr", m.lr},
+                      {"epoch", m.epoch},
+                      {"tokens_per_s", m.tokens_per_s},
+                      {"mfu", m.mfu},
+                      {"step_ms", m.step_ms},
+                      {"rss_gb", m.rss_gb},
+                      {"read_bytes", m.io.read_bytes},
+                      {"write_bytes", m.io.write_bytes},
+                      {"sent_bytes", m.io.sent_bytes},
+                      {"stall_ms", m.io.stall_ms}};
+  std::vector<Scalar> scalars = {{"train/loss", m.loss},
+                                 {"train/grad_norm", m.grad_norm},
+                                 {"train/lr", m.lr},
+                                 {"train/tokens_per_s", m.tokens_per_s},
+                                 {"train/mfu", m.mfu}};
+  for (const auto& [name, loss] : m.added_losses) {
+    row[name] = loss;
+    scalars.push_back({"train/" + name, loss});
+  }
   std::string text = to_text(row);
   text.back() = ' ';  // in place of the brace: no number is cut short
   write_line(text);
   step_ = m.step;
-  write_events({{"train/loss", m.loss},
-                {"train/grad_norm", m.grad_norm},
-                {"train/lr", m.lr},
-                {"train/tokens_per_s", m.tokens_per_s},
-                {"train/mfu", m.mfu}});
+  write_events(scalars);
 }
 
 void MetricsLog::end(std::optional<double> val_loss) {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -73,7 +73,8 @@ struct StepMetrics {
   std::optional<double> val_loss = {};
   double best_val_loss = 0;  // so far; these two are not logged
   int64_t best_step = 0;
-  double epoch = 0;  // how often the training data was seen
+  double epoch = 0;                                 // how often the training data was seen
+  std::map<std::string, double> added_losses = {};  // that layers add to the loss, by name
 };
 
 // Calls use(row) for each step that out_dir/metrics.jsonl has, up to `last_step`, with what is said
@@ -101,7 +102,7 @@ class MetricsLog {
 
  private:
   void write_line(const std::string& text);
-  void write_events(std::initializer_list<Scalar> scalars);
+  void write_events(const std::vector<Scalar>& scalars);
   template <class Write>
   bool attempt(const Write& write);
 

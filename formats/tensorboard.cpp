@@ -36,7 +36,7 @@ std::string version_record() {
   return record_of(event, 0);
 }
 
-std::string scalars_record(int64_t step, std::initializer_list<Scalar> scalars) {
+std::string scalars_record(int64_t step, const std::vector<Scalar>& scalars) {
   proto::Event event;
   for (const Scalar& scalar : scalars) {
     auto& value = *event.mutable_summary()->add_value();
@@ -129,7 +129,7 @@ EventWriter::EventWriter(const Path& directory, int64_t completed_steps)
   file_.write(version_record() + record_of(start, completed_steps + 1));
 }
 
-void EventWriter::write(int64_t step, std::initializer_list<Scalar> scalars) {
+void EventWriter::write(int64_t step, const std::vector<Scalar>& scalars) {
   file_.write(scalars_record(step, scalars));
 }
 

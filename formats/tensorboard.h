@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,8 +14,8 @@
 namespace gigagpt::formats {
 
 struct Scalar {
-  std::string_view tag;  // "train/loss"; what comes before the slash is the group it is shown in
-  double value;          // kept as a float
+  std::string tag;  // "train/loss"; what comes before the slash is the group it is shown in
+  double value;     // kept as a float
 };
 
 // One run's events: a folder with a file for each time that the run was started or continued.
@@ -27,7 +26,7 @@ class EventWriter {
   // Goes on after `completed_steps`: opens a new file in `directory`, which is made if it is
   // missing, and voids what the older files say of later steps. At 0 they are removed.
   EventWriter(const Path& directory, int64_t completed_steps);
-  void write(int64_t step, std::initializer_list<Scalar> scalars);
+  void write(int64_t step, const std::vector<Scalar>& scalars);
   void write_text(int64_t step, std::string_view tag, std::string_view markdown);
   void sync() { file_.sync(); }
   const Path& path() const { return file_.path(); }

@@ -3,6 +3,7 @@
 
 #include "formats/hf_gpt2.h"
 #include "fuzz/fuzz.h"
+#include "gpt/config.h"
 
 namespace gigagpt {
 namespace {
@@ -13,10 +14,12 @@ void check(std::string_view input) {
   GIGAGPT_ASSERT(config.n_layer > 0 && config.n_embd % config.n_head == 0);
   GIGAGPT_ASSERT(std::isfinite(config.dropout) && std::isfinite(config.initializer_range));
   if (config.n_layer <= 64) {
-    for (const auto& tensor : formats::hf_gpt2_tensors(config)) {
-      int64_t count = 1;
-      for (const int64_t extent : tensor.shape) {
-        GIGAGPT_ASSERT(extent > 0 && !__builtin_mul_overflow(count, extent, &count));
+    for (const auto& layer : GPTConfig::of_checkpoint(fuzz::scratch()).layers()) {
+      for (const auto& param : layer.params) {
+        int64_t count = 1;
+        for (const int64_t extent : param.shape) {
+          GIGAGPT_ASSERT(extent > 0 && !__builtin_mul_overflow(count, extent, &count));
+        }
       }
     }
   }

@@ -4,27 +4,31 @@
 // size (C / H), L depth, V vocabulary.
 #pragma once
 
+#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "base/option.h"
 #include "engine/plan/plan.h"
 #include "engine/state/update.h"
-#include "formats/hf_gpt2.h"
+#include "gpt/llama_keys.h"
 
 namespace gigagpt {
 
 struct GPTConfig {
-  // The model; of_checkpoint relies on the order.
+  // The model.
+  std::string model = "gpt2";  // its family
   int64_t max_position_embeddings = 2048;
   int64_t vocab_size = 50257;
   int64_t depth = 12;
   int64_t heads = 12;
   int64_t width = 768;
+  bool bias = true;                 // of GPT-2 alone
+  std::string activation = "gelu";  // of GPT-2 alone
+  LlamaKeys llama = {};             // more keys, of that family alone
   double dropout = 0.0;
-  bool bias = true;
-  std::string activation = "gelu";
   double init_std = 0.02;
   std::optional<double> residual_init_std = {};
 
@@ -34,9 +38,6 @@ struct GPTConfig {
   int64_t batch_size = 120;
   int64_t sequence_length = 2048;
   int64_t num_steps = 10000;
-  int64_t checkpoint_steps = 1000;
-  std::optional<std::string> checkpoint_path = {};
-  std::string load_weights_only = "auto";
   int64_t seed = 0;
   int64_t num_systems = 1;
 
@@ -45,23 +46,34 @@ struct GPTConfig {
   std::optional<int64_t> micro_batch_size = {};
   int64_t eval_steps = 0;
   int64_t eval_batches = 0;
-  double checkpoint_minutes = 30;
-  int64_t keep_checkpoints = 3;
   int64_t threads = 0;
-  engine::OptimizerRules optim = {};  // more keys
+  engine::SaveRules saves = {};  // more keys
+  engine::OptimizerRules optim = {};
   engine::StoreRules storage = {};
   engine::ScaleRules systems = {};
   engine::WatchRules watch = {};
 
-  // The fields above by name; the options point into this object.
+  // The fields above by name, of the families' own those of `model`; the options point into this
+  // object. Those that make the model what it is, which a checkpoint is opened with, come first.
   std::vector<Option> options();
+  std::vector<Option> model_options();
+
+  // What `model` may be.
+  static const std::vector<std::string>& families();
 
   // Throws Error for values that do not go together, naming the keys.
   void check() const;
+  void check_model() const;
 
-  // The model as config.json has it, and a config with the model of a checkpoint.
-  formats::HfGpt2Config hf() const;
+  // Writes the model as config.json, and the tokenizer beside it; reads one of ours, or one of
+  // another program that this one computes.
+  void write_model(const Path& checkpoint, const std::string& tokenizer);
   static GPTConfig of_checkpoint(const Path& checkpoint);
+
+  // Standard deviation of the initial weights that end a residual branch.
+  double residual_std() const {
+    return residual_init_std.value_or(init_std / std::sqrt(2.0 * double(depth)));
+  }
 
   // Sequences per micro-batch. A function of the config alone, so that the bits of a run do not
   // depend on the machine: the largest divisor of a system's share of batch_size within 4096 tokens
@@ -73,10 +85,6 @@ struct GPTConfig {
 
   // The model's layers in order: embedding, blocks, head.
   std::vector<engine::LayerSpec> layers() const;
-
-  // Floating-point operations to train on one token of a sequence: three passes over every matrix
-  // product, attention counted up to the diagonal, nothing counted twice for recomputation.
-  double train_flops_per_token() const;
 };
 
 }  // namespace gigagpt

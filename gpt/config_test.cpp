@@ -8,7 +8,6 @@
 #include <set>
 
 #include "base/testing.h"
-#include "formats/hf_gpt2.h"
 
 namespace gigagpt {
 namespace {
@@ -24,7 +23,7 @@ std::string other_value(const Option& option) {
   if (std::holds_alternative<bool*>(option.target)) return now == "true" ? "false" : "true";
   if (std::holds_alternative<double*>(option.target) ||
       std::holds_alternative<std::optional<double>*>(option.target)) {
-    return "0.4375";
+    return option.rule.min >= 1 ? "1.4375" : "0.4375";
   }
   return "12345";
 }
@@ -35,13 +34,27 @@ std::map<std::string, std::string> texts_of(GPTConfig& config) {
   return texts;
 }
 
-TEST(ConfigOptions, EachSetsItsOwnFieldAndReadsBack) {
-  GPTConfig defaults;
-  const auto before = texts_of(defaults);
-  ASSERT_EQ(before.size(), defaults.options().size()) << "a name appears twice";
-  for (size_t i = 0; i < before.size(); ++i) {
+// Which options there are depends on the family.
+class ConfigOptions : public testing::TestWithParam<std::string> {
+ protected:
+  static GPTConfig defaults() {
     GPTConfig config;
+    config.model = GetParam();
+    return config;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, ConfigOptions, testing::ValuesIn(GPTConfig::families()),
+                         [](const auto& info) { return info.param; });
+
+TEST_P(ConfigOptions, EachSetsItsOwnFieldAndReadsBack) {
+  GPTConfig unchanged = defaults();
+  const auto before = texts_of(unchanged);
+  ASSERT_EQ(before.size(), unchanged.options().size()) << "a name appears twice";
+  for (size_t i = 0; i < before.size(); ++i) {
+    GPTConfig config = defaults();
     const Option option = config.options()[i];
+    if (option.name == "model") continue;
     const std::string value = other_value(option);
     set_option(option, value);
     auto expected = before;
@@ -51,29 +64,36 @@ TEST(ConfigOptions, EachSetsItsOwnFieldAndReadsBack) {
   }
 }
 
-TEST(ConfigOptions, DefaultsAreAllowedAndReadBack) {
-  GPTConfig from, to;
-  for (const Option& option : from.options()) set_option(option, other_value(option));
+TEST_P(ConfigOptions, DefaultsAreAllowedAndReadBack) {
+  GPTConfig from = defaults(), to = defaults(), unchanged = defaults();
+  for (const Option& option : from.options()) {
+    if (option.name != "model") set_option(option, other_value(option));
+  }
   const auto changed = texts_of(from);
   for (const Option& option : to.options()) set_option(option, changed.at(option.name));
   EXPECT_EQ(texts_of(to), changed);
-  GPTConfig defaults;
-  for (const Option& option : to.options()) set_option(option, texts_of(defaults).at(option.name));
-  EXPECT_EQ(texts_of(to), texts_of(defaults));
+  for (const Option& option : to.options()) set_option(option, texts_of(unchanged).at(option.name));
+  EXPECT_EQ(texts_of(to), texts_of(unchanged));
 }
 
-TEST(ConfigOptions, CoverEveryField) {
+TEST(Config, OptionsOfAllFamiliesCoverEveryField) {
   GPTConfig config;
-  size_t bytes = 0;
-  for (const Option& option : config.options()) {
-    bytes += std::visit([](const auto* field) { return sizeof(*field); }, option.target);
+  std::map<std::string, size_t> bytes;
+  for (const std::string& family : GPTConfig::families()) {
+    config.model = family;
+    for (const Option& option : config.options()) {
+      bytes[option.name] =
+          std::visit([](const auto* field) { return sizeof(*field); }, option.target);
+    }
   }
-  // What is left is padding after `bias` and `keep_best`, the only fields that are not of eight
-  // bytes or more.
-  EXPECT_EQ(sizeof(GPTConfig) - bytes, 2 * (sizeof(int64_t) - sizeof(bool)));
+  size_t all = 0;
+  for (const auto& [_, size] : bytes) all += size;
+  // What is left is padding after `bias`, after `keep_best`, and after the llama's three fields in
+  // a row, the only ones that are not of eight bytes or more.
+  EXPECT_EQ(sizeof(GPTConfig) - all, 7 + 7 + 5U);
 }
 
-TEST(ConfigOptions, DefaultsAreThoseOfGigaGpt) {
+TEST(Config, DefaultsAreThoseOfGigaGpt) {
   GPTConfig config;
   const auto texts = texts_of(config);
   const std::map<std::string, std::string> published = {{"max_position_embeddings", "2048"},
@@ -241,8 +261,8 @@ TEST(Parameters, AreDrawnAsGpt2Draws) {
             param.name == "attn.proj_output.weight" || param.name == "ffn.proj.weight";
         const bool scale = param.name.starts_with("ln_") && param.name.ends_with(".weight");
         const double std = into_residual ? residual.value_or(0.01) : 0.04;  // 0.04 / sqrt(2 8)
-        EXPECT_DOUBLE_EQ(param.init_std, matrix ? std : 0) << param.name;
-        EXPECT_EQ(param.init_mean, scale ? 1 : 0) << param.name;
+        EXPECT_DOUBLE_EQ(param.rule.init.deviation, matrix ? std : 0) << param.name;
+        EXPECT_EQ(param.rule.init.mean, scale ? 1 : 0) << param.name;
       }
     }
   }
@@ -258,30 +278,6 @@ TEST(Layers, RunFromEmbeddingToTheTiedHead) {
   EXPECT_EQ(layers[4].shared, std::vector<std::string>{"wte.weight"});
 }
 
-TEST(Layers, AreTheTensorsOfTheHuggingFaceLayout) {
-  GPTConfig config = model(24, 3, 2, 32);
-  for (const bool bias : {true, false}) {
-    config.bias = bias;
-    std::map<std::string, std::vector<int64_t>> ours, theirs;
-    for (const auto& layer : config.layers()) {
-      for (const auto& param : layer.params) ours[layer.prefix + param.name] = param.shape;
-    }
-    const formats::HfGpt2Config hf = {.n_layer = 3,
-                                      .n_head = 2,
-                                      .n_embd = 24,
-                                      .n_positions = 32,
-                                      .vocab_size = config.vocab_size,
-                                      .bias = bias};
-    for (const auto& tensor : formats::hf_gpt2_tensors(hf)) {
-      if (tensor.parameter.empty() || tensor.foreign) continue;
-      auto shape = tensor.shape;
-      if (tensor.transposed) std::swap(shape.at(0), shape.at(1));
-      EXPECT_TRUE(theirs.emplace(tensor.parameter, shape).second) << tensor.parameter;
-    }
-    EXPECT_EQ(ours, theirs);
-  }
-}
-
 TEST(Flops, CountByHand) {
   GPTConfig config = model(2, 1, 1, 3);
   config.vocab_size = 3;
@@ -289,11 +285,13 @@ TEST(Flops, CountByHand) {
   // Matrices: 12 C^2 = 48 in the block and V C = 6 in the head, a multiplication and an addition
   // for each: 108. Attention: token t of 1, 2, 3 scores t keys and adds up t values, 4 C t = 8 t
   // operations, 16 in the mean. Forward and twice as much backward: 3 (108 + 16).
-  EXPECT_DOUBLE_EQ(config.train_flops_per_token(), 372);
+  EXPECT_DOUBLE_EQ(engine::train_flops_per_token(config.layers(), config.sequence_length), 372);
   config.depth = 2;
-  EXPECT_DOUBLE_EQ(config.train_flops_per_token(), 3 * (108 + 96 + 2 * 16));
+  EXPECT_DOUBLE_EQ(engine::train_flops_per_token(config.layers(), config.sequence_length),
+                   3 * (108 + 96 + 2 * 16));
   config.bias = false;  // biases are no matrix products
-  EXPECT_DOUBLE_EQ(config.train_flops_per_token(), 3 * (108 + 96 + 2 * 16));
+  EXPECT_DOUBLE_EQ(engine::train_flops_per_token(config.layers(), config.sequence_length),
+                   3 * (108 + 96 + 2 * 16));
 }
 
 TEST(ConfigCheck, DefaultsAreGood) {

@@ -53,7 +53,9 @@ engine::MicroBatch TokenData::gather(std::span<const int64_t> chunks, int64_t le
     file_.copy(chunk * config_.sequence_length, length + 1, config_.vocab_size, row);
     row += length + 1;
   }
-  return {tokens.narrow(1, 0, length), tokens.narrow(1, 1, length)};  // B T each
+  engine::MicroBatch batch{tokens.narrow(1, 0, length), tokens.narrow(1, 1, length)};  // B T each
+  batch.counted = double(batch.target.numel());
+  return batch;
 }
 
 }  // namespace gigagpt

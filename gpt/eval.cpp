@@ -19,8 +19,8 @@ std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& 
     });
     if (losses.empty()) return std::nullopt;
     for (size_t m = 0; m < batches.size(); ++m) {
-      result.loss += losses[m] * double(batches[m].target.numel());
-      result.tokens += batches[m].target.numel();
+      result.loss += losses[m] * batches[m].weight();
+      result.tokens += int64_t(batches[m].weight());
     }
   }
   result.loss /= double(result.tokens);

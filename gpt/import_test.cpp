@@ -31,7 +31,7 @@ class Import : public testing::TestWithParam<const char*> {
     config.storage.store = store;
     config.out_dir = folder_.path().string();
     auto gpt = make_gpt(config, /*training=*/false);
-    engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0, {});
+    engine::load_checkpoint(checkpoint, gpt.store, /*optimizer=*/false, 0, {});
     return gpt.executor.infer({expected("tokens")}, {});
   }
 
@@ -44,7 +44,7 @@ class Import : public testing::TestWithParam<const char*> {
     config.optim.learning_rate = 0;
     config.precision = "fp32";
     config.dropout = 0;
-    config.checkpoint_path = model_.string();
+    config.saves.checkpoint_path = model_.string();
     config.dataset = (folder_.path() / "data").string();
     config.out_dir = (folder_.path() / "out").string();
     write_dataset(config.dataset, config.vocab_size, 200);
@@ -72,7 +72,7 @@ TEST_P(Import, TrainingGoesOnFromItAndWritesTheSameModel) {
   const Path checkpoint = pass_through();
   ops::expect_same_bits(logits(checkpoint, "memory"), before);
   // Bit for bit, in our names and fp32.
-  const auto layout = formats::hf_gpt2_tensors(GPTConfig::of_checkpoint(model_).hf());
+  const auto layout = engine::stored_tensors(GPTConfig::of_checkpoint(model_).layers());
   const formats::StoredWeights theirs(model_, layout), ours(checkpoint, layout);
   for (const auto& tensor : layout) {
     if (tensor.foreign) continue;

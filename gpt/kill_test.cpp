@@ -91,10 +91,10 @@ class Kills : public testing::Test {
     config.storage.state = seed % 4 == 3 ? "compact" : "full";
     config.dropout = 0.1;
     config.num_steps = 120;
-    config.checkpoint_steps = 7;
+    config.saves.checkpoint_steps = 7;
     config.eval_steps = 5;
     config.eval_batches = 2;
-    config.checkpoint_path = "latest";
+    config.saves.checkpoint_path = "latest";
     config.out_dir = (folder_ / out).string();
     config.storage.store = config.out_dir + "/model.store";
     return config;

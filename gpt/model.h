@@ -1,4 +1,4 @@
-// The model: GPT-2 with pre-layer-norm (Radford et al. 2019), as an embedding, blocks and a head.
+// A model of any family, as an embedding, blocks and a head, and with all that runs it.
 #pragma once
 
 #include "engine/run/runtime.h"
@@ -7,9 +7,11 @@
 namespace gigagpt {
 
 // The layers in order. The first takes tokens [B, T]; the last returns the mean loss over the
-// targets [B, T] or, without targets, logits [B, T, V]; with caches those of the last position
-// alone.
+// targets [B, T] or, without targets, logits [B, T, V], or those of the last position alone.
 engine::Model make_model(const GPTConfig& config);
+// Those of one family.
+engine::Model make_gpt2(const GPTConfig& config);
+engine::Model make_llama(const GPTConfig& config);
 
 // The model with its state and what runs it, planned for the system that this is.
 engine::Runtime make_gpt(const GPTConfig& config, bool training, const engine::System& system = {},

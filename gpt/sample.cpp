@@ -1,5 +1,6 @@
 #include "gpt/sample.h"
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -14,8 +15,8 @@ Sampler::Sampler(const Path& checkpoint, formats::Tokenizer tokenizer, const GPT
     : gpt_(make_gpt(config, /*training=*/false)),
       tokenizer_(std::move(tokenizer)),
       context_(size_t(config.max_position_embeddings)),
-      caches_(gpt_.model.size(), ops::KVCache(config.max_position_embeddings)) {
-  engine::load_checkpoint(checkpoint, gpt_.store, gpt_.layout, /*optimizer=*/false, 0, progress);
+      memories_(gpt_.model.size(), ops::Memory(config.max_position_embeddings)) {
+  engine::load_checkpoint(checkpoint, gpt_.store, /*optimizer=*/false, 0, progress);
 }
 
 void Sampler::generate(const std::string& prompt, const SampleOptions& options,
@@ -24,15 +25,18 @@ void Sampler::generate(const std::string& prompt, const SampleOptions& options,
   if (tokens.empty())
     tokens = {tokenizer_.end_of_text().value_or(std::max(0, tokenizer_.token_of(U'\n')))};
   size_t start = tokens.size() > context_ ? tokens.size() - context_ : 0;  // of the context
-  size_t computed = start;                                                 // tokens in the caches
-  for (ops::KVCache& cache : caches_) cache.clear();
+  size_t computed = start;                                                 // of the tokens
+  for (ops::Memory& memory : memories_) memory.clear();
   while (int64_t(tokens.size()) < options.max_length) {
     if (tokens.size() - start > context_) {  // full: go on with its last half
       computed = start = tokens.size() - std::max<size_t>(context_ / 2, 1);
-      for (ops::KVCache& cache : caches_) cache.clear();
+      for (ops::Memory& memory : memories_) memory.clear();
     }
     const std::vector<int64_t> fresh(tokens.begin() + int64_t(computed), tokens.end());
-    const at::Tensor logits = gpt_.executor.infer({at::tensor(fresh).unsqueeze(0)}, caches_)[0][-1];
+    engine::MicroBatch batch{at::tensor(fresh).unsqueeze(0)};  // 1 T
+    batch.positions = at::arange(int64_t(computed - start), int64_t(tokens.size() - start));
+    batch.positions = batch.positions.unsqueeze(0);
+    const at::Tensor logits = gpt_.executor.infer(batch, memories_)[0][-1];  // V
     computed = tokens.size();
     const int64_t known = std::min(tokenizer_.vocab_size(), logits.numel());
     const std::span<float> row(logits.data_ptr<float>(), size_t(known));

@@ -35,8 +35,8 @@ class Sampler {
  private:
   engine::Runtime gpt_;
   formats::Tokenizer tokenizer_;
-  size_t context_;                    // longest
-  std::vector<ops::KVCache> caches_;  // one per layer
+  size_t context_;                     // longest
+  std::vector<ops::Memory> memories_;  // one per layer
 };
 
 }  // namespace gigagpt

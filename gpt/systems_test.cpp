@@ -231,7 +231,7 @@ TEST_F(SystemsTest, GoOnWithAnyNumberOfSystems) {
     const GPTConfig whole = config(fmt::format("whole{}", file), 2, file);
     ASSERT_TRUE(run(whole));
     GPTConfig parts = config(fmt::format("parts{}", file), 4, file);
-    parts.checkpoint_path = "latest";
+    parts.saves.checkpoint_path = "latest";
     for (const int64_t systems : {4, 1, 2, 2, 3, 2}) {  // a step each
       parts.num_systems = systems;
       ASSERT_TRUE(run(parts, /*stop_after=*/1));
@@ -256,20 +256,20 @@ TEST_F(SystemsTest, CheckpointsDoNotDependOnTheNumberOfSystems) {
     ASSERT_TRUE(run(first));
     for (const int64_t systems : {1, 2, 3}) {
       GPTConfig next = config(fmt::format("next{}{}", systems, state), systems);
-      next.checkpoint_path = last(first).string();
+      next.saves.checkpoint_path = last(first).string();
       ASSERT_TRUE(run(next));
       EXPECT_EQ(all_bytes(last(next)), all_bytes(last(first))) << systems;
       // And through files, which take the state over from those of another number.
       GPTConfig filed = config(fmt::format("filed{}{}", systems, state), systems, /*file=*/true);
-      filed.checkpoint_path = last(first).string();
+      filed.saves.checkpoint_path = last(first).string();
       ASSERT_TRUE(run(filed));
       filed.num_systems = systems % 3 + 1;
-      filed.checkpoint_path = "latest";
+      filed.saves.checkpoint_path = "latest";
       filed.num_steps = 7;
       ASSERT_TRUE(run(filed));
       EXPECT_EQ(names_in(filed.out_dir).contains("model.store"), filed.num_systems == 1);
       GPTConfig direct = config(fmt::format("direct{}{}", systems, state), filed.num_systems);
-      direct.checkpoint_path = last(first).string();
+      direct.saves.checkpoint_path = last(first).string();
       direct.num_steps = 7;
       ASSERT_TRUE(run(direct));
       EXPECT_EQ(weights(filed), weights(direct)) << "its moments were there";
@@ -282,7 +282,7 @@ TEST_F(SystemsTest, GoOnToTheSameBits) {
     const GPTConfig whole = config(fmt::format("whole{}", file), 3, file);
     ASSERT_TRUE(run(whole));
     GPTConfig parts = config(fmt::format("parts{}", file), 3, file);
-    parts.checkpoint_path = "latest";
+    parts.saves.checkpoint_path = "latest";
     for (int i = 0; i < 3; ++i) ASSERT_TRUE(run(parts, /*stop_after=*/2));
     EXPECT_EQ(weights(parts), weights(whole));
   }
@@ -291,8 +291,8 @@ TEST_F(SystemsTest, GoOnToTheSameBits) {
 // The one that leads judges; all leave out the batch, or go back, and go on to the same bits.
 TEST_F(SystemsTest, LeaveOutTheBatchOfASpikeTogether) {
   config_.num_steps = 100;
-  config_.checkpoint_steps = 40;
-  config_.keep_checkpoints = 0;
+  config_.saves.checkpoint_steps = 40;
+  config_.saves.keep_checkpoints = 0;
   write_dataset(folder_ / "data", 31, 100 * 8 * 12 * 2 + 1);
   ASSERT_TRUE(engine::run_systems(
       1, [&](Cluster&) { write_spoiled(config_, /*step=*/90, folder_ / "spoiled"); }));
@@ -301,7 +301,7 @@ TEST_F(SystemsTest, LeaveOutTheBatchOfASpikeTogether) {
     config_.watch.on_spike = mode;
     const auto run_of = [&](const std::string& name, int systems, int stop_after) {
       GPTConfig run_config = config(mode + name, systems);
-      run_config.checkpoint_path = "latest";
+      run_config.saves.checkpoint_path = "latest";
       EXPECT_TRUE((stop_after == 0 || run(run_config, stop_after)) && run(run_config));
       return run_config;
     };
@@ -316,7 +316,7 @@ TEST_F(SystemsTest, LeaveOutTheBatchOfASpikeTogether) {
   }
   // Files of another number of systems are gone on with, and what was left out stays so.
   GPTConfig filed = config("filed", 3, /*file=*/true);
-  filed.checkpoint_path = "latest";
+  filed.saves.checkpoint_path = "latest";
   ASSERT_TRUE(run(filed, /*stop_after=*/95));
   filed.num_systems = 2;
   ASSERT_TRUE(run(filed));
@@ -333,7 +333,7 @@ TEST_F(SystemsTest, EvaluateLikeOne) {
       at::set_num_threads(1);
       const GPTConfig eval = config("eval", systems);
       auto gpt = make_gpt(eval, /*training=*/false, {{}, cluster});
-      engine::load_checkpoint(last(trained), gpt.store, gpt.layout, /*optimizer=*/false, 0, {});
+      engine::load_checkpoint(last(trained), gpt.store, /*optimizer=*/false, 0, {});
       const TokenData data(eval, "val");
       const auto loss = evaluate(gpt.executor, data, eval, 0, [](double) { return true; });
       if (cluster.leads())
@@ -382,7 +382,7 @@ TEST_F(SystemsTest, FailTogether) {
 TEST_F(SystemsTest, RefuseFilesThatDoNotBelongTogether) {
   GPTConfig files = config("files", 2, /*file=*/true);
   ASSERT_TRUE(run(files, 2));
-  files.checkpoint_path = "latest";
+  files.saves.checkpoint_path = "latest";
   const Path second = Path(files.out_dir) / "model.1-of-2.store";
   const auto refusal_with = [&](int64_t systems) {
     files.num_systems = systems;
@@ -416,7 +416,7 @@ TEST_F(SystemsTest, KilledAtAnyMomentLoseNothing) {
     config_.precision = i % 3 == 0 ? "fp32" : "bf16";
     config_.storage.state = i % 3 == 2 ? "compact" : "full";
     config_.num_steps = 250;
-    config_.checkpoint_steps = 13;
+    config_.saves.checkpoint_steps = 13;
     config_.eval_steps = 7;
     config_.eval_batches = 1;
     config_.seed = i;
@@ -424,7 +424,7 @@ TEST_F(SystemsTest, KilledAtAnyMomentLoseNothing) {
     const GPTConfig calm = config(fmt::format("calm{}", i), number, /*file=*/true);
     ASSERT_TRUE(run(calm));
     GPTConfig killed = config(fmt::format("killed{}", i), number, /*file=*/true);
-    killed.checkpoint_path = "latest";
+    killed.saves.checkpoint_path = "latest";
     for (int left = 16; true; --left) {
       engine::Systems lives(int(number), [&](Cluster& cluster) { train_here(killed, cluster); });
       if (left > 0) {

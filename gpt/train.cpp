@@ -19,7 +19,7 @@ class Training {
         events_(events),
         data_(config, "train"),
         tokenizer_(formats::Tokenizer::read(formats::find_dataset(config.dataset))),
-        checkpoints_({config.out_dir, config.storage.store, config.checkpoint_path,
+        checkpoints_({config.out_dir, config.storage.store, config.saves.checkpoint_path,
                       config.run_size(/*training=*/true), option_texts(config.options()),
                       formats::find_dataset(config.dataset)},
                      system.cluster, events.note),
@@ -30,7 +30,7 @@ class Training {
 
   void run() {
     events_.planned(gpt_.plan, checkpoints_.origin(gpt_.store.precision()));
-    begin_at(checkpoints_.start(gpt_.store, gpt_.layout, config_.seed, events_.io_progress));
+    begin_at(checkpoints_.start(gpt_.store, config_.seed, events_.io_progress));
     for (bool stop = watch_.stalls(); step_ < config_.num_steps && !stop;) {
       auto report = step();
       if (!report) break;
@@ -88,7 +88,7 @@ class Training {
     gpt_.store.abandon();
     watch_.leave_out(step_, back < 0 ? step_ : back);
     if (back >= 0) {
-      checkpoints_.reload(back, gpt_.store, gpt_.layout, events_.io_progress);
+      checkpoints_.reload(back, gpt_.store, events_.io_progress);
       begin_at(back);
     }
     return step();
@@ -96,10 +96,10 @@ class Training {
 
   void save(bool best) {
     const auto write_rest = [&](const Path& directory) {
-      formats::write_hf_config(directory, config_.hf(), tokenizer_);
+      config_.write_model(directory, tokenizer_);
     };
     metrics_->sync();
-    checkpoints_.save(step_, gpt_.store, gpt_.layout, best, write_rest, events_.io_progress);
+    checkpoints_.save(step_, gpt_.store, best, write_rest, events_.io_progress);
   }
 
   GPTConfig& config_;

@@ -24,11 +24,11 @@ struct TrainEvents {
   std::function<void(const engine::Plan&, const std::string& origin)> planned;
 };
 
-// Trains as the config says, from scratch or from config.checkpoint_path, and leaves checkpoints
-// and metrics.jsonl in config.out_dir. Its last state is saved when it is stopped or meets bad data
-// too, but not on a loss or gradient that is not finite: then Error names step and layer, and the
-// last good checkpoint stays. The system's machine is what the plan and the MFU count with; of
-// several systems all call this, and the one that leads writes.
+// Trains as the config says, from scratch or from config.saves.checkpoint_path, and leaves
+// checkpoints and metrics.jsonl in config.out_dir. Its last state is saved when it is stopped or
+// meets bad data too, but not on a loss or gradient that is not finite: then Error names step and
+// layer, and the last good checkpoint stays. The system's machine is what the plan and the MFU
+// count with; of several systems all call this, and the one that leads writes.
 void train(GPTConfig config, const engine::System& system, const TrainEvents& events);
 
 }  // namespace gigagpt

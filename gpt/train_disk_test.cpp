@@ -56,8 +56,8 @@ TEST_F(Training, AFullDiskLeavesTheLastCheckpoint) {
   const std::string whole = all_bytes(last);
   const rlim_t model_bytes = std::filesystem::file_size(last / "model.safetensors");
   config_.out_dir = out("full").string();
-  config_.checkpoint_path = "latest";
-  config_.checkpoint_steps = 2;
+  config_.saves.checkpoint_path = "latest";
+  config_.saves.checkpoint_steps = 2;
   train(config_, {}, quiet(nullptr, 2));
   const auto files = [&] {
     std::map<std::string, std::string> texts;

@@ -28,13 +28,13 @@ TEST_F(Training, ResumedEqualsUninterruptedBitForBit) {
     const std::string whole = all_bytes(Path(config_.out_dir) / "checkpoint_8");
 
     config_.out_dir = out(std::string("parts_") + precision).string();
-    config_.checkpoint_path.reset();
-    config_.checkpoint_minutes = 0;
-    config_.checkpoint_steps = 2;  // a checkpoint by step, then one by the stop
+    config_.saves.checkpoint_path.reset();
+    config_.saves.checkpoint_minutes = 0;
+    config_.saves.checkpoint_steps = 2;  // a checkpoint by step, then one by the stop
     train(config_, {}, quiet(nullptr, 3));
     EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), (std::vector<int64_t>{2, 3}));
-    config_.checkpoint_path = "latest";
-    config_.checkpoint_minutes = 1e-9;  // then one by time after every step
+    config_.saves.checkpoint_path = "latest";
+    config_.saves.checkpoint_minutes = 1e-9;  // then one by time after every step
     train(config_, {}, quiet(nullptr, 2));
     train(config_, {}, quiet());
     EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), (std::vector<int64_t>{6, 7, 8}));
@@ -48,11 +48,11 @@ TEST_F(Training, DroppedStepSavesTheLastCompletedOne) {
   events.step_progress = [&](double share) { return log.size() < 3 || share < 0.5; };
   train(config_, {}, events);
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), std::vector<int64_t>{3});
-  config_.checkpoint_path = "latest";
+  config_.saves.checkpoint_path = "latest";
   train(config_, {}, quiet());
   const std::string resumed = all_bytes(Path(config_.out_dir) / "checkpoint_8");
   config_.out_dir = out("whole").string();
-  config_.checkpoint_path.reset();
+  config_.saves.checkpoint_path.reset();
   train(config_, {}, quiet());
   EXPECT_TRUE(all_bytes(Path(config_.out_dir) / "checkpoint_8") == resumed);
 }
@@ -61,7 +61,7 @@ TEST_F(Training, DroppedStepSavesTheLastCompletedOne) {
 TEST_F(Training, GoesOnWithAnotherBatchSizeByTokens) {
   config_.num_steps = 4;
   train(config_, {}, quiet());
-  config_.checkpoint_path = config_.out_dir + "/checkpoint_4";
+  config_.saves.checkpoint_path = config_.out_dir + "/checkpoint_4";
   config_.out_dir = out("phase2").string();
   config_.num_steps = 5;
   config_.batch_size = 12;
@@ -73,7 +73,7 @@ TEST_F(Training, GoesOnWithAnotherBatchSizeByTokens) {
   config_.out_dir = out("phase3").string();
   EXPECT_ERROR(train(config_, {}, quiet()), "which is not a multiple of this batch");
   config_.out_dir = out("phase2").string();
-  config_.checkpoint_path = "latest";
+  config_.saves.checkpoint_path = "latest";
   config_.batch_size = 6;
   EXPECT_ERROR(train(config_, {}, quiet()),
                "going on from step 5 as step 10 needs another out_dir");
@@ -81,10 +81,10 @@ TEST_F(Training, GoesOnWithAnotherBatchSizeByTokens) {
 
 TEST_F(Training, MetricsHaveALineAStepAndNoneTwice) {
   config_.eval_steps = 4;
-  config_.checkpoint_steps = 3;
+  config_.saves.checkpoint_steps = 3;
   train(config_, {}, quiet(nullptr, 5));
   std::filesystem::remove_all(Path(config_.out_dir) / "checkpoint_5");  // as after a crash
-  config_.checkpoint_path = "latest";
+  config_.saves.checkpoint_path = "latest";
   train(config_, {}, quiet());
   std::ifstream lines(Path(config_.out_dir) / "metrics.jsonl");
   int64_t step = 0;
@@ -101,12 +101,12 @@ TEST_F(Training, MetricsHaveALineAStepAndNoneTwice) {
 }
 
 TEST_F(Training, RefusesToOverwriteARun) {
-  config_.checkpoint_steps = 4;
+  config_.saves.checkpoint_steps = 4;
   train(config_, {}, quiet());
   EXPECT_ERROR(train(config_, {}, quiet()), "already holds a run up to step 8");
-  config_.checkpoint_path = config_.out_dir + "/checkpoint_4";
+  config_.saves.checkpoint_path = config_.out_dir + "/checkpoint_4";
   EXPECT_ERROR(train(config_, {}, quiet()), "already holds a run up to step 8");
-  config_.checkpoint_path = "latest";
+  config_.saves.checkpoint_path = "latest";
   train(config_, {}, quiet());  // complete: nothing to do, and no harm
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), (std::vector<int64_t>{4, 8}));
 }
@@ -123,7 +123,7 @@ TEST_F(Training, CheckpointIsInHuggingFaceLayout) {
   reader.read_floats("transformer.h.1.attn.c_attn.bias", zeros);
   EXPECT_EQ(zeros, std::vector<float>(60, 0.0F));
   auto gpt = make_gpt(config_, /*training=*/true);
-  engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/true, 8, {});
+  engine::load_checkpoint(checkpoint, gpt.store, /*optimizer=*/true, 8, {});
   std::vector<float> stored(20 * 60);
   reader.read_floats("transformer.h.1.attn.c_attn.weight", stored);
   const auto ours = gpt.store.read(engine::Array::kMaster, "decoder.1.attn.proj_qkv.weight");
@@ -140,11 +140,11 @@ TEST_F(Training, CheckpointIsInHuggingFaceLayout) {
 
 TEST_F(Training, CheckpointOfAnotherModelIsRefused) {
   train(config_, {}, quiet());
-  config_.checkpoint_path = config_.out_dir + "/checkpoint_8";
+  config_.saves.checkpoint_path = config_.out_dir + "/checkpoint_8";
   config_.out_dir = out("other").string();
   config_.width = 24;
   EXPECT_ERROR(train(config_, {}, quiet()), "is [31, 20], but this configuration needs [31, 24]");
-  config_.checkpoint_path = out("nowhere").string();
+  config_.saves.checkpoint_path = out("nowhere").string();
   EXPECT_ERROR(train(config_, {}, quiet()), "nowhere");
 }
 
@@ -154,9 +154,9 @@ TEST_F(Training, LossThatIsNotFiniteStopsAndKeepsTheLastCheckpoint) {
   const Path checkpoint = Path(config_.out_dir) / "checkpoint_2";
   const std::string before = all_bytes(checkpoint);
   config_.num_steps = 400;
-  config_.checkpoint_path = "latest";
+  config_.saves.checkpoint_path = "latest";
   config_.optim.learning_rate = 1e30;
-  config_.checkpoint_steps = 0;
+  config_.saves.checkpoint_steps = 0;
   EXPECT_ERROR(train(config_, {}, quiet()), "is not finite, first in layer");
   EXPECT_EQ(engine::checkpoint_steps(config_.out_dir), std::vector<int64_t>{2});
   EXPECT_TRUE(all_bytes(checkpoint) == before);
@@ -257,7 +257,7 @@ TEST_F(Training, StreamedEqualsResidentBitForBit) {
   config_.batch_size = 12;  // three micro-batches
   for (const char* precision : {"fp32", "bf16"}) {
     config_.precision = precision;
-    config_.checkpoint_path.reset();
+    config_.saves.checkpoint_path.reset();
     config_.storage.store = "memory";
     config_.out_dir = out(std::string("ram_") + precision).string();
     std::vector<formats::StepMetrics> resident;
@@ -267,7 +267,7 @@ TEST_F(Training, StreamedEqualsResidentBitForBit) {
       config_.storage.recompute = recompute;
       config_.out_dir = out(std::string("file_") + precision + recompute).string();
       config_.storage.store = config_.out_dir + ".store";
-      config_.checkpoint_path = "latest";
+      config_.saves.checkpoint_path = "latest";
       std::vector<formats::StepMetrics> streamed;
       train(config_, {}, quiet(&streamed, 3));
       train(config_, {}, quiet(&streamed));
@@ -292,11 +292,11 @@ TEST_F(Training, AStoreFileIsContinuedOrRefused) {
   train(config_, {}, quiet(nullptr, 2));
   EXPECT_ERROR(train(config_, {}, quiet()), "already holds a run at step 2; continue it with");
   GPTConfig other = config_;
-  other.checkpoint_path = "latest";
+  other.saves.checkpoint_path = "latest";
   other.batch_size = 4;
   EXPECT_ERROR(train(other, {}, quiet()), "is of a run with 72 tokens a step, not 48");
   other = config_;
-  other.checkpoint_path = "latest";
+  other.saves.checkpoint_path = "latest";
   other.width = 24;
   EXPECT_ERROR(train(other, {}, quiet()), "holds another model");
   // A newer checkpoint that is not of this file counts more; the file is made anew from it.
@@ -304,7 +304,7 @@ TEST_F(Training, AStoreFileIsContinuedOrRefused) {
   GPTConfig resident = config_;
   resident.storage.store = "memory";
   train(resident, {}, quiet(nullptr, 5));
-  config_.checkpoint_path = "latest";
+  config_.saves.checkpoint_path = "latest";
   std::vector<formats::StepMetrics> log;
   train(config_, {}, quiet(&log));
   EXPECT_EQ(log.front().step, 6);
@@ -316,7 +316,7 @@ TEST_F(Training, GoesOnFromASnapshotWithoutItsFile) {
   train(config_, {}, quiet(nullptr, 4));
   std::filesystem::remove(config_.storage.store);
   config_.storage.store = "memory";
-  config_.checkpoint_path = "latest";
+  config_.saves.checkpoint_path = "latest";
   std::vector<formats::StepMetrics> log;
   train(config_, {}, quiet(&log));
   EXPECT_EQ(log.front().step, 5);
@@ -330,7 +330,7 @@ TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
     GPTConfig config = config_;
     config.storage.store = store;
     auto gpt = make_gpt(config, /*training=*/false);
-    engine::load_checkpoint(checkpoint, gpt.store, gpt.layout, /*optimizer=*/false, 0, {});
+    engine::load_checkpoint(checkpoint, gpt.store, /*optimizer=*/false, 0, {});
     return evaluate(gpt.executor, data, config, 0, [](double) { return true; })->loss;
   };
   EXPECT_EQ(loss_of("file"), loss_of("memory"));
@@ -391,16 +391,18 @@ TEST_F(Training, SamplesAreAFunctionOfTheSeedAndOutgrowTheContext) {
   EXPECT_ERROR(text("\xC3\xA9", 1), "is not in the model's vocabulary");
 }
 
-// With a cache, one token at a time, as without, all at once.
-TEST_F(Training, CachedLogitsEqualThoseOfOnePass) {
+// With a memory, a few tokens at a time, as without, all at once.
+TEST_F(Training, ContinuedLogitsEqualThoseOfOnePass) {
   auto gpt = make_gpt(config_, /*training=*/false);
   gpt.store.initialise(2, {});
   const at::Tensor tokens = at::randint(0, 31, {1, 16}, at::kLong);
   const at::Tensor whole = gpt.executor.infer({tokens}, {});
-  std::vector<ops::KVCache> caches(gpt.model.size(), ops::KVCache(16));
+  std::vector<ops::Memory> memories(gpt.model.size(), ops::Memory(16));
   int64_t position = 0;
   for (const int64_t count : {5, 1, 1, 9}) {
-    const at::Tensor part = gpt.executor.infer({tokens.narrow(1, position, count)}, caches);
+    engine::MicroBatch batch{tokens.narrow(1, position, count)};
+    batch.positions = at::arange(position, position + count).unsqueeze(0);
+    const at::Tensor part = gpt.executor.infer(batch, memories);
     position += count;
     ops::expect_close(part, whole.narrow(1, position - 1, 1), 1e-5);
   }

@@ -49,8 +49,8 @@ class Spike : public Training {
 
   Spike() {
     config_.num_steps = 200;
-    config_.checkpoint_steps = 50;
-    config_.keep_checkpoints = 0;
+    config_.saves.checkpoint_steps = 50;
+    config_.saves.keep_checkpoints = 0;
     config_.eval_steps = 200;
     const int64_t tokens = config_.num_steps * config_.batch_size * config_.sequence_length * 2 + 1;
     write_dataset(config_.dataset, 31, tokens);
@@ -63,7 +63,7 @@ class Spike : public Training {
     config_.out_dir = out(name).string();
     config_.dataset = out(on_spike == "clean" ? "data" : "spoiled").string();
     config_.watch.on_spike = on_spike == "clean" ? "warn" : on_spike;
-    config_.checkpoint_path = "latest";
+    config_.saves.checkpoint_path = "latest";
     std::vector<formats::StepMetrics> log;
     notes_.clear();
     TrainEvents events = quiet(&log, stop_after);
@@ -121,7 +121,7 @@ TEST_F(Spike, RunsThatWereStoppedGoOnToTheSameBits) {
     // In another folder what was left out stays so.
     const std::string copied = mode + "_elsewhere";
     config_.out_dir = out(copied).string();
-    config_.checkpoint_path = (out(mode) / "checkpoint_150").string();
+    config_.saves.checkpoint_path = (out(mode) / "checkpoint_150").string();
     train(config_, {}, quiet());
     EXPECT_TRUE(last() == expected);
     EXPECT_EQ(left_out(), batches);
@@ -160,8 +160,8 @@ class Best : public Training {
     File::create(Path(config_.dataset) / "val.bin").write(std::as_bytes(std::span(ids)));
     config_.num_steps = 100;
     config_.eval_steps = 5;
-    config_.keep_checkpoints = 1;
-    config_.checkpoint_steps = 10;
+    config_.saves.keep_checkpoints = 1;
+    config_.saves.checkpoint_steps = 10;
     config_.watch.keep_best = true;
   }
   static std::pair<int64_t, double> best_of(const std::vector<formats::StepMetrics>& log) {
@@ -189,7 +189,7 @@ TEST_F(Best, IsKeptAndTheRunEndsWhenNothingIsBetter) {
   config_.watch.early_stopping = 4;
   for (const int64_t stop_after : {0, 3, int(best_step) + 7}) {
     config_.out_dir = out("early" + std::to_string(stop_after)).string();
-    config_.checkpoint_path = "latest";
+    config_.saves.checkpoint_path = "latest";
     if (stop_after > 0) train(config_, {}, quiet(nullptr, stop_after));
     log.clear();
     std::string notes;

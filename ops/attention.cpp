@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "base/error.h"
 #include "base/trace.h"
 #include "ops/autograd.h"
 #include "ops/gemm.h"
@@ -38,30 +39,29 @@ double forward_flops(const Tensor& q, const Tensor& k) {
   return 4 * B * double(q.size(2)) * Tq * (Tk - (Tq - 1) / 2);
 }
 
-// q [B, Tq, C], k and v [B, Tk, C]: views whose last dimension is contiguous, k and v alike.
+// q [B, Tq, H D], k and v [B, Tk, G D]: views whose last dimension is contiguous, k and v alike.
 template <class T>
 AttentionArgs<T> arguments(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
                            const Tensor& lse, const AttentionRule& rule) {
   const auto size = [](int64_t n) { return static_cast<size_t>(n); };
-  return {size(q.size(0)),   size(rule.heads),  size(q.size(2) / rule.heads),
-          size(q.size(1)),   size(k.size(1)),   data<T>(q),
-          data<T>(k),        data<T>(v),        size(q.stride(1)),
-          size(q.stride(0)), size(k.stride(1)), size(k.stride(0)),
-          data<T>(y),        size(y.stride(1)), size(y.stride(0)),
-          data<float>(lse),  rule.dropout_p,    rule.key};
+  const int64_t D = q.size(2) / rule.heads;
+  return {size(q.size(0)),   size(rule.heads),  size(k.size(2) / D), size(D),    size(q.size(1)),
+          size(k.size(1)),   data<T>(q),        data<T>(k),          data<T>(v), size(q.stride(1)),
+          size(q.stride(0)), size(k.stride(1)), size(k.stride(0)),   data<T>(y), size(y.stride(1)),
+          size(y.stride(0)), data<float>(lse),  rule.dropout_p,      rule.key};
 }
 
 template <class T>
 void run_forward(const AttentionArgs<T>& args) {
   const auto& kernel = kernels::attention_kernels<T>();
-  const size_t heads = args.B * args.H;
+  const size_t heads = args.B * args.H, kv_heads = args.B * args.G;
   const size_t blocks = (args.Tq + kernels::kQueryBlock - 1) / kernels::kQueryBlock;
-  const Pieces packed(heads, kernel.packed_bytes(args));
+  const Pieces packed(kv_heads, kernel.packed_bytes(args));
   const Pieces scratch(size_t(thread_count()), kernel.forward_scratch_bytes(args));
-  parallel_tasks(heads, [&](size_t head, int) { kernel.pack(args, head, packed[head]); });
+  parallel_tasks(kv_heads, [&](size_t head, int) { kernel.pack(args, head, packed[head]); });
   parallel_tasks(heads * blocks, [&](size_t task, int thread) {
     const size_t head = task % heads, block = blocks - 1 - task / heads;  // the longest first
-    kernel.forward(args, head, block, packed[head], scratch[size_t(thread)]);
+    kernel.forward(args, head, block, packed[args.kv_head(head)], scratch[size_t(thread)]);
   });
 }
 
@@ -75,11 +75,13 @@ void run_backward(const AttentionArgs<T>& args) {
 }
 
 struct Parts {
-  Tensor q, k, v;  // B T C each, views
+  Tensor q, k, v;  // B T H D, B T G D and the same, the last two dimensions as one; views
 };
-Parts split(const Tensor& qkv) {
-  const int64_t C = qkv.size(2) / 3;
-  return {qkv.narrow(2, 0, C), qkv.narrow(2, C, C), qkv.narrow(2, 2 * C, C)};
+// Of the three in one tensor, or apart.
+Parts parts_of(const std::vector<Tensor>& inputs) {
+  if (inputs.size() == 3) return {inputs[0], inputs[1], inputs[2]};
+  const int64_t C = inputs[0].size(2) / 3;
+  return {inputs[0].narrow(2, 0, C), inputs[0].narrow(2, C, C), inputs[0].narrow(2, 2 * C, C)};
 }
 
 // bf16 where there is no instruction for it: by way of fp32.
@@ -98,29 +100,55 @@ Tensor causal_forward(const Tensor& q, const Tensor& k, const Tensor& v, const T
   return y;
 }
 
-Tensor causal_attention(const Tensor& qkv_any, const AttentionRule& rule) {
-  Recording recording({qkv_any});
-  const auto type = qkv_any.scalar_type();
-  const Tensor qkv = as_type(qkv_any.contiguous(), type_for_kernels(qkv_any));  // B T 3C
-  const Tensor lse = at::empty({qkv.size(0), rule.heads, qkv.size(1)}, at::kFloat);
-  const Parts parts = split(qkv);
+// From gradients [B, T, H D] that each head of queries has to itself, [B, T, G D].
+Tensor summed_by_group(const Tensor& gradients, const AttentionRule& rule, at::IntArrayRef sizes) {
+  const int64_t D = gradients.size(2) / rule.heads, G = sizes[2] / D;
+  return gradients.view({sizes[0], sizes[1], G, rule.heads / G, D}).sum(3).view(sizes);
+}
+
+// `inputs` as parts_of() takes them apart.
+std::vector<Tensor> differentiate(const std::vector<Tensor>& inputs, const AttentionRule& rule,
+                                  const Tensor& y, const Tensor& lse, const Tensor& dy) {
+  std::vector<Tensor> gradients;
+  for (const Tensor& input : inputs) gradients.push_back(at::empty(input.sizes(), dy.options()));
+  const Parts from = parts_of(inputs);
+  Parts to = parts_of(gradients);
+  const bool grouped = from.k.size(2) != from.q.size(2);
+  if (grouped) {
+    for (Tensor* part : {&to.k, &to.v}) *part = at::empty(from.q.sizes(), dy.options());
+  }
+  const Zone zone("attention backward", 2.5 * forward_flops(from.q, from.k));
+  dispatch_type(dy, [&](auto element) {
+    using T = decltype(element);
+    AttentionArgs<T> args = arguments<T>(from.q, from.k, from.v, y, lse, rule);
+    args.dy = data<T>(dy);
+    args.dq = data<T>(to.q);
+    args.dk = data<T>(to.k);
+    args.dv = data<T>(to.v);
+    args.dkv_row = size_t(to.k.stride(1));
+    args.dkv_batch = size_t(to.k.stride(0));
+    run_backward<T>(args);
+  });
+  if (grouped) {
+    gradients[1] = summed_by_group(to.k, rule, from.k.sizes());
+    gradients[2] = summed_by_group(to.v, rule, from.v.sizes());
+  }
+  return gradients;
+}
+
+Tensor causal_attention(const std::vector<Tensor>& inputs_any, const AttentionRule& rule) {
+  Recording recording(inputs_any);
+  const auto type = inputs_any[0].scalar_type(), inner = type_for_kernels(inputs_any[0]);
+  std::vector<Tensor> inputs;
+  for (const Tensor& input : inputs_any) inputs.push_back(as_type(input.contiguous(), inner));
+  const Parts parts = parts_of(inputs);
+  const Tensor lse = at::empty({parts.q.size(0), rule.heads, parts.q.size(1)}, at::kFloat);
   const Tensor y = causal_forward(parts.q, parts.k, parts.v, lse, rule);
   const Tensor result = as_type(y, type);
-  recording.record({result}, [=, y = y.detach()](const std::vector<Tensor>& gradients) {
-    const Tensor dy = as_type(gradients[0].contiguous(), qkv.scalar_type());  // B T C
-    const Tensor dqkv = at::empty(qkv.sizes(), qkv.scalar_type());            // B T 3C
-    const Parts from = split(qkv), to = split(dqkv);
-    const Zone zone("attention backward", 2.5 * forward_flops(from.q, from.k));
-    dispatch_type(qkv, [&](auto element) {
-      using T = decltype(element);
-      AttentionArgs<T> args = arguments<T>(from.q, from.k, from.v, y, lse, rule);
-      args.dy = data<T>(dy);
-      args.dq = data<T>(to.q);
-      args.dk = data<T>(to.k);
-      args.dv = data<T>(to.v);
-      run_backward<T>(args);
-    });
-    return std::vector{as_type(dqkv, type)};
+  recording.record({result}, [=, y = y.detach()](const std::vector<Tensor>& dy) {
+    auto gradients = differentiate(inputs, rule, y, lse, as_type(dy[0].contiguous(), inner));
+    for (Tensor& gradient : gradients) gradient = as_type(gradient, type);
+    return gradients;
   });
   return result;
 }
@@ -134,7 +162,7 @@ void attend_one(const AttentionArgs<T>& a) {
     float* p = data<float>(memory) + head * (a.Tk + 2 * a.D);
     float *q = p + a.Tk, *y = q + a.D;
     const size_t of_q = a.head_at(head, a.q_batch);
-    const size_t of_kv = a.head_at(head, a.kv_batch);
+    const size_t of_kv = a.kv_head_at(a.kv_head(head));
     std::fill_n(q, 2 * a.D, 0.0F);
     rows.add_scaled(1.0F / std::sqrt(float(a.D)), a.q + of_q, a.D, q);
     for (size_t j = 0; j < a.Tk; ++j) p[j] = rows.dot(q, a.k + of_kv + j * a.kv_row, a.D);
@@ -145,14 +173,14 @@ void attend_one(const AttentionArgs<T>& a) {
   });
 }
 
-Tensor cached_attention(const Parts& parts, const AttentionRule& rule, KVCache& cache) {
-  const auto [k, v] = cache.append(parts.k, parts.v);  // B length C
+Tensor continued_attention(const Parts& parts, const AttentionRule& rule, Memory& memory) {
+  const Tensor k = memory.append("k", parts.k), v = memory.append("v", parts.v);  // B length C
   const Tensor& q = parts.q;
   if (rule.mask.defined()) return reference::attention(q, k, v, rule);
   if (q.size(1) == 1 && rule.dropout_p == 0.0) {
     const Zone zone("attention, one query");
     const Tensor y = at::empty(q.sizes(), q.scalar_type());
-    dispatch_type(q, [&, k = k, v = v](auto element) {
+    dispatch_type(q, [&](auto element) {
       using T = decltype(element);
       attend_one<T>(arguments<T>(q, k, v, y, at::empty({1}, at::kFloat), rule));
     });
@@ -166,11 +194,20 @@ Tensor cached_attention(const Parts& parts, const AttentionRule& rule, KVCache& 
 
 }  // namespace
 
-Tensor attention(const Tensor& qkv, const AttentionRule& rule, KVCache* cache) {
-  if (cache != nullptr) return cached_attention(split(qkv), rule, *cache);
-  if (!rule.mask.defined()) return causal_attention(qkv, rule);
-  const auto parts = qkv.chunk(3, -1);  // B T C each
-  return reference::attention(parts[0], parts[1], parts[2], rule);
+Tensor attention(const Tensor& qkv, const AttentionRule& rule, Memory* memory) {
+  if (memory == nullptr && !rule.mask.defined()) return causal_attention({qkv}, rule);
+  const Parts parts = parts_of({qkv});
+  if (memory != nullptr) return continued_attention(parts, rule, *memory);
+  return reference::attention(parts.q, parts.k, parts.v, rule);
+}
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionRule& rule,
+                 Memory* memory) {
+  GIGAGPT_ASSERT(q.size(2) == rule.heads && rule.heads % k.size(2) == 0);
+  const Parts parts{q.flatten(2), k.flatten(2), v.flatten(2)};
+  if (memory != nullptr) return continued_attention(parts, rule, *memory);
+  if (!rule.mask.defined()) return causal_attention({parts.q, parts.k, parts.v}, rule);
+  return reference::attention(parts.q, parts.k, parts.v, rule);
 }
 
 }  // namespace gigagpt::ops

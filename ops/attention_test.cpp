@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "base/random.h"
-#include "ops/kv_cache.h"
+#include "ops/memory.h"
 #include "ops/ops.h"
 #include "ops/reference.h"
 #include "ops/testing.h"
@@ -135,6 +135,48 @@ TEST(Attention, IsRightForAnyThreadCount) {
   }
 }
 
+// Queries, keys and values apart, of which G heads of the latter serve H of the queries: as if
+// those were there H / G times.
+void check_grouped(const Shape& s, int64_t G, at::ScalarType type, const AttentionRule& rule) {
+  SCOPED_TRACE(testing::Message() << "T " << s.T << " H " << s.H << " G " << G << " D " << s.D
+                                  << " " << type << " mask " << rule.mask.defined());
+  const Tensor q = at::randn({s.B, s.T, s.H, s.D}).to(type);
+  const Tensor k = at::randn({s.B, s.T, G, s.D}).to(type),
+               v = at::randn({s.B, s.T, G, s.D}).to(type);
+  const Tensor dy = at::randn({s.B, s.T, s.H * s.D}).to(type);
+  const auto repeated = [&](const Tensor& x) { return x.repeat_interleave(s.H / G, 2).flatten(2); };
+  const Op op{
+      [&](const Tensors& x, const Sums& /*none*/) { return attention(x[0], x[1], x[2], rule); },
+      [&](const Tensors& x) {
+        return reference::attention(x[0].flatten(2), repeated(x[1]), repeated(x[2]), rule);
+      }};
+  const Bounds each =
+      attention_bounds(at::cat({q.flatten(2), repeated(k), repeated(v)}, -1), dy, rule);
+  const auto parts = each.grads[0].chunk(3, -1);
+  // Each head's part is rounded to the type before they are added.
+  const auto summed = [&](const Tensor& error, const Tensor& sizes) {
+    const Tensor heads = (error + sizes * unit(type)).view({s.B, s.T, G, s.H / G, s.D});
+    return heads.sum(3) + heads.abs().sum(3) * (double(s.H / G) * kUnit32);
+  };
+  const Outcome apart = run_plain64(
+      {{}, [&](const Tensors& x) { return reference::attention(x[0], x[1], x[2], rule); }},
+      {q.flatten(2), repeated(k), repeated(v)}, dy);
+  check(op, {q, k, v}, dy, 3,
+        {each.y,
+         {parts[0].view_as(q), summed(parts[1], apart.grads[1].abs()),
+          summed(parts[2], apart.grads[2].abs())}});
+}
+
+TEST(Attention, HeadsMayShareKeysAndValues) {
+  at::manual_seed(13);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    check_grouped({2, 70, 4, 16}, 2, type, {4});
+    check_grouped({1, 130, 3, 5}, 1, type, {3, {}, 0.2, 9});
+    check_grouped({2, 33, 2, 20}, 2, type, {2});
+    check_grouped({1, 12, 4, 6}, 2, type, {4, at::randn({1, 1, 12, 12})});
+  }
+}
+
 // Scores up to several hundred: the largest takes all, nothing overflows.
 TEST(Attention, LargeScoresMatchDouble) {
   at::manual_seed(5);
@@ -200,9 +242,9 @@ TEST(Attention, ANanIsNotSwallowed) {
       const int64_t reached = part == 0 ? 1 : T - at_token;
       EXPECT_TRUE(at::isnan(y[1][1].narrow(0, at_token, reached)).all().item<bool>()) << part;
       EXPECT_FALSE(has_nan(y[0]) || has_nan(y[1][0]) || has_nan(y[1][2])) << part;
-      KVCache cache(T);
-      attention(qkv.narrow(1, 0, T - 1), {H}, &cache);
-      const Tensor one = attention(qkv.narrow(1, T - 1, 1), {H}, &cache)[1];
+      Memory memory(T);
+      attention(qkv.narrow(1, 0, T - 1), {H}, &memory);
+      const Tensor one = attention(qkv.narrow(1, T - 1, 1), {H}, &memory)[1];
       EXPECT_EQ(at::isnan(one.narrow(1, D, D)).all().item<bool>(), part != 0) << part;
     }
     const Tensor qkv = at::randn({1, T, 3 * D}).to(type), dy = at::randn({1, T, D}).to(type);
@@ -224,46 +266,63 @@ TEST(Attention, ANanOfAnyPayloadIsNotSwallowed) {
 }
 
 // Positions in parts of these lengths, one after another, are the same as all at once.
-void check_cache(const Shape& s, at::ScalarType type, const std::vector<int64_t>& counts) {
+void check_memory(const Shape& s, at::ScalarType type, const std::vector<int64_t>& counts) {
   SCOPED_TRACE(testing::Message() << "T " << s.T << " D " << s.D << " " << type);
   const Tensor qkv = at::randn({s.B, s.T, 3 * s.H * s.D}).to(type);
   const Tensor dy = at::zeros({s.B, s.T, s.H * s.D}, type);
   const Tensor whole = run_plain64(attention_op({s.H}), {qkv}, dy).y;
   const Tensor error = attention_bounds(qkv, dy, {s.H}).y;
-  KVCache cache(s.T + 3);
+  Memory memory(s.T + 3);
   int64_t from = 0;
   for (const int64_t count : counts) {
-    const Tensor part = attention(qkv.narrow(1, from, count), {s.H}, &cache);
+    const Tensor part = attention(qkv.narrow(1, from, count), {s.H}, &memory);
     EXPECT_EQ(part.scalar_type(), type);
     expect_rounded(part, whole.narrow(1, from, count), error.narrow(1, from, count));
     from += count;
-    EXPECT_EQ(cache.length(), from);
   }
   ASSERT_EQ(from, s.T);
-  cache.clear();
-  expect_rounded(attention(qkv, {s.H}, &cache), whole, error);
+  memory.clear();
+  expect_rounded(attention(qkv, {s.H}, &memory), whole, error);
 }
 
-TEST(KVCache, ContinuingEqualsComputingAtOnce) {
+TEST(Memory, ContinuingEqualsComputingAtOnce) {
   at::manual_seed(11);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
-    check_cache({1, 9, 2, 4}, type, {5, 1, 3});
-    check_cache({2, 70, 3, 20}, type, {1, 1, 1, 64, 1, 2});
-    check_cache({2, 200, 1, 64}, type, {130, 1, 1, 65, 3});
-    check_cache({1, 140, 4, 5}, type, {127, 1, 1, 11});
-    check_cache({1, 66, 1, 256}, type, {63, 1, 1, 1});
-    check_cache({1, 200, 2, 16}, type, {64, 70, 58, 8});
-    check_cache({2, 200, 1, 5}, type, {128, 72});
+    check_memory({1, 9, 2, 4}, type, {5, 1, 3});
+    check_memory({2, 70, 3, 20}, type, {1, 1, 1, 64, 1, 2});
+    check_memory({2, 200, 1, 64}, type, {130, 1, 1, 65, 3});
+    check_memory({1, 140, 4, 5}, type, {127, 1, 1, 11});
+    check_memory({1, 66, 1, 256}, type, {63, 1, 1, 1});
+    check_memory({1, 200, 2, 16}, type, {64, 70, 58, 8});
+    check_memory({2, 200, 1, 5}, type, {128, 72});
   }
 }
 
-TEST(KVCache, TakesAMask) {
+TEST(Memory, KeepsHeadsThatAreShared) {
+  at::manual_seed(14);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Tensor q = at::randn({2, 90, 4, 8}).to(type);
+    const Tensor k = at::randn({2, 90, 2, 8}).to(type), v = at::randn({2, 90, 2, 8}).to(type);
+    const Tensor whole = attention(q, k, v, {4});
+    Memory memory(90);
+    int64_t from = 0;
+    for (const int64_t count : {64, 1, 20, 1, 4}) {
+      const auto part = [&](const Tensor& x) { return x.narrow(1, from, count); };
+      const Tensor y = attention(part(q), part(k), part(v), {4}, &memory);
+      // Both are within the bounds of the truth; of numbers below 4.
+      expect_close(y, part(whole), type == at::kFloat ? 64 * kUnit32 : 4 * kUnitBf16);
+      from += count;
+    }
+  }
+}
+
+TEST(Memory, TakesAMask) {
   at::manual_seed(12);
   const Tensor qkv = at::randn({2, 12, 30});
-  KVCache cache(12);
-  attention(qkv.narrow(1, 0, 8), {2}, &cache);
+  Memory memory(12);
+  attention(qkv.narrow(1, 0, 8), {2}, &memory);
   const Tensor causal = at::full({4, 12}, -INFINITY).triu(9);
-  const Tensor y = attention(qkv.narrow(1, 8, 4), {2, causal}, &cache);
+  const Tensor y = attention(qkv.narrow(1, 8, 4), {2, causal}, &memory);
   const Tensor dy = at::zeros({2, 12, 10});
   const Tensor whole = run_plain64(attention_op({2}), {qkv}, dy).y;
   expect_rounded(y, whole.narrow(1, 8, 4), attention_bounds(qkv, dy, {2}).y.narrow(1, 8, 4));

@@ -77,11 +77,13 @@ Tensor deliver_rows(GradientSum* sum, int64_t row_count, const Tensor& from,
                        [&](const Tensor& dense) { rows.add_to(dense); });
 }
 
-// wte[token] + wpe[first_position + t]: B T C fp32.
-Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe, int64_t first_position) {
+// wte[token] + wpe[position]: B T C fp32.
+Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe,
+               const Tensor& positions) {
   const auto C = static_cast<size_t>(wte.size(1)), T = static_cast<size_t>(tokens.size(1));
   const Tensor y = at::zeros({tokens.size(0), tokens.size(1), wte.size(1)}, at::kFloat);
   const int64_t* ids = tokens.data_ptr<int64_t>();
+  const int64_t* places = positions.defined() ? positions.data_ptr<int64_t>() : nullptr;
   dispatch_type(wte, [&](auto element) {
     using E = decltype(element);
     const auto add = kernels::row_kernels<E>().add_scaled;
@@ -89,34 +91,48 @@ Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe, int64
       for (size_t i = begin; i < end; ++i) {
         float* row = data<float>(y) + i * C;
         add(1.0F, data<E>(wte) + size_t(ids[i]) * C, C, row);
-        add(1.0F, data<E>(wpe) + (size_t(first_position) + i % T) * C, C, row);
+        if (!wpe.defined()) continue;
+        const size_t position = places != nullptr ? size_t(places[i]) : i % T;
+        add(1.0F, data<E>(wpe) + position * C, C, row);
       }
     });
   });
   return y;
 }
 
-// The gradient of wpe, of which positions from `first` on were used.
-Tensor deliver_positions(GradientSum* sum, int64_t row_count, const Tensor& dx, int64_t first) {
+// The gradient of wpe.
+Tensor deliver_positions(GradientSum* sum, int64_t row_count, const Tensor& dx,
+                         const Tensor& positions) {
   return deliver_dense(sum, {row_count, dx.size(2)}, [&](const Tensor& dense) {
-    dense.narrow(0, first, dx.size(1)).add_(dx.sum(0));
+    if (!positions.defined()) {
+      dense.narrow(0, 0, dx.size(1)).add_(dx.sum(0));
+      return;
+    }
+    RowSums rows(row_count);
+    add_rows(dx, {positions.data_ptr<int64_t>(), size_t(positions.numel())}, rows);
+    rows.add_to(dense);
   });
 }
 
 }  // namespace
 
 Tensor embedding(const Tensor& tokens_any, const Weight& wte, const Weight& wpe,
-                 int64_t first_position) {
+                 const Tensor& positions_any) {
   const Zone zone("embedding forward");
   Recording recording({wte.value, wpe.value});
   const Tensor tokens = tokens_any.contiguous();  // B T
-  const Tensor y = look_up(tokens, wte.value, wpe.value, first_position);
+  Tensor positions;                               // B T
+  if (positions_any.defined()) positions = positions_any.contiguous();
+  const Tensor y = look_up(tokens, wte.value, wpe.value, positions);
   recording.record({y}, [=](const std::vector<Tensor>& dy) {
     const Zone zone("embedding backward");
     const Tensor dx = dy[0].to(at::kFloat).contiguous();  // B T C
-    return std::vector{deliver_rows(wte.grad, wte.value.size(0), dx,
-                                    {tokens.data_ptr<int64_t>(), size_t(tokens.numel())}),
-                       deliver_positions(wpe.grad, wpe.value.size(0), dx, first_position)};
+    std::vector<Tensor> gradients = {
+        deliver_rows(wte.grad, wte.value.size(0), dx,
+                     {tokens.data_ptr<int64_t>(), size_t(tokens.numel())}),
+        {}};
+    if (wpe.defined()) gradients[1] = deliver_positions(wpe.grad, wpe.value.size(0), dx, positions);
+    return gradients;
   });
   return y;
 }

@@ -4,6 +4,7 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/scalar_tensor.h>
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -28,14 +29,17 @@ int64_t chunk_rows(at::ScalarType type) {
   return type == at::kBFloat16 ? 1024 : 512;
 }
 
-// The sum of loss_of(row, label) over the rows of logits [n, V], added in order.
-template <class F>
-double sum_of_losses(const Tensor& logits, const int64_t* labels, const F& loss_of) {
+// The sum of loss_of(row, label) over the rows of logits [n, V] that count, added in order;
+// ignore(row) is called for the others.
+template <class F, class G>
+double sum_of_losses(const Tensor& logits, const int64_t* labels, const F& loss_of,
+                     const G& ignore) {
   const size_t stride = size_t(logits.stride(0));
   std::vector<double> losses(size_t(logits.size(0)));
   parallel_parts(losses.size(), 4, [&](size_t begin, size_t end, size_t) {
     for (size_t r = begin; r < end; ++r) {
-      losses[r] = loss_of(data<float>(logits) + r * stride, size_t(labels[r]));
+      float* row = data<float>(logits) + r * stride;
+      labels[r] == kIgnoredLabel ? ignore(row) : void(losses[r] = loss_of(row, size_t(labels[r])));
     }
   });
   return std::accumulate(losses.begin(), losses.end(), 0.0);
@@ -50,9 +54,13 @@ double differentiate_logits(const Tensor& logits, const int64_t* labels, double 
   dispatch_type(type, [&](auto element) {
     using T = decltype(element);
     const auto differentiate = kernels::row_kernels<T>().cross_entropy;
-    sum = sum_of_losses(logits, labels, [&](float* x, size_t label) {
-      return differentiate(x, size_t(logits.size(1)), label, float(scale), reinterpret_cast<T*>(x));
-    });
+    const auto V = size_t(logits.size(1));
+    sum = sum_of_losses(
+        logits, labels,
+        [&](float* x, size_t label) {
+          return differentiate(x, V, label, float(scale), reinterpret_cast<T*>(x));
+        },
+        [&](float* x) { std::fill_n(reinterpret_cast<T*>(x), V, T{}); });
   });
   return sum;
 }
@@ -65,9 +73,10 @@ Tensor as_gradients(const Tensor& logits, at::ScalarType type) {
 
 double loss_alone(const Tensor& logits, const int64_t* labels) {
   const auto loss_of = kernels::row_kernels<float>().cross_entropy_loss;
-  return sum_of_losses(logits, labels, [&](const float* x, size_t label) {
-    return loss_of(x, size_t(logits.size(1)), label);
-  });
+  return sum_of_losses(
+      logits, labels,
+      [&](const float* x, size_t label) { return loss_of(x, size_t(logits.size(1)), label); },
+      [](const float* /*x*/) {});
 }
 
 // Memory for a chunk's logits [rows, V and more], kept from call to call: coming and going, the
@@ -93,9 +102,10 @@ Tensor borrow_or_make(GradientSum* sum, const Tensor& weight) {
   return sum->sum;
 }
 
-// Gradients of the mean loss over all rows, made while a chunk's logits exist; if they are defined.
-double losses_of(const Tensor& h, const Tensor& weight, const Tensor& labels, const Tensor& dh,
-                 const Tensor& dweight) {
+// The sum of the losses, and the gradients of a `counted`-th of it, made while a chunk's logits
+// exist; if they are defined.
+double losses_of(const Tensor& h, const Tensor& weight, const Tensor& labels, double counted,
+                 const Tensor& dh, const Tensor& dweight) {
   const int64_t V = weight.size(0), C = weight.size(1), R = h.size(0);
   const int64_t rows = std::min(R, chunk_rows(weight.scalar_type()));
   const Tensor logits = logits_memory(rows, V);
@@ -114,7 +124,7 @@ double losses_of(const Tensor& h, const Tensor& weight, const Tensor& labels, co
       sum += loss_alone(chunk, label);
       continue;
     }
-    sum += differentiate_logits(chunk, label, 1.0 / double(R), weight.scalar_type());
+    sum += differentiate_logits(chunk, label, 1.0 / counted, weight.scalar_type());
     const Tensor dlogits = as_gradients(chunk, weight.scalar_type());  // n V
     {
       const Zone zone("head backward, input", flops);
@@ -154,8 +164,11 @@ Tensor cross_entropy(const Tensor& h_any, const Weight& w, const Tensor& labels_
     dh = at::empty(h.sizes(), h_any.scalar_type());
     dweight = borrow_or_make(w.grad, weight);
   }
-  const double sum = losses_of(h, weight, labels, dh, dweight);
-  const Tensor loss = at::scalar_tensor(sum / double(h.size(0)), at::kFloat);
+  const int64_t* label = labels.data_ptr<int64_t>();
+  const auto ignored = std::count(label, label + labels.numel(), kIgnoredLabel);
+  const double counted = std::max<double>(1, double(labels.numel() - ignored));
+  const double sum = losses_of(h, weight, labels, counted, dh, dweight);
+  const Tensor loss = at::scalar_tensor(sum / counted, at::kFloat);
   if (dh.defined()) dh = dh.view(h_any.sizes());
   recording.record({loss}, [=, to = w.grad](const std::vector<Tensor>& gradients) {
     return scale_gradients(dh, dweight, to, gradients[0].item<double>());

@@ -174,7 +174,7 @@ TEST(CrossEntropy, MayShareItsWeightWithOpsThatFollow) {
       Tensors outputs, gradients;
       for (const size_t use : uses) {
         outputs.push_back(use == 1   ? linear(h, {weight, {}})
-                          : use == 2 ? embedding(labels.view({1, R}), weight, {wpe, nullptr}, 0)
+                          : use == 2 ? embedding(labels.view({1, R}), weight, {wpe, nullptr})
                                      : cross_entropy(h, weight, labels));
         gradients.push_back(dy[use]);
       }
@@ -194,6 +194,47 @@ TEST(CrossEntropy, MayShareItsWeightWithOpsThatFollow) {
   }
 }
 
+// Their rows get no gradient, and the mean is over the others.
+TEST(CrossEntropy, LabelsThatDoNotCountChangeNothing) {
+  at::manual_seed(13);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t R : {5, 1100}) {
+      const Tensor h = at::randn({R, 16}).to(type), w = at::randn({40, 16}).to(type);
+      const Tensor labels = draw_labels(R, 40);
+      const Tensor some = at::arange(R).remainder(3) == 1;
+      labels.masked_fill_(some, kIgnoredLabel);
+      const Tensor counted = at::nonzero(~some).view({-1});
+      const Tensor dy = at::scalar_tensor(0.7);
+      const Outcome all = run(head_op(labels), {h, w}, dy);
+      const Outcome few =
+          run(head_op(labels.index_select(0, counted)), {h.index_select(0, counted), w}, dy);
+      EXPECT_NEAR(all.y.item<double>(), few.y.item<double>(), 4 * kUnit32 * few.y.item<double>());
+      // The same numbers are multiplied in other shapes: of either side the sums over 40 columns or
+      // R rows are off by as many roundings of their terms' sizes, and the result by its own. No
+      // entry of a row's gradient by the logits is above dy / counted, and their sum is below twice
+      // that.
+      const double row = 2 * 0.7 / double(counted.numel());
+      const auto most = [](const Tensor& x) { return f64(x).abs().max().item<double>(); };
+      expect_close(all.grads[0].index_select(0, counted), few.grads[0],
+                   2 * (f64(few.grads[0]).abs() * unit(type) + 40 * kUnit32 * row * most(w)));
+      expect_close(
+          all.grads[1], few.grads[1],
+          2 * (f64(few.grads[1]).abs() * unit(type) + double(R * R) * kUnit32 * row * most(h)));
+      EXPECT_TRUE((all.grads[0].masked_select(some.unsqueeze(1)) == 0).all().item<bool>());
+    }
+  }
+}
+
+TEST(CrossEntropy, IsZeroWhereNoLabelCounts) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Tensor h = at::randn({5, 16}).to(type), w = at::randn({40, 16}).to(type);
+    const Tensor labels = at::full({5}, kIgnoredLabel, at::kLong);
+    EXPECT_EQ(cross_entropy(h, {w}, labels).item<float>(), 0.0F);
+    const Outcome none = run(head_op(labels), {h, w}, at::scalar_tensor(1.0));
+    for (const Tensor& gradient : none.grads) EXPECT_TRUE((gradient == 0).all().item<bool>());
+  }
+}
+
 TEST(CrossEntropy, ANanShows) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     Tensor h = at::randn({5, 16}).to(type), w = at::randn({40, 16}).to(type);
@@ -206,28 +247,30 @@ TEST(CrossEntropy, ANanShows) {
 }
 
 struct Words {
-  Tensor tokens;
-  int64_t first;
+  Tensor tokens, positions;
 };
 
 Op embedding_op(const Words& words) {
   return {[=](const Tensors& x, const Sums& sums) {
             return embedding(words.tokens, weight_at(x, sums, 0), weight_at(x, sums, 1),
-                             words.first);
+                             words.positions);
           },
           [=](const Tensors& x) {
-            return reference::embedding(words.tokens, x[0], x[1], words.first);
+            return reference::embedding(words.tokens, x[0], x[1], words.positions);
           }};
 }
 
 // Gradients are sums over the B T uses at most.
 Bounds embedding_bounds(const Words& words, const Tensors& inputs, const Tensor& dy) {
-  const Tensor y = reference::embedding(words.tokens, f64(inputs[0]), f64(inputs[1]), words.first);
+  const Tensor y =
+      reference::embedding(words.tokens, f64(inputs[0]), f64(inputs[1]), words.positions);
   const Tensor uses = f64(dy).abs() * (double(words.tokens.numel()) * kUnit32);
   const Tensor dwte = at::zeros(inputs[0].sizes(), at::kDouble)
                           .index_add_(0, words.tokens.view({-1}), uses.view({-1, dy.size(2)}));
-  const Tensor dwpe = at::zeros(inputs[1].sizes(), at::kDouble);
-  dwpe.narrow(0, words.first, dy.size(1)).copy_(uses.sum(0));
+  const Tensor usual = at::arange(dy.size(1)).expand(words.tokens.sizes());
+  const Tensor places = words.positions.defined() ? words.positions : usual;
+  const Tensor dwpe = at::zeros(inputs[1].sizes(), at::kDouble)
+                          .index_add_(0, places.reshape({-1}), uses.view({-1, dy.size(2)}));
   return {y.abs() * kUnit32, {dwte, dwpe}};
 }
 
@@ -236,18 +279,31 @@ TEST(Embedding, ForwardAndGradientsMatchDouble) {
   for (int trial = 0; trial < 12; ++trial) {
     const auto type = trial % 2 == 0 ? at::kFloat : at::kBFloat16;
     const int64_t B = random.upto(4), T = random.upto(40), C = random.upto(40), V = random.upto(60);
-    const int64_t first = trial % 3 == 0 ? 0 : random.upto(5);
-    const Words words{at::randint(0, V, {B, T}, at::kLong), first};
+    Words words{at::randint(0, V, {B, T}, at::kLong), {}};
+    if (trial % 3 == 1) words.positions = at::randint(0, T + 7, {B, T}, at::kLong);
+    if (trial % 3 == 2) words.positions = (at::arange(T) + 5).expand({B, T});
     const Tensors inputs = {at::randn({V, C}).to(type), at::randn({T + 7, C}).to(type)};
     const Tensor dy = at::randn({B, T, C});
     check(embedding_op(words), inputs, dy, 0, embedding_bounds(words, inputs, dy));
   }
 }
 
+TEST(Embedding, NeedsNoPositions) {
+  at::manual_seed(12);
+  const Tensor tokens = at::randint(0, 9, {2, 6}, at::kLong), dy = at::randn({2, 6, 5});
+  const Op alone{
+      [&](const Tensors& x, const Sums& sums) { return embedding(tokens, weight_at(x, sums, 0)); },
+      [&](const Tensors& x) { return at::embedding(x[0], tokens); }};
+  const Tensors inputs = {at::randn({9, 5})};
+  const Tensor uses = f64(dy).abs().view({-1, 5}) * (12 * kUnit32);
+  const Tensor dwte = at::zeros({9, 5}, at::kDouble).index_add_(0, tokens.view({-1}), uses);
+  check(alone, inputs, dy, 0, {at::zeros({2, 6, 5}, at::kDouble), {dwte}});
+}
+
 // Each of the two goes where its own weight says.
 TEST(Embedding, OneWeightMayHaveASumAndTheOtherNot) {
   at::manual_seed(9);
-  const Words words{at::randint(0, 5, {3, 4}, at::kLong), 1};
+  const Words words{at::randint(0, 5, {3, 4}, at::kLong), at::randint(0, 8, {3, 4}, at::kLong)};
   const Tensors inputs = {at::randn({5, 6}), at::randn({8, 6})};
   const Tensor dy = at::randn({3, 4, 6});
   const Outcome plain = run(embedding_op(words), inputs, dy);
@@ -278,7 +334,7 @@ TEST(Embedding, AddsRowsWhereItsWeightHasRows) {
       const Tensor start = at::randn({V, C}), matrix = start.clone();
       for (int batch = 0; batch < 3; ++batch) {
         const int64_t B = random.upto(3), T = random.upto(20);
-        const Words words{at::randint(0, V, {B, T}, at::kLong), 2};
+        const Words words{at::randint(0, V, {B, T}, at::kLong), {}};
         const Tensor dy = at::randn({B, T, C});
         const Outcome plain = run(embedding_op(words), inputs, dy);
         const Outcome rows = run(embedding_op(words), inputs, dy, {&of_wte, nullptr});
@@ -296,7 +352,7 @@ TEST(Embedding, AddsRowsWhereItsWeightHasRows) {
 // embedding adds to it.
 TEST(Embedding, MayShareItsWeightWithTheHead) {
   at::manual_seed(10);
-  const Words words{at::randint(0, 30, {2, 9}, at::kLong), 0};
+  const Words words{at::randint(0, 30, {2, 9}, at::kLong), {}};
   const Tensor labels = at::randint(0, 30, {2, 9}, at::kLong), one = at::scalar_tensor(1.0);
   const Tensor wte = at::randn({30, 8}).requires_grad_(true);
   const Tensor wpe = at::randn({9, 8}).requires_grad_(true);

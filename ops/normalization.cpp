@@ -1,4 +1,4 @@
-// Layer normalisation, GELU and dropout.
+// Normalisation, GELU, gates and dropout.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
@@ -16,18 +16,19 @@ namespace gigagpt::ops {
 namespace {
 
 using at::Tensor;
+using kernels::NormForm;
 using kernels::row_kernels;
 
-constexpr double kEpsilon = 1e-5;           // layer_norm's default
 constexpr size_t kLeastElements = 1 << 12;  // that are worth a thread's while
 
 size_t least_rows(size_t C) {
   return std::max<size_t>(kLeastElements / C, 1);
 }
 
-std::vector<Tensor> differentiate_layer_norm(const Tensor& x, const Affine& w, const Tensor& stats,
-                                             const Tensor& dy_any, const Tensor& also_any) {
-  const Zone zone("layer norm backward");
+std::vector<Tensor> differentiate_norm(NormForm form, const Tensor& x, const Affine& w,
+                                       const Tensor& stats, const Tensor& dy_any,
+                                       const Tensor& also_any) {
+  const Zone zone("norm backward");
   const bool has_bias = w.bias.defined();
   const Tensor dy = dy_any.defined() ? dy_any.contiguous() : at::zeros_like(x);
   const Tensor also = also_any.defined() ? also_any.contiguous() : Tensor();
@@ -37,7 +38,7 @@ std::vector<Tensor> differentiate_layer_norm(const Tensor& x, const Affine& w, c
   std::vector<float> parts(size_t(thread_count()) * 2 * C);
   dispatch_type(dy, [&](auto element) {
     using T = decltype(element);
-    const auto differentiate = row_kernels<T>().layer_norm_backward;
+    const auto differentiate = row_kernels<T>().norm_backward[size_t(form)];
     parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t part) {
       float* dweight = parts.data() + part * 2 * C;
       for (size_t r = begin; r < end; ++r) {
@@ -56,8 +57,9 @@ std::vector<Tensor> differentiate_layer_norm(const Tensor& x, const Affine& w, c
 }
 
 // The normal, and x again: what comes back on both ways is added in one pass.
-Branch apply_layer_norm(const Tensor& x_any, const Affine& w, at::ScalarType out, double eps) {
-  const Zone zone("layer norm forward");
+Branch apply_norm(NormForm form, const Tensor& x_any, const Affine& w, at::ScalarType out,
+                  double eps) {
+  const Zone zone("norm forward");
   Recording recording({x_any, w.weight.value, w.bias.value});
   const Tensor x = x_any.contiguous();
   const size_t C = size_t(x.size(-1)), R = size_t(x.numel()) / C;
@@ -66,7 +68,7 @@ Branch apply_layer_norm(const Tensor& x_any, const Affine& w, at::ScalarType out
   const float* b = w.bias.defined() ? data<float>(w.bias.value) : nullptr;
   dispatch_type(out, [&](auto element) {
     using T = decltype(element);
-    const auto normalise = row_kernels<T>().layer_norm;
+    const auto normalise = row_kernels<T>().norm[size_t(form)];
     parallel_parts(R, least_rows(C), [&](size_t begin, size_t end, size_t) {
       for (size_t r = begin; r < end; ++r) {
         normalise(data<float>(x) + r * C, data<float>(w.weight.value), b, C, float(eps),
@@ -76,7 +78,7 @@ Branch apply_layer_norm(const Tensor& x_any, const Affine& w, at::ScalarType out
   });
   const Branch branch{x_any.detach(), y};
   recording.record({branch.normal, branch.residual}, [=](const std::vector<Tensor>& dy) {
-    return differentiate_layer_norm(x, w, stats, dy[0], dy[1]);
+    return differentiate_norm(form, x, w, stats, dy[0], dy[1]);
   });
   return branch;
 }
@@ -122,12 +124,46 @@ Tensor drop(const Tensor& x_any, double p, uint64_t key) {
   return y;
 }
 
-Branch branch(const Tensor& x, const Affine& w, at::ScalarType out) {
-  return apply_layer_norm(x, w, out, kEpsilon);
+Branch branch(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
+  return apply_norm(NormForm::kLayer, x, w, out, eps);
+}
+
+Branch rms_branch(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
+  return apply_norm(NormForm::kRms, x, w, out, eps);
 }
 
 Tensor layer_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
-  return apply_layer_norm(x, w, out, eps).normal;
+  return branch(x, w, out, eps).normal;
+}
+
+Tensor rms_norm(const Tensor& x, const Affine& w, at::ScalarType out, double eps) {
+  return rms_branch(x, w, out, eps).normal;
+}
+
+Tensor silu_times(const Tensor& x_any, const Tensor& u_any) {
+  const Zone zone("silu forward");
+  Recording recording({x_any, u_any});
+  const Tensor x = x_any.contiguous(), u = u_any.contiguous(),
+               y = at::empty(x.sizes(), x.options());
+  dispatch_type(x, [&](auto element) {
+    using T = decltype(element);
+    parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t i, size_t end, size_t) {
+      row_kernels<T>().silu_times(data<T>(x) + i, data<T>(u) + i, end - i, data<T>(y) + i);
+    });
+  });
+  recording.record({y}, [=](const std::vector<Tensor>& gradients) {
+    const Zone zone("silu backward");
+    const Tensor dy = gradients[0].contiguous(), dx = at::empty_like(x), du = at::empty_like(u);
+    dispatch_type(x, [&](auto element) {
+      using T = decltype(element);
+      parallel_parts(size_t(x.numel()), kLeastElements, [&](size_t i, size_t end, size_t) {
+        row_kernels<T>().silu_times_backward(data<T>(x) + i, data<T>(u) + i, data<T>(dy) + i,
+                                             end - i, data<T>(dx) + i, data<T>(du) + i);
+      });
+    });
+    return std::vector{dx, du};
+  });
+  return y;
 }
 
 Tensor dropout(const Tensor& x, double p, uint64_t key) {

@@ -29,19 +29,30 @@ Tensor row_mean(const Tensor& x) {
   return x.mean(-1, true);
 }
 
+Op rms_norm_op(at::ScalarType out) {
+  return {[out](const Tensors& x, const Sums& sums) {
+            return rms_norm(x[0], {weight_at(x, sums, 1), {}}, out, kEps);
+          },
+          [](const Tensors& x) { return reference::rms_norm(x[0], x[1], kEps); }};
+}
+
 // Of x [R, C]: the mean is off by C u mean|x|, and with it what is centred; the variance by its own
 // sum and what it is made of; half of that, relatively, is the error of 1 / deviation.
-Bounds layer_norm_bounds(const Tensors& inputs, const Tensor& dy32) {
+// Without a mean x is exact, and g has none either.
+Bounds norm_bounds(const Tensors& inputs, const Tensor& dy32, bool centred = true) {
   const Tensor x = f64(inputs[0]), w = f64(inputs[1]), dy = f64(dy32);
   const double C = double(x.size(1)), R = double(x.size(0)), u = kUnit32;
-  const Tensor c = x - row_mean(x), variance = row_mean(c.square()) + kEps, s = variance.sqrt();
-  const Tensor c_error = c.abs() * u + row_mean(x.abs()) * ((C + 1) * u);
+  const Tensor mean = centred ? row_mean(x) : at::zeros({}, at::kDouble), c = x - mean;
+  const Tensor variance = row_mean(c.square()) + kEps, s = variance.sqrt();
+  const Tensor c_error =
+      centred ? c.abs() * u + row_mean(x.abs()) * ((C + 1) * u) : at::zeros_like(c);
   const Tensor variance_error = row_mean(c.square()) * ((C + 3) * u) +
                                 row_mean(c.abs() * c_error) * 2 + row_mean(c_error.square());
   const Tensor rstd_error = variance_error / variance / 2 + 4 * u;
   const Tensor n = c / s, n_error = c_error / s + n.abs() * (rstd_error + 2 * u);
   // dx = (g - mean(g) - n mean(g n)) / s
-  const Tensor g = dy * w, g_mean = row_mean(g), gn_mean = row_mean(g * n);
+  const Tensor g = dy * w, gn_mean = row_mean(g * n);
+  const Tensor g_mean = centred ? row_mean(g) : at::zeros({}, at::kDouble);
   const Tensor gn_error =
       row_mean((g * n).abs()) * ((C + 4) * u) + row_mean(g.abs() * n_error) + 1e-38;
   const Tensor terms_error = (g.abs() + g_mean.abs() + (n * gn_mean).abs()) * (4 * u) +
@@ -61,7 +72,7 @@ void check_layer_norm(int64_t R, int64_t C, bool bias, at::ScalarType out) {
   Tensors inputs = {at::randn({R, C}) * 3 + at::randn({R, 1}) * 5, at::randn({C})};
   if (bias) inputs.push_back(at::randn({C}));
   const Tensor dy = at::randn({R, C}).to(out);
-  check(layer_norm_op(out), inputs, dy, 1, layer_norm_bounds(inputs, dy));
+  check(layer_norm_op(out), inputs, dy, 1, norm_bounds(inputs, dy));
 }
 
 TEST(LayerNorm, ForwardAndGradientsMatchDouble) {
@@ -83,7 +94,32 @@ TEST(LayerNorm, RowsFarFromZeroMatchDouble) {
   at::manual_seed(2);
   const Tensors inputs = {at::randn({6, 100}) + 1000, at::randn({100}), at::randn({100})};
   const Tensor dy = at::randn({6, 100});
-  check(layer_norm_op(at::kFloat), inputs, dy, 1, layer_norm_bounds(inputs, dy));
+  check(layer_norm_op(at::kFloat), inputs, dy, 1, norm_bounds(inputs, dy));
+}
+
+TEST(RmsNorm, ForwardAndGradientsMatchDouble) {
+  Random random(7);
+  for (const int64_t C : {1, 2, 5, 16, 31, 64, 129, 768, 1001}) {
+    for (const auto out : {at::kFloat, at::kBFloat16}) {
+      const int64_t R = random.upto(40);
+      const Tensors inputs = {at::randn({R, C}) * 3 + at::randn({R, 1}) * 5, at::randn({C})};
+      const Tensor dy = at::randn({R, C}).to(out);
+      check(rms_norm_op(out), inputs, dy, 1, norm_bounds(inputs, dy, /*centred=*/false));
+    }
+  }
+}
+
+// What comes back on the two ways is added.
+TEST(RmsNorm, BranchesHaveTheGradientsOfBothWays) {
+  at::manual_seed(8);
+  const Tensor x = at::randn({5, 20}).requires_grad_(true);
+  const Affine w{{at::randn({20}), nullptr}, {}};
+  const Tensor along = at::randn({5, 20}), through = at::randn({5, 20});
+  const Branch both = rms_branch(x, w, at::kFloat);
+  const Tensor sum = torch::autograd::grad({both.residual, both.normal}, {x}, {along, through})[0];
+  const Tensor alone = torch::autograd::grad({rms_norm(x, w)}, {x}, {through})[0];
+  expect_same_bits(both.normal, rms_norm(x, w));
+  expect_close(sum, f64(alone) + f64(along), (f64(alone).abs() + f64(along).abs()) * kUnit32);
 }
 
 TEST(LayerNorm, ANanStaysInItsRow) {
@@ -185,6 +221,37 @@ TEST(Gelu, FarOutAndNan) {
     EXPECT_TRUE(has_nan(ops::gelu(nans, form)));
     EXPECT_TRUE(has_nan(differentiate_gelu(nans, nans, form).first));
   }
+}
+
+// The exponential is off by kExp and two roundings of its exponent |x|, the sigmoid and what it
+// leaves of 1 by that, a sum, and the last step of a reciprocal: relatively, as both are at most 1.
+Bounds silu_bounds(const Tensor& x_any, const Tensor& u_any, const Tensor& dy_any) {
+  const Tensor x = f64(x_any), u = f64(u_any), dy = f64(dy_any), s = at::sigmoid(x), rest = 1 - s;
+  const Tensor relative = kExp + (x.abs() * 2 + 8) * kUnit32;
+  const Tensor slope_error = s * ((1 + (x * rest).abs()) * (relative * 2 + 4 * kUnit32));
+  return {(x * s * u).abs() * (relative + 3 * kUnit32),
+          {(dy * u).abs() * slope_error, (dy * x * s).abs() * (relative + 3 * kUnit32)}};
+}
+
+TEST(SiluTimes, ForwardAndGradientsMatchDouble) {
+  at::manual_seed(9);
+  const Op op{[](const Tensors& x, const Sums& /*none*/) { return silu_times(x[0], x[1]); },
+              [](const Tensors& x) { return reference::silu_times(x[0], x[1]); }};
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t n : {1, 7, 16, 33, 10001}) {
+      const Tensor x = (at::randn({n, 2}) * 4).to(type), u = at::randn({n, 2}).to(type);
+      const Tensor dy = at::randn({n, 2}).to(type);
+      check(op, {x, u}, dy, 2, silu_bounds(x, u, dy));
+    }
+  }
+}
+
+TEST(SiluTimes, FarOutAndNan) {
+  const Tensor far = at::tensor({-1e30F, -100.0F, 0.0F, 100.0F, 1e30F}), ones = at::ones({5});
+  expect_close(silu_times(far, ones), at::clamp_min(far, 0), far.abs() * (4 * kUnit32) + 1e-30);
+  const Tensor nans = at::full({20}, NAN), twenty = at::ones({20});
+  EXPECT_TRUE(at::isnan(silu_times(nans, twenty)).all().item<bool>());
+  EXPECT_TRUE(at::isnan(silu_times(twenty, nans)).all().item<bool>());
 }
 
 Op dropout_op(double p, uint64_t key) {

@@ -11,7 +11,8 @@
 #include <cstdint>
 
 #include "ops/gelu_form.h"
-#include "ops/kv_cache.h"
+#include "ops/memory.h"
+#include "ops/rope_rule.h"
 #include "ops/weight.h"
 
 namespace gigagpt::ops {
@@ -35,18 +36,31 @@ at::Tensor add_gelu_linear(const at::Tensor& residual, const at::Tensor& x, cons
 at::Tensor layer_norm(const at::Tensor& x, const Affine& w, at::ScalarType out = at::kFloat,
                       double eps = 1e-5);
 
-// The start of a residual branch: layer_norm of x, and x itself for its end. What comes back on the
+// x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019); otherwise
+// as layer_norm.
+at::Tensor rms_norm(const at::Tensor& x, const Affine& w, at::ScalarType out = at::kFloat,
+                    double eps = 1e-5);
+
+// The start of a residual branch: the norm of x, and x itself for its end. What comes back on the
 // two ways is added in one pass.
 struct Branch {
   at::Tensor residual;  // [..., C] fp32
   at::Tensor normal;    // [..., C] of dtype `out`
 };
-Branch branch(const at::Tensor& x, const Affine& w, at::ScalarType out);
+Branch branch(const at::Tensor& x, const Affine& w, at::ScalarType out, double eps = 1e-5);
+Branch rms_branch(const at::Tensor& x, const Affine& w, at::ScalarType out, double eps = 1e-5);
 
-// wte[token] + wpe[first_position + t]. tokens [B, T] int64, wte [V, C], wpe [P, C]
-// -> [B, T, C] fp32.
-at::Tensor embedding(const at::Tensor& tokens, const Weight& wte, const Weight& wpe,
-                     int64_t first_position = 0);
+// x sigmoid(x) u, SwiGLU's gate (Shazeer 2020). Of one shape and dtype.
+at::Tensor silu_times(const at::Tensor& x, const at::Tensor& u);
+
+// Rotary position embedding (ops/rope_rule.h).
+// x [B, T, H, D], D even; positions [B, T] int64 (undefined: t).
+at::Tensor rope(const at::Tensor& x, const RopeRule& rule, const at::Tensor& positions = {});
+
+// wte[token] + wpe[position]. tokens and positions [B, T] int64 (undefined: t), wte [V, C], wpe
+// [P, C] (undefined: nothing is added) -> [B, T, C] fp32.
+at::Tensor embedding(const at::Tensor& tokens, const Weight& wte, const Weight& wpe = {},
+                     const at::Tensor& positions = {});
 
 // Zeroes each element with probability p and scales the rest by 1 / (1 - p). Which ones is a
 // function of (key, element index) alone, so a recomputed layer drops the same ones. p = 0 returns
@@ -61,13 +75,20 @@ struct AttentionRule {
 };
 
 // softmax(q k^T / sqrt(D) + mask) v per head (Vaswani et al. 2017), without a T x T matrix if the
-// mask is the causal one (Dao et al. 2022). qkv [B, T, 3C] -> [B, T, C]. With a cache, the keys and
-// values are appended to it and all in it are looked at; no gradients then.
-at::Tensor attention(const at::Tensor& qkv, const AttentionRule& rule, KVCache* cache = nullptr);
+// mask is the causal one (Dao et al. 2022). qkv [B, T, 3C] -> [B, T, C]. With a memory, the keys
+// and values are appended to it and all in it are looked at; no gradients then.
+at::Tensor attention(const at::Tensor& qkv, const AttentionRule& rule, Memory* memory = nullptr);
+// With queries, keys and values apart: q [B, T, H, D], k and v [B, T, G, D], of which H / G heads
+// of queries share each (Ainslie et al. 2023) -> [B, T, H D]. rule.heads is H.
+at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                     const AttentionRule& rule, Memory* memory = nullptr);
 
-// Mean negative log-likelihood of the labels under logits h weight^T, a chunk of rows at a time:
-// all logits never exist together. h [..., C], weight [V, C], labels [...] int64 -> scalar. Call
-// from one thread at a time.
+// The label of a row that does not count.
+constexpr int64_t kIgnoredLabel = -100;
+
+// Mean negative log-likelihood of the labels that count under logits h weight^T, a chunk of rows at
+// a time: all logits never exist together. 0 if none counts. h [..., C], weight [V, C], labels
+// [...] int64 -> scalar. Call from one thread at a time.
 at::Tensor cross_entropy(const at::Tensor& h, const Weight& weight, const at::Tensor& labels);
 
 }  // namespace gigagpt::ops

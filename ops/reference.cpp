@@ -13,12 +13,15 @@ using at::Tensor;
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionRule& rule) {
   const int64_t B = q.size(0), Tq = q.size(1), Tk = k.size(1), H = rule.heads;
   const auto wide = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const int64_t D = q.size(2) / H;
   const auto heads = [&](const Tensor& x) {  // B H T D
-    return x.to(wide).view({B, x.size(1), H, x.size(2) / H}).transpose(1, 2);
+    const int64_t own = x.size(2) / D;
+    const Tensor apart = x.to(wide).reshape({B, x.size(1), own, D}).transpose(1, 2);
+    return own == H ? apart : apart.repeat_interleave(H / own, 1);
   };
   Tensor mask = rule.mask;
   if (!mask.defined()) mask = at::full({Tq, Tk}, -INFINITY, wide).triu(1 + Tk - Tq);
-  const double scale = 1 / std::sqrt(double(q.size(2)) / double(H));
+  const double scale = 1 / std::sqrt(double(D));
   Tensor p = at::softmax(at::matmul(heads(q), heads(k).transpose(2, 3)) * scale + mask, -1);
   if (rule.dropout_p > 0) {
     const int64_t row = (Tk + 3) / 4 * 4;  // a row's words begin with a counter of their own

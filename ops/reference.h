@@ -9,8 +9,8 @@
 
 namespace gigagpt::ops::reference {
 
-// q [B, Tq, C], k and v [B, Tk, C] -> [B, Tq, C]; an undefined mask lets query i see the keys up to
-// i + Tk - Tq.
+// q [B, Tq, H D], k and v [B, Tk, G D] -> [B, Tq, H D]; an undefined mask lets query i see the keys
+// up to i + Tk - Tq.
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const AttentionRule& rule);
 // What dropout multiplies the elements of a tensor of these sizes with, in fp32.

@@ -62,12 +62,7 @@ class GPT(nn.Module):
         self.decoder = nn.ModuleList(Block(c["width"], c["heads"], c["bias"])
                                      for _ in range(c["depth"]))
         self.ln_f = nn.LayerNorm(c["width"], eps=1e-5)
-        # Nothing trivially 0 or 1; drawn in double (float draws vary with the CPU's vector width).
-        torch.manual_seed(1)
-        for name, p in self.named_parameters():
-            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
-            noise = (0.08 if p.dim() >= 2 else 0.1) * torch.randn(p.shape, dtype=torch.float64)
-            p.data = (mean + noise).float().double()
+        draw_weights(self, "ln_")
 
     def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
@@ -75,6 +70,15 @@ class GPT(nn.Module):
             x = block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)  # lm_head is tied to wte
         return logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+def draw_weights(model: nn.Module, norms: str) -> None:
+    """Nothing trivially 0 or 1; drawn in double (float draws vary with the CPU's vector width)."""
+    torch.manual_seed(1)
+    for name, p in model.named_parameters():
+        mean = 1.0 if norms in name and name.endswith("weight") else 0.0
+        noise = (0.08 if p.dim() >= 2 else 0.1) * torch.randn(p.shape, dtype=torch.float64)
+        p.data = (mean + noise).float().double()
 
 
 def learning_rate(c: dict, step: int) -> float:
@@ -125,9 +129,9 @@ def train(model: GPT, c: dict, tokens: Tensor, labels: Tensor, by_hand: bool) ->
     return torch.tensor(rows, dtype=torch.float64).T
 
 
-def build(c: dict) -> dict[str, Tensor]:
+def build(c: dict, make=GPT) -> dict[str, Tensor]:
     """Everything that one fixture holds, 8-byte types first so that each tensor is aligned."""
-    model, twin = GPT(c), GPT(c)
+    model, twin = make(c), make(c)
     shape = (c["num_steps"], c["batch_size"], c["sequence_length"])
     tokens, labels = (torch.randint(c["vocab_size"], shape) for _ in range(2))
     weights = {f"weights/{name}": p.detach().float() for name, p in model.named_parameters()}
@@ -173,9 +177,9 @@ def compare(found: bytes, wanted: bytes) -> None:
                 raise ValueError(f"{name}: element {i} is {x}, expected {y}")
 
 
-def main() -> None:
+def main(doc=__doc__, cases=CASES, make=GPT) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: tools/reference.py --check gpt/testdata",
+        description=doc, epilog="example: %(prog)s --check gpt/testdata",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--out", metavar="DIR", type=Path, help="write the files into DIR")
@@ -183,9 +187,9 @@ def main() -> None:
                       help="recompute and compare: floats to rtol 1e-5, atol 1e-7; exits 1 if not")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for case, config in CASES.items():
+    for case, config in cases.items():
         path = (args.out or args.check) / f"reference_{case}.safetensors"
-        blob = serialize(config, build(config))
+        blob = serialize(config, build(config, make))
         try:
             if args.out:
                 path.write_bytes(blob)

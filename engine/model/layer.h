@@ -7,33 +7,39 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "engine/state/layer_spec.h"
-#include "ops/kv_cache.h"
+#include "ops/memory.h"
 #include "ops/weight.h"
 
 namespace gigagpt::engine {
 
-// The parameters of one layer, valid for one visit. Own ones go by their name within the layer,
-// shared ones by their full name.
+// The parameters of one layer, valid for one visit: its own, then those that it shares.
 class Weights {
  public:
-  void add(std::string name, ops::Weight weight);
-  const ops::Weight& operator[](std::string_view name) const;  // asserts that it exists
-  // `name`.weight and, if the layer has one, `name`.bias.
-  ops::Affine affine(const std::string& name) const;
-  // What the layer's matrices are multiplied in: fp32 or bf16.
-  at::ScalarType dtype() const;
-  using List = std::vector<std::pair<std::string, ops::Weight>>;
-  const List& all() const { return all_; }
+  Weights() = default;
+  // `type` is what matrices are multiplied in, fp32 or bf16; so many parameters are the layer's
+  // own.
+  Weights(at::ScalarType type, size_t own) : type_(type), own_(own) {}
+  void add(ops::Weight weight) { all_.push_back(std::move(weight)); }
+
+  const ops::Weight& operator[](Param param) const {
+    return all_[param.shared ? own_ + param.index : param.index];
+  }
+  ops::Affine operator[](const AffineParam& param) const {
+    return {(*this)[param.weight], param.bias ? (*this)[*param.bias] : ops::Weight()};
+  }
+  at::ScalarType dtype() const { return type_; }
+  const std::vector<ops::Weight>& all() const { return all_; }
 
  private:
-  List::const_iterator find(std::string_view name) const;
-  List all_;
+  at::ScalarType type_ = at::kFloat;
+  size_t own_ = 0;
+  std::vector<ops::Weight> all_;
 };
 
 // One micro-batch: what the first layer takes, what the last one compares with (undefined: it
@@ -42,6 +48,16 @@ struct MicroBatch {
   at::Tensor input;
   at::Tensor target = {};
   at::Tensor mask = {};
+  at::Tensor positions = {};  // [B, T] int64, of the tokens in their texts; undefined: from 0 on
+  std::optional<double> counted = {};  // labels that the mean loss is of; null: a row is one
+  double weight() const { return counted.value_or(double(input.size(0))); }
+};
+
+// A term of the loss that a layer adds to what the last one returns.
+struct AddedLoss {
+  std::string name;  // in the metrics
+  at::Tensor value;  // a scalar, of one micro-batch
+  double factor;     // in what is minimised
 };
 
 // What a layer is told about the pass it takes part in.
@@ -50,31 +66,59 @@ struct Pass {
   bool training = false;  // dropout applies
   uint64_t key = 0;  // for randomness: differs per seed, step and micro-batch; a layer mixes in
                      // its own place
-  ops::KVCache* cache = nullptr;  // this layer's, when the batch continues earlier positions
-  int64_t position = 0;           // of the batch's first token, counted from those
+  bool last_only = false;         // the last layer predicts what follows the last position alone
+  ops::Memory* memory = nullptr;  // this layer's, where the batch continues an earlier one
+  std::vector<AddedLoss>* losses = nullptr;  // null where nothing is minimised
+
+  // Adds a term to the loss: the mean over the step, weighted as the loss is, times `factor` is
+  // minimised, and the mean is in the metrics under `name`.
+  void add_loss(const char* name, const at::Tensor& value, double factor) const {
+    if (losses != nullptr) losses->push_back({name, value, factor});
+  }
+  // A probability of dropout, which only training has.
+  double dropout(double p) const { return training ? p : 0; }
+  // A key for the random numbers of one place in a layer.
+  uint64_t key_of(const LayerSpec& layer, uint64_t place) const;
 };
 
 class Layer {
  public:
-  explicit Layer(LayerSpec spec) : spec_(std::move(spec)) {}
+  Layer() = default;
   virtual ~Layer() = default;
   Layer(const Layer&) = delete;
   Layer& operator=(const Layer&) = delete;
 
-  const LayerSpec& spec() const { return spec_; }
+  virtual const LayerSpec& spec() const = 0;
 
   // The first layer's x is pass.batch.input; given a target, the last one returns the mean loss, a
   // scalar. Must not change x or the weights, and must return the same bits for the same arguments.
   virtual at::Tensor forward(const Weights& w, const at::Tensor& x, const Pass& pass) const = 0;
+};
 
- private:
-  LayerSpec spec_;
+// A layer with declared parameters: those of a declaration, or with Declaration itself those that
+// the layer's own constructor adds.
+template <class Declared>
+class LayerOf : public Layer, public Declared {
+ public:
+  using Declared::Declared;
+  const LayerSpec& spec() const override { return Declared::spec(); }
 };
 
 // Told the done share of some work, from 0 as it begins to 1; false abandons it where it can be.
 using Progress = std::function<bool(double)>;
 
 using Model = std::vector<std::unique_ptr<Layer>>;
+
+// An embedding, so many blocks and a head, each made of the configuration, blocks of their number
+// too.
+template <class Embedding, class Block, class Head, class Config>
+Model make_layers(const Config& config, int64_t depth) {
+  Model model;
+  model.push_back(std::make_unique<Embedding>(config));
+  for (int64_t i = 0; i < depth; ++i) model.push_back(std::make_unique<Block>(config, i));
+  model.push_back(std::make_unique<Head>(config));
+  return model;
+}
 
 std::vector<LayerSpec> specs_of(const Model& model);
 

@@ -17,7 +17,8 @@ namespace gigagpt::engine {
 
 struct OracleResult {
   double loss = 0;
-  std::map<std::string, at::Tensor> grads;  // by full name
+  std::map<std::string, double> added_losses = {};  // means over the step
+  std::map<std::string, at::Tensor> grads = {};     // by full name
 };
 
 // The loss and gradients of all micro-batches with the given master weights (by full name). A
@@ -25,30 +26,44 @@ struct OracleResult {
 inline OracleResult run_oracle(const Model& model, const std::map<std::string, at::Tensor>& values,
                                std::span<const MicroBatch> batches, uint64_t key) {
   OracleResult result;
-  double rows = 0;
-  for (const MicroBatch& batch : batches) rows += double(batch.input.size(0));
-  std::map<std::pair<size_t, std::string>, at::Tensor> sums;  // per layer and use
+  double weights = 0;
+  for (const MicroBatch& batch : batches) weights += batch.weight();
+  std::map<std::pair<size_t, std::string>, at::Tensor> sums;   // per layer and use
+  std::map<std::pair<size_t, std::string>, double> loss_sums;  // that layers add
   for (size_t m = 0; m < batches.size(); ++m) {
     std::map<std::pair<size_t, std::string>, at::Tensor> leaves;
     at::Tensor x = batches[m].input;
-    const Pass pass{batches[m], /*training=*/true, mix(key, m)};
+    std::vector<AddedLoss> losses;
+    std::vector<size_t> layers_of_losses;
+    Pass pass{batches[m], /*training=*/true, mix(key, m)};
+    pass.losses = &losses;
     for (size_t i = 0; i < model.size(); ++i) {
       const LayerSpec& spec = model[i]->spec();
-      Weights weights;
-      const auto add = [&](const std::string& local, const std::string& full) {
-        const at::Tensor leaf = values.at(full).detach().requires_grad_(true);
-        leaves[{i, full}] = leaf;
-        weights.add(local, {leaf, {}});
+      Weights weights(at::kFloat, spec.params.size());
+      const auto add = [&](const std::string& name) {
+        const at::Tensor leaf = values.at(name).detach().requires_grad_(true);
+        leaves[{i, name}] = leaf;
+        weights.add({leaf, {}});
       };
-      for (const ParamSpec& param : spec.params) add(param.name, spec.prefix + param.name);
-      for (const std::string& name : spec.shared) add(name, name);
+      for (const ParamSpec& param : spec.params) add(spec.prefix + param.name);
+      for (const std::string& name : spec.shared) add(name);
+      const size_t before = losses.size();
       x = model[i]->forward(weights, x, pass);
+      for (size_t n = before; n < losses.size(); ++n) layers_of_losses.push_back(i);
     }
-    const double share = double(batches[m].input.size(0)) / rows;
+    const double share = batches[m].weight() / weights;
     result.loss += share * x.item<double>();
+    std::vector<at::Tensor> outputs = {x}, scales = {at::scalar_tensor(share, x.options())};
+    for (size_t n = 0; n < losses.size(); ++n) {
+      const AddedLoss& loss = losses[n];
+      loss_sums[{layers_of_losses[n], loss.name}] += share * loss.value.item<double>();
+      if (!loss.value.requires_grad()) continue;
+      outputs.push_back(loss.value);
+      scales.push_back(at::scalar_tensor(share * loss.factor, loss.value.options()));
+    }
     std::vector<at::Tensor> inputs;
     for (const auto& [_, leaf] : leaves) inputs.push_back(leaf);
-    const auto grads = torch::autograd::grad({x}, inputs, {at::scalar_tensor(share, x.options())});
+    const auto grads = torch::autograd::grad(outputs, inputs, scales);
     size_t next = 0;
     for (const auto& [use, leaf] : leaves) {
       at::Tensor& sum = sums[use];
@@ -56,6 +71,7 @@ inline OracleResult run_oracle(const Model& model, const std::map<std::string, a
       sum.add_(grads[next++]);
     }
   }
+  for (const auto& [use, loss] : loss_sums) result.added_losses[use.second] += loss;
   for (size_t i = 0; i < model.size(); ++i) {
     for (const auto& param : model[i]->spec().params) {
       const std::string name = model[i]->spec().prefix + param.name;

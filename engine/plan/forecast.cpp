@@ -30,7 +30,7 @@ Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
     for (const std::string& name : layout.spec(i).shared) {
       const auto place = layout.place(name);
       // The first other user of a parameter that is looked up adds to its dense gradient.
-      const bool taken = !layout.param(place).looked_up || !shared.insert(name).second;
+      const bool taken = !layout.param(place).rule.looked_up || !shared.insert(name).second;
       if (!taken) visits.gradients[place.layer] += 1;
     }
     for (const size_t owner : layout.owners_of_shared(i)) {
@@ -116,11 +116,11 @@ void MemoryEstimate::add_layer(const LayerSpec& spec) {
   bool looks_up = false;
   for (const ParamSpec& param : spec.params) {
     if (param.shape.size() < 2) continue;
-    looks_up |= param.looked_up;
+    looks_up |= param.rule.looked_up;
     kept_input_ = std::max(kept_input_, looks_up ? 4 * tokens * double(param.shape.back()) : 0.0);
     graph += tokens * element_bytes_ * double(param.shape.front() + param.shape.back());
     elements += double(param.count());
-    if (!param.looked_up) continue;
+    if (!param.rule.looked_up) continue;
     const double step_tokens = tokens * double(size_.micro_batches());
     rows_ += 4 * std::min(double(param.shape.front()), step_tokens) * double(param.shape.back());
   }
@@ -225,7 +225,7 @@ void add_network(const MemoryEstimate& estimate, const RunSize& size, double win
   // In RAM what other layers complete of the first one's goes before the rest.
   auto last_gradient = double(layout.layer(0).size);
   for (const ParamSpec& param : layout.spec(0).params) {
-    if (plan.execution.file.empty() && param.looked_up) last_gradient -= double(param.count());
+    if (plan.execution.file.empty() && param.rule.looked_up) last_gradient -= double(param.count());
   }
   plan.sent_gb = (gradients + weights) / 1e9;
   const double bytes_per_s = size.network_gbit * 1e9 / 8;
@@ -246,7 +246,8 @@ void forecast_step(const MemoryEstimate& estimate, const RunSize& size, const St
   const Execution& execution = plan.execution;
   const int64_t tokens =
       std::min(size.step_tokens(), size.micro_batches() * size.micro_batch_tokens());
-  const double forward = size.flops_per_token * double(tokens) / 3;
+  plan.flops_per_token = train_flops_per_token(estimate.layout().specs(), size.sequence_length);
+  const double forward = plan.flops_per_token * double(tokens) / 3;
   const double again = execution.recompute ? forward * estimate.repeatable_share() : 0;
   const double flops = 3 * forward + again;
   plan.step_flops = flops;

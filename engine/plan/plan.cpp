@@ -130,7 +130,7 @@ void plan_disk(const Request& r, const MemoryEstimate& estimate, Plan& plan) {
   double weights = 0, others = 0;
   for (const LayerSpec& spec : r.specs) {
     for (const ParamSpec& param : spec.params) {
-      const bool rounded = param.shape.size() >= 2 && plan.execution.form.compact;
+      const bool rounded = param.is_matrix() && plan.execution.form.compact;
       weights += double(param.count()) * (rounded ? 2 : 4);
       others += in_file ? 0 : 8 * double(param.count());
     }
@@ -287,6 +287,17 @@ std::vector<Option> ScaleRules::options() {
        "a system that is silent for so long ends the run", above(0)},
       {"network_gbit", &network_gbit,
        "Gbit/s between systems, for the plan; null: 10, on one machine 30", above(0)},
+  };
+}
+
+std::vector<Option> SaveRules::options() {
+  return {
+      {"checkpoint_steps", &checkpoint_steps, "steps between checkpoints; 0: any", at_least(0)},
+      {"checkpoint_path", &checkpoint_path, "to continue from; latest: the newest in out_dir"},
+      {"load_weights_only", &load_weights_only, "begin a new run with them; auto: on other data",
+       one_of({"auto", "true", "false"})},
+      {"checkpoint_minutes", &checkpoint_minutes, "the same in minutes; 0: any", at_least(0)},
+      {"keep_checkpoints", &keep_checkpoints, "newest checkpoints to keep; 0: all", at_least(0)},
   };
 }
 

@@ -23,7 +23,6 @@ struct RunSize {
   int64_t sequence_length = 1;
   bool training = true;
   int64_t num_steps = 1;
-  double flops_per_token = 0;  // of training on one, nothing computed twice
   int64_t checkpoint_steps = 0;
   double checkpoint_minutes = 0;
   int64_t keep_checkpoints = 0;
@@ -58,6 +57,17 @@ struct ScaleRules {
   double network(int64_t systems) const {
     return network_gbit.value_or(systems == 1 || hosts ? 10 : 30);
   }
+
+  std::vector<Option> options();  // they point into this object
+};
+
+// What a user may say of checkpoints: config keys.
+struct SaveRules {
+  int64_t checkpoint_steps = 1000;
+  std::optional<std::string> checkpoint_path = {};
+  std::string load_weights_only = "auto";  // "auto", "true", "false"
+  double checkpoint_minutes = 30;
+  int64_t keep_checkpoints = 3;
 
   std::vector<Option> options();  // they point into this object
 };
@@ -101,6 +111,7 @@ struct Plan {
   double free_gb = 0;       // on the disk of out_dir
   double freed_gb = 0;      // of that, what the run has on the disk already
 
+  double flops_per_token = 0;        // of training on one, nothing computed twice
   double step_flops = 0;             // what is computed twice counted twice
   double read_gb = 0, write_gb = 0;  // a step, of the file
   double all_write_gb = 0;           // of the whole run, snapshots too

@@ -13,7 +13,7 @@ namespace {
 // Like a GPT of 0.4e9 parameters: an embedding that the last layer shares, and 20 blocks.
 std::vector<LayerSpec> specs() {
   std::vector<LayerSpec> specs;
-  specs.push_back({"embedding", "", {{"wte.weight", {50257, 1024}, 0, 0.02, true}}});
+  specs.push_back({"embedding", "", {{"wte.weight", {50257, 1024}, {.looked_up = true}}}});
   for (int i = 0; i < 20; ++i) {
     const std::string name = "block." + std::to_string(i);
     specs.push_back({name, name + ".", {{"a", {8192, 1024}}, {"b", {1024, 8192}}, {"c", {1024}}}});
@@ -145,7 +145,6 @@ TEST_F(PlanTest, CountsTheDiskWithItsSnapshots) {
 
 TEST_F(PlanTest, TimeIsThatOfTheSlowest) {
   machine_ = {"cpu", 4, true, 1e12, 2e11, 30e9, {}};
-  size_.flops_per_token = 6 * kParameters;
   const double least_s = 6 * kParameters * 16 * 1024 / 1e12;
   const Plan ram = plan(40);
   EXPECT_GT(ram.step_s, least_s);
@@ -164,7 +163,6 @@ TEST_F(PlanTest, TimeIsThatOfTheSlowest) {
 // Of a batch that is one micro-batch, too.
 TEST_F(PlanTest, SystemsShareTheBatchInSmallerMicroBatches) {
   machine_ = {"cpu", 4, true, 1e12, 2e11, 30e9, {}};
-  size_.flops_per_token = 6 * kParameters;
   size_.network_gbit = 1000;
   size_.micro_batch_size = size_.batch_size;
   const Plan whole = plan(40);

@@ -24,6 +24,7 @@ namespace {
 using formats::in_pieces;
 using formats::SafetensorsReader;
 using formats::SafetensorsWriter;
+using formats::StoredTensor;
 using formats::StoredWeights;
 using formats::TensorInfo;
 
@@ -93,12 +94,16 @@ void write_values(Output& writer, Store& store, Array kept, const std::string& n
   });
 }
 
-formats::FileSum write_weights(const Path& path, Store& store,
-                               const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
+std::vector<StoredTensor> tensors_of(Store& store) {
+  return stored_tensors(store.storage().layout().specs());
+}
+
+formats::FileSum write_weights(const Path& path, Store& store, ValueCounter& counter) {
+  const auto tensors = tensors_of(store);
   std::vector<TensorInfo> infos;
   // A compact store has bf16 alone, so that is exact.
   const auto rounded = [&](const StoredTensor& t) {
-    return store.form().compact && t.shape.size() >= 2 && !t.parameter.empty();
+    return store.form().compact && !t.parameter.empty() && store.param(t.parameter).is_matrix();
   };
   for (const StoredTensor& t : tensors) {
     if (!t.foreign) infos.push_back({t.name, rounded(t) ? "BF16" : "F32", t.shape});
@@ -128,7 +133,7 @@ void for_each_parameter(Store& store, Visit visit) {
   for (size_t i = 0; i < store.layer_count(); ++i) {
     for (const bool matrices : {true, false}) {
       for (const ParamSpec& param : store.layer(i).params) {
-        if ((param.shape.size() >= 2) == matrices) visit(store.layer(i).prefix + param.name);
+        if (param.is_matrix() == matrices) visit(store.layer(i).prefix + param.name);
       }
     }
   }
@@ -178,7 +183,8 @@ void read_values(Read read, Store& store, Array kept, const std::string& name,
 }
 
 void read_weights(const std::optional<StoredWeights>& weights, Store& store,
-                  const std::vector<StoredTensor>& tensors, ValueCounter& counter) {
+                  ValueCounter& counter) {
+  const auto tensors = tensors_of(store);
   store.cluster().together([&] {
     if (weights) weights->check_values();
   });
@@ -275,8 +281,8 @@ formats::TextPairs manifest(const Store& store, const std::string& data) {
 
 }  // namespace
 
-void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
-                     bool optimizer, int64_t step, const Progress& progress) {
+void load_checkpoint(const Path& checkpoint, Store& store, bool optimizer, int64_t step,
+                     const Progress& progress) {
   Cluster& cluster = store.cluster();
   // What this or the other thread has read the other finds in the page cache.
   std::future<void> verified;
@@ -293,8 +299,9 @@ void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<Sto
     });
   };
   const auto weights = open([&] {
-    return cluster.leads() ? std::optional<StoredWeights>(std::in_place, checkpoint, tensors)
-                           : std::nullopt;
+    return cluster.leads()
+               ? std::optional<StoredWeights>(std::in_place, checkpoint, tensors_of(store))
+               : std::nullopt;
   });
   const auto moments = open([&] {
     const bool there = cluster.leads() && optimizer &&
@@ -307,7 +314,7 @@ void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<Sto
   const bool whole = cluster.any(moments.has_value());
   ValueCounter counter(store, whole ? 3 : 1, progress);
   store.storage().begin_writing(step);
-  read_weights(weights, store, tensors, counter);
+  read_weights(weights, store, counter);
   if (whole) read_optimizer(moments, store, counter);
   cluster.together([&] {
     if (verified.valid()) verified.get();
@@ -328,8 +335,7 @@ Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster, Note note)
   from_ = find_resume_point(rules_, cluster);
 }
 
-int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
-                           const Progress& progress) try {
+int64_t Checkpoints::start(Store& store, int64_t seed, const Progress& progress) try {
   const bool goes_on = from_ && !from_->weights_alone;
   const bool here =
       goes_on && (from_->in_out_dir || from_->in_store || !from_->other_files.empty());
@@ -341,8 +347,8 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
   if (from_ && !from_->other_files.empty()) {
     load_files(*from_, store, progress);
   } else if (from_ && !from_->in_store) {
-    load_checkpoint(from_->checkpoint, store, layout, /*optimizer=*/!from_->weights_alone,
-                    from_->step, progress);
+    load_checkpoint(from_->checkpoint, store, /*optimizer=*/!from_->weights_alone, from_->step,
+                    progress);
   }
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};
@@ -354,7 +360,7 @@ int64_t Checkpoints::start(Store& store, const std::vector<StoredTensor>& layout
 } catch (const AgreedError&) {
   if (!sets_aside()) throw;
   note_(origin(store.precision()));
-  return start(store, layout, seed, progress);
+  return start(store, seed, progress);
 }
 
 // Whether a checkpoint of "latest" was damaged and there is another to begin with.
@@ -396,11 +402,10 @@ int64_t Checkpoints::way_back(const Store& store) const {
   return store.file_id().empty() ? cluster_.gather(last)[0] : -1;
 }
 
-void Checkpoints::reload(int64_t step, Store& store, const std::vector<StoredTensor>& layout,
-                         const Progress& progress) {
+void Checkpoints::reload(int64_t step, Store& store, const Progress& progress) {
   store.settle();
-  load_checkpoint(checkpoint_directory(rules_.out_dir, step), store, layout, /*optimizer=*/true,
-                  step, progress);
+  load_checkpoint(checkpoint_directory(rules_.out_dir, step), store, /*optimizer=*/true, step,
+                  progress);
   for (const int64_t later : checkpoint_steps(rules_.out_dir)) {
     if (later > step && cluster_.leads())
       remove_directory(checkpoint_directory(rules_.out_dir, later));
@@ -408,8 +413,8 @@ void Checkpoints::reload(int64_t step, Store& store, const std::vector<StoredTen
   saved_step_ = step;
 }
 
-Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors,
-                       bool best, const std::function<void(const Path&)>& write_rest,
+Path Checkpoints::save(int64_t step, Store& store, bool best,
+                       const std::function<void(const Path&)>& write_rest,
                        const Progress& progress) {
   const Path target = checkpoint_directory(rules_.out_dir, step);
   room_missed_ = false;
@@ -422,7 +427,7 @@ Path Checkpoints::save(int64_t step, Store& store, const std::vector<StoredTenso
   ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
   formats::TrainerState state{
       step, step * rules_.size.step_tokens(), rules_.config, manifest(store, rules_.data), {}};
-  state.files = {write_weights(folder / "model.safetensors", store, tensors, counter)};
+  state.files = {write_weights(folder / "model.safetensors", store, counter)};
   if (file_id.empty())
     state.files.push_back(write_optimizer(folder / formats::kOptimizerFile, store, counter));
   else

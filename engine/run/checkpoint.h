@@ -17,14 +17,12 @@
 
 namespace gigagpt::engine {
 
-using formats::StoredTensor;
-
 // Reads the weights of a checkpoint, this program's or another's, and with `optimizer` its moments
 // if it has them, into the store, whose state is then that of `step`. Throws Error naming the file
 // and tensor when it is damaged or belongs to another model; checksums are compared meanwhile, in
 // another thread. Of several systems the one that leads reads.
-void load_checkpoint(const Path& checkpoint, Store& store, const std::vector<StoredTensor>& tensors,
-                     bool optimizer, int64_t step, const Progress& progress);
+void load_checkpoint(const Path& checkpoint, Store& store, bool optimizer, int64_t step,
+                     const Progress& progress);
 
 // Where a run starts, when and where it saves.
 class Checkpoints {
@@ -49,8 +47,7 @@ class Checkpoints {
   // Loads the weights and moments the run goes on from, unless they are in the store already, or
   // draws new ones from `seed`. Returns the steps completed. For "latest", a checkpoint that turns
   // out to be damaged is set aside, which is said, and the whole one before it is loaded.
-  int64_t start(Store& store, const std::vector<StoredTensor>& layout, int64_t seed,
-                const Progress& progress);
+  int64_t start(Store& store, int64_t seed, const Progress& progress);
 
   // Whether to save after this step: by its number, by the clock of the one that leads, or as it is
   // `wanted`. Not while the disk has no room, which is said once; the run goes on.
@@ -61,16 +58,16 @@ class Checkpoints {
   // moments are in a file, which has no way back.
   int64_t way_back(const Store& store) const;
   // Loads the checkpoint of that step, and removes those after it.
-  void reload(int64_t step, Store& store, const std::vector<StoredTensor>& layout,
-              const Progress& progress);
+  void reload(int64_t step, Store& store, const Progress& progress);
 
-  // Writes out_dir/checkpoint_<step> with model.safetensors (fp32 master weights as `tensors` lays
-  // them out), optimizer.safetensors (the moments, unless a file keeps them), trainer_state.json
-  // and whatever `write_rest` puts into the directory. Keeps the newest checkpoints, and the one
-  // that out_dir/best links to: this one, if it is the `best`. On an error nothing of the new one
-  // remains and the old ones are untouched. Waits for room on the disk, so that a run that ends
-  // loses nothing. Returns its path. Of several systems the one that leads writes; all take part.
-  Path save(int64_t step, Store& store, const std::vector<StoredTensor>& tensors, bool best,
+  // Writes out_dir/checkpoint_<step> with model.safetensors (fp32 master weights as
+  // stored_tensors() lays them out), optimizer.safetensors (the moments, unless a file keeps them),
+  // trainer_state.json and whatever `write_rest` puts into the directory. Keeps the newest
+  // checkpoints, and the one that out_dir/best links to: this one, if it is the `best`. On an error
+  // nothing of the new one remains and the old ones are untouched. Waits for room on the disk, so
+  // that a run that ends loses nothing. Returns its path. Of several systems the one that leads
+  // writes; all take part.
+  Path save(int64_t step, Store& store, bool best,
             const std::function<void(const Path&)>& write_rest, const Progress& progress);
 
   std::string newest() const;  // its path, or "none"

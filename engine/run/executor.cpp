@@ -20,11 +20,15 @@ struct Executor::Step {
   std::span<const MicroBatch> batches;  // of this system
   size_t first;                         // of them among those of all systems
   uint64_t key;
-  double rows;  // of all systems
+  double weights;  // of all micro-batches of all systems
   const Progress& progress;
   int all_work;
   int work_done = 0;
   double loss = 0;  // micro-batches add their shares in order
+  // By name and layer, so that what several layers call alike is added in their order too.
+  std::map<std::pair<std::string, size_t>, double> added_losses = {};
+
+  double share(const MicroBatch& batch) const { return weights > 0 ? batch.weight() / weights : 0; }
 
   // After each layer and micro-batch, by its work; false: abandon.
   bool tick(int work) {
@@ -39,17 +43,25 @@ struct Executor::Window {
   size_t first, count;  // of the step's micro-batches
   bool abandoned = false;
 
+  struct Output {  // with its graph
+    Tensor x;
+    std::vector<AddedLoss> losses = {};
+  };
   struct LayerRun {
     Weights weights;              // the leaves that the kept outputs' graphs end in
     std::vector<Tensor> inputs;   // per micro-batch
-    std::vector<Tensor> outputs;  // with their graphs; empty if they will be computed again
+    std::vector<Output> outputs;  // empty if they will be computed again
   };
   std::vector<LayerRun> runs = {};     // per layer
   std::vector<Tensor> gradients = {};  // of the loss by the current layer's output
 
-  Pass pass(size_t m) const {
-    const size_t number = step.first + first + m;
-    return {step.batches[first + m], /*training=*/true, mix(step.key, number)};
+  const MicroBatch& batch(size_t m) const { return step.batches[first + m]; }
+  Output forward(const Model& model, size_t layer, size_t m) const {
+    Output output;
+    Pass pass{batch(m), /*training=*/true, mix(step.key, step.first + first + m)};
+    pass.losses = &output.losses;
+    output.x = model[layer]->forward(runs[layer].weights, runs[layer].inputs[m], pass);
+    return output;
   }
 };
 
@@ -62,17 +74,18 @@ Tensor as_leaf(const Tensor& x) {
   return leaf;
 }
 
-// d(loss)/d(input) of one layer and micro-batch. Weights' gradients that come through autograd are
-// added to their accumulators here; the ops' own have added theirs when this returns.
-Tensor differentiate(const Tensor& input, const Weights& weights, const Tensor& output,
-                     const Tensor& gradient) {
+// d(loss)/d(input) of one layer and micro-batch, given that by its outputs. Weights' gradients that
+// come through autograd are added to their accumulators here; the ops' own have added theirs when
+// this returns.
+Tensor differentiate(const Tensor& input, const Weights& weights,
+                     const std::vector<Tensor>& outputs, const std::vector<Tensor>& gradients) {
   std::vector<Tensor> leaves;
   if (input.requires_grad()) leaves.push_back(input);
-  for (const auto& [_, weight] : weights.all()) leaves.push_back(weight.value);
-  const auto grads = torch::autograd::grad({output}, leaves, {gradient}, /*retain_graph=*/false,
+  for (const ops::Weight& weight : weights.all()) leaves.push_back(weight.value);
+  const auto grads = torch::autograd::grad(outputs, leaves, gradients, /*retain_graph=*/false,
                                            /*create_graph=*/false, /*allow_unused=*/true);
   size_t next = input.requires_grad() ? 1 : 0;
-  for (const auto& [_, weight] : weights.all()) {
+  for (const ops::Weight& weight : weights.all()) {
     const Tensor& grad = grads[next++];
     if (grad.defined()) ops::add_gradient(*weight.grad, grad);
   }
@@ -89,12 +102,12 @@ std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch>
                                                      const Progress& progress) {
   const Stopwatch watch;
   store_.begin_step(update);
-  double rows = 0;
-  for (const MicroBatch& batch : all_batches) rows += double(batch.input.size(0));
+  double weights = 0;
+  for (const MicroBatch& batch : all_batches) weights += batch.weight();
   const auto [mine, count] = own_part(all_batches.size());
   // A backward pass is worth two forward passes; running a layer again is one more.
   const int all_work = int(model_.size() * count) * (options_.recompute ? 4 : 3);
-  Step step{all_batches.subspan(mine, count), mine, key, rows, progress, all_work};
+  Step step{all_batches.subspan(mine, count), mine, key, weights, progress, all_work};
   if (!step.tick(0) && can_drop()) return std::nullopt;
   const size_t size = std::min(window_size(count), count);
   store_.expect(visits_of_step((count + size - 1) / size));
@@ -106,10 +119,18 @@ std::optional<Gradients> Executor::compute_gradients(std::span<const MicroBatch>
     if (std::isfinite(step.loss)) return std::nullopt;
     fail_nonfinite(step.batches, mine, key);
   }
-  const double loss = store_.finish_reduction(step.loss);
-  if (!std::isfinite(loss)) fail_nonfinite(step.batches, mine, key);
-  const double norm = store_.gradient_norm();
-  return Gradients{loss, norm, watch.seconds()};
+  Gradients gradients;
+  for (const auto& [name, loss] : step.added_losses) gradients.added_losses[name.first] += loss;
+  std::vector<double> losses = {step.loss};
+  for (const auto& [_, loss] : gradients.added_losses) losses.push_back(loss);
+  losses = store_.finish_reduction(losses);
+  gradients.loss = losses[0];
+  if (!std::isfinite(gradients.loss)) fail_nonfinite(step.batches, mine, key);
+  size_t next = 1;
+  for (auto& [_, loss] : gradients.added_losses) loss = losses[next++];
+  gradients.norm = store_.gradient_norm();
+  gradients.seconds = watch.seconds();
+  return gradients;
 }
 
 void Executor::fail_nonfinite(std::span<const MicroBatch> batches, size_t first, uint64_t key) {
@@ -149,7 +170,7 @@ bool Executor::run_window(Window& window) {
   window.runs.resize(model_.size());
   window.gradients.resize(window.count);
   for (size_t m = 0; m < window.count; ++m) {
-    window.runs[0].inputs.push_back(as_leaf(window.pass(m).batch.input));
+    window.runs[0].inputs.push_back(as_leaf(window.batch(m).input));
   }
   const size_t last = model_.size() - 1;
   for (size_t i = 0; i < last && !window.abandoned; ++i) forward_layer(window, i);
@@ -163,9 +184,9 @@ void Executor::forward_layer(Window& window, size_t layer) {
   run.weights = store_.weights(layer, /*gradients=*/true);
   for (size_t m = 0; m < window.count && !window.abandoned; ++m) {
     at::AutoGradMode graph(!options_.recompute);
-    const Tensor output = model_[layer]->forward(run.weights, run.inputs[m], window.pass(m));
-    if (!options_.recompute) run.outputs.push_back(output);
-    window.runs[layer + 1].inputs.push_back(as_leaf(output));
+    Window::Output output = window.forward(model_, layer, m);
+    window.runs[layer + 1].inputs.push_back(as_leaf(output.x));
+    if (!options_.recompute) run.outputs.push_back(std::move(output));
     window.abandoned = !window.step.tick(1) && can_stop();
   }
   if (options_.recompute) run.weights = {};
@@ -180,16 +201,22 @@ void Executor::backward_layer(Window& window, size_t layer) {
   store_.enter(layer);
   if (run.outputs.empty()) run.weights = store_.weights(layer, /*gradients=*/true);
   for (size_t m = 0; m < window.count && !window.abandoned; ++m) {
-    const Pass pass = window.pass(m);
-    const Tensor output = run.outputs.empty()
-                              ? model_[layer]->forward(run.weights, run.inputs[m], pass)
-                              : std::exchange(run.outputs[m], Tensor());
+    const Window::Output output = run.outputs.empty()
+                                      ? window.forward(model_, layer, m)
+                                      : std::exchange(run.outputs[m], Window::Output());
+    const double share = step.share(window.batch(m));
     if (last) {
-      const double share = double(pass.batch.input.size(0)) / step.rows;
-      step.loss += share * output.item<double>();
-      window.gradients[m] = at::scalar_tensor(share, output.options());
+      step.loss += share * output.x.item<double>();
+      window.gradients[m] = at::scalar_tensor(share, output.x.options());
     }
-    window.gradients[m] = differentiate(run.inputs[m], run.weights, output, window.gradients[m]);
+    std::vector<Tensor> outputs = {output.x}, gradients = {window.gradients[m]};
+    for (const AddedLoss& loss : output.losses) {
+      step.added_losses[{loss.name, layer}] += share * loss.value.item<double>();
+      if (!loss.value.requires_grad()) continue;
+      outputs.push_back(loss.value);
+      gradients.push_back(at::scalar_tensor(share * loss.factor, loss.value.options()));
+    }
+    window.gradients[m] = differentiate(run.inputs[m], run.weights, outputs, gradients);
     run.inputs[m] = Tensor();
     // Where layers are updated by now a step cannot be dropped.
     const bool go_on = step.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
@@ -259,14 +286,12 @@ std::optional<std::vector<double>> Executor::evaluate_own(std::span<const MicroB
   return losses;
 }
 
-Tensor Executor::infer(const MicroBatch& batch, std::span<ops::KVCache> caches) {
+Tensor Executor::infer(const MicroBatch& batch, std::span<ops::Memory> memories) {
   Tensor x = batch.input;
-  int64_t position = 0;
-  for (const ops::KVCache& cache : caches) position = std::max(position, cache.length());
   walk([&](size_t i, const Weights& weights) {
     Pass pass{batch};
-    pass.cache = caches.empty() ? nullptr : &caches[i];
-    pass.position = position;
+    pass.last_only = !memories.empty();
+    pass.memory = memories.empty() ? nullptr : &memories[i];
     x = model_[i]->forward(weights, x, pass);
     return true;
   });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,9 +18,10 @@ namespace gigagpt::engine {
 
 // What a step's backward pass leaves, of all systems together.
 struct Gradients {
-  double loss = 0;     // mean over all input rows
-  double norm = 0;     // L2, of all gradients, before clipping
-  double seconds = 0;  // that this system took
+  double loss = 0;                                  // mean over all labels that count
+  double norm = 0;                                  // L2, of all gradients, before clipping
+  double seconds = 0;                               // that this system took
+  std::map<std::string, double> added_losses = {};  // by name, the means over the step
 };
 
 class Executor {
@@ -40,9 +42,9 @@ class Executor {
   // system.
   std::vector<double> evaluate(std::span<const MicroBatch> batches, const Progress& progress);
 
-  // The last layer's output for one batch without target, e.g. logits. With caches (one per
-  // layer), the batch continues the positions they hold.
-  at::Tensor infer(const MicroBatch& batch, std::span<ops::KVCache> caches);
+  // The last layer's output for one batch without target, e.g. logits. With memories (one per
+  // layer) the batch continues what they hold, and the output is of the last position alone.
+  at::Tensor infer(const MicroBatch& batch, std::span<ops::Memory> memories = {});
 
  private:
   struct Step;

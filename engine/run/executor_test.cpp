@@ -59,6 +59,52 @@ INSTANTIATE_TEST_SUITE_P(All, ExecutorModes,
                                          Mode{5, false}, Mode{9, false}, Mode{0, true},
                                          Mode{1, true}, Mode{2, true}));
 
+// Adds the mean square of what passes to the loss.
+class Penalty : public LayerOf<Declaration> {
+ public:
+  explicit Penalty(const std::string& prefix)
+      : LayerOf({"penalty", prefix, {}}), scale_(add("scale", {1}, {.init = constant(2)})) {}
+  at::Tensor forward(const Weights& w, const at::Tensor& x, const Pass& pass) const override {
+    const at::Tensor y = x * w[scale_].value;
+    pass.add_loss("square", y.square().mean(), 0.3);
+    pass.add_loss("constant", at::ones({}), 5);
+    return y;
+  }
+
+ private:
+  Param scale_;
+};
+
+TEST_P(ExecutorModes, AddsTheLossesOfLayers) {
+  Model model = make_autoencoder(6, 5, 2);
+  model.insert(model.begin() + 1, std::make_unique<Penalty>("a."));
+  model.insert(model.begin() + 3, std::make_unique<Penalty>("b."));
+  Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
+  store.initialise(7, {});
+  const auto batches = make_batches(0);
+  const auto values = copy_values(store);
+  const auto oracle = run_oracle(model, values, batches, 3);
+  Executor executor(model, store, {GetParam().window, GetParam().recompute});
+  const auto gradients = executor.compute_gradients(batches, 3, {}, {});
+  EXPECT_EQ(gradients->loss, oracle.loss);
+  EXPECT_EQ(gradients->added_losses, oracle.added_losses);
+  // Once from each of the two layers.
+  EXPECT_DOUBLE_EQ(gradients->added_losses.at("constant"), 2);
+  for (const auto& [name, grad] : oracle.grads) {
+    SCOPED_TRACE(name);
+    expect_same_bits(tensor_of(store, Array::kGradient, name), grad);
+  }
+  // The slope of the sum that is minimised.
+  const auto sum_at = [&](float scale) {
+    auto moved = values;
+    moved["a.scale"] = at::full({1}, scale);
+    const auto there = run_oracle(model, moved, batches, 3);
+    return there.loss + 0.3 * there.added_losses.at("square");
+  };
+  const double slope = (sum_at(2.0625F) - sum_at(1.9375F)) / 0.125;
+  EXPECT_NEAR(oracle.grads.at("a.scale").item<double>(), slope, 0.01 * std::abs(slope));
+}
+
 // The store's own clipping and update against plain tensors.
 TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   const Model model = make_autoencoder(6, 5, 1);
@@ -107,8 +153,8 @@ TEST(Executor, BitsDoNotDependOnTheMode) {
 // Counts calls of forward.
 class Counting : public Layer {
  public:
-  Counting(std::unique_ptr<Layer> inner, int* calls)
-      : Layer(inner->spec()), inner_(std::move(inner)), calls_(calls) {}
+  Counting(std::unique_ptr<Layer> inner, int* calls) : inner_(std::move(inner)), calls_(calls) {}
+  const LayerSpec& spec() const override { return inner_->spec(); }
   at::Tensor forward(const Weights& w, const at::Tensor& x, const Pass& pass) const override {
     ++*calls_;
     return inner_->forward(w, x, pass);
@@ -184,12 +230,15 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
 }
 
 // Whose gradient is infinite where its output is not.
-class Root : public Layer {
+class Root : public LayerOf<Declaration> {
  public:
-  explicit Root(int64_t width) : Layer({"root", "root.", {{"square", {width}}}}) {}
+  explicit Root(int64_t width) : LayerOf({"root", "root.", {}}), square_(add("square", {width})) {}
   at::Tensor forward(const Weights& w, const at::Tensor& x, const Pass&) const override {
-    return x + w["square"].value.sqrt();
+    return x + w[square_].value.sqrt();
   }
+
+ private:
+  Param square_;
 };
 
 TEST(Update, RefusesGradientsThatAreNotFiniteBeforeChangingAnything) {

@@ -1,9 +1,6 @@
 #include "engine/run/runtime.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
-#include <map>
 
 #include "base/error.h"
 #include "base/system.h"
@@ -15,34 +12,12 @@
 namespace gigagpt::engine {
 namespace {
 
-// Every parameter is in one tensor that a checkpoint is written with, else it would be lost.
-void check_saved(const std::vector<LayerSpec>& specs,
-                 const std::vector<formats::StoredTensor>& layout) {
-  std::map<std::string, std::vector<int64_t>> stored;  // shapes by parameter
-  for (const auto& tensor : layout) {
-    auto shape = tensor.shape;
-    if (tensor.transposed) std::reverse(shape.begin(), shape.end());
-    if (!tensor.foreign && !tensor.parameter.empty()) stored[tensor.parameter] = shape;
-  }
-  for (const LayerSpec& layer : specs) {
-    for (const auto& param : layer.params) {
-      const auto found = stored.find(layer.prefix + param.name);
-      if (found != stored.end() && found->second == param.shape) continue;
-      fail(
-          "model: the parameter {} of layer {}, of shape [{}], is in no tensor of a checkpoint, so "
-          "that it would not be saved; add it to the model's list of tensors",
-          layer.prefix + param.name, layer.name, fmt::join(param.shape, ", "));
-    }
-  }
-}
-
 // What the least of all systems has is what each counts with, so that they plan alike.
-Plan plan_together(const std::vector<LayerSpec>& specs,
-                   const std::vector<formats::StoredTensor>& layout, const std::string& wanted,
+Plan plan_together(const std::vector<LayerSpec>& specs, const std::string& wanted,
                    const RunSize& size, StoreRules rules, const Path& out_dir,
                    const System& system) {
   Cluster& cluster = system.cluster;
-  cluster.together([&] { check_saved(specs, layout); });
+  cluster.together([&] { stored_tensors(specs); });  // whether it can be saved shows now
   const auto memory_gb = cluster.gather(
       rules.memory_gb.value_or(0.9 * available_memory_gb() / cluster.systems_here()));
   rules.memory_gb = *std::min_element(memory_gb.begin(), memory_gb.end());
@@ -83,13 +58,12 @@ std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, cons
 
 }  // namespace
 
-Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
-                 const std::string& wanted, const RunSize& size_, const StoreRules& rules,
-                 const Path& out_dir, const System& system, const std::optional<ResumePoint>& from)
+Runtime::Runtime(Model model_, const std::string& wanted, const RunSize& size_,
+                 const StoreRules& rules, const Path& out_dir, const System& system,
+                 const std::optional<ResumePoint>& from)
     : size(size_),
       model(std::move(model_)),
-      layout(std::move(layout_)),
-      plan(plan_together(specs_of(model), layout, wanted, size, rules, out_dir, system)),
+      plan(plan_together(specs_of(model), wanted, size, rules, out_dir, system)),
       store(open_together(specs_of(model), size, plan, from, system.cluster)),
       executor(model, store, plan.execution),
       cluster(system.cluster),
@@ -99,7 +73,7 @@ Runtime::Runtime(Model model_, std::vector<formats::StoredTensor> layout_,
 
 formats::StepMetrics Runtime::measure(const Gradients& gradients, const Update& update) {
   const double tokens_per_s = double(size.step_tokens()) / gradients.seconds;
-  const double flops_per_s = tokens_per_s * size.flops_per_token;
+  const double flops_per_s = tokens_per_s * plan.flops_per_token;
   formats::StepMetrics metrics{.step = update.step,
                                .tokens = update.step * size.step_tokens(),
                                .loss = gradients.loss,
@@ -109,7 +83,8 @@ formats::StepMetrics Runtime::measure(const Gradients& gradients, const Update& 
                                .mfu = peak_flops > 0 ? flops_per_s / peak_flops : 0,
                                .step_ms = gradients.seconds * 1e3,
                                .rss_gb = peak_rss_gb(),
-                               .io = store.io_since_last_asked()};
+                               .io = store.io_since_last_asked(),
+                               .added_losses = gradients.added_losses};
   struct Own {
     IoCounts io;
     double rss_gb;

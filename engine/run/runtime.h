@@ -3,14 +3,12 @@
 
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/plan/plan.h"
 #include "engine/run/executor.h"
 #include "engine/run/resume.h"
 #include "engine/run/store.h"
 #include "formats/run_files.h"
-#include "formats/stored_weights.h"
 
 namespace gigagpt::engine {
 
@@ -24,9 +22,8 @@ struct Runtime {
   // Plans, then makes the storage, or goes on with the file that the run is in. Throws Error,
   // before anything is written, if it does not fit; the state starts as zeros. Of several systems
   // all fail alike, and files that are a step apart go on from the earlier one.
-  Runtime(Model model, std::vector<formats::StoredTensor> layout, const std::string& precision,
-          const RunSize& size, const StoreRules& rules, const Path& out_dir, const System& system,
-          const std::optional<ResumePoint>& from);
+  Runtime(Model model, const std::string& precision, const RunSize& size, const StoreRules& rules,
+          const Path& out_dir, const System& system, const std::optional<ResumePoint>& from);
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
@@ -35,7 +32,6 @@ struct Runtime {
 
   RunSize size;
   Model model;
-  std::vector<formats::StoredTensor> layout;  // how it lies in a checkpoint
   Plan plan;
   Store store;
   Executor executor;

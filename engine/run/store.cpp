@@ -56,7 +56,7 @@ void Store::make_gradients() {
     for (const ParamSpec& spec : layer(i).params) {
       state.grads.emplace_back();
       state.lookups.emplace_back();
-      if (!spec.looked_up) continue;
+      if (!spec.rule.looked_up) continue;
       state.lookups.back().rows = std::make_unique<ops::RowSums>(spec.shape.front());
       state.looks_up = true;
     }
@@ -69,7 +69,7 @@ void Store::make_gradients() {
     for (size_t s = 0; s < layer(i).shared.size(); ++s) {
       const std::string& name = layer(i).shared[s];
       const auto owner = place(name);
-      if (param(name).looked_up && taken.insert(name).second) {
+      if (param(name).rule.looked_up && taken.insert(name).second) {
         state.shared_uses.push_back(&states_[owner.layer].grads[owner.param]);
         auto& owners = state.gradient_owners;
         if (std::find(owners.begin(), owners.end(), owner.layer) == owners.end()) {
@@ -98,8 +98,8 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
         at::parallel_for(0, (count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
           const auto part = std::span(values).subspan(size_t(4 * begin),
                                                       size_t(std::min(4 * end, count) - 4 * begin));
-          fill_normal(part, uint64_t(first + 4 * begin), key, float(spec.init_mean),
-                      float(spec.init_std));
+          fill_normal(part, uint64_t(first + 4 * begin), key, float(spec.rule.init.mean),
+                      float(spec.rule.init.deviation));
         });
         write(Array::kMaster, name, first, values);
       });
@@ -207,17 +207,18 @@ double Store::reduced_square_sum(size_t layer_index) {
   return all;
 }
 
-double Store::finish_reduction(double loss) {
-  if (alone_) return loss;
+std::vector<double> Store::finish_reduction(std::vector<double> losses) {
+  if (alone_) return losses;
   if (updates_in_visits()) {
     update_in_visit(*std::exchange(reducing_, std::nullopt));
-    return cluster().sum(loss);
+    return cluster().sums(losses);
   }
-  std::vector<double> mine = {loss};
+  std::vector<double> mine;
   for (size_t i = 0; i < layer_count(); ++i) mine.push_back(reduced_square_sum(i));
+  mine.insert(mine.end(), losses.begin(), losses.end());
   const auto all = cluster().sums(mine);
-  for (size_t i = 0; i < layer_count(); ++i) states_[i].square_sum = all[i + 1];
-  return all[0];
+  for (size_t i = 0; i < layer_count(); ++i) states_[i].square_sum = all[i];
+  return {all.begin() + int64_t(layer_count()), all.end()};
 }
 
 double Store::gradient_norm() const {
@@ -254,7 +255,7 @@ void Store::bind(const Request& request, std::byte* memory) {
       state.grads[p].sum = at::from_blob(memory + 4 * offset, params[p].shape, at::kFloat);
       continue;
     }
-    const bool rounded = precision() == Precision::kBf16 && params[p].shape.size() >= 2;
+    const bool rounded = precision() == Precision::kBf16 && params[p].is_matrix();
     state.values[p] = at::from_blob(memory + layout().working_at(request.layer, offset),
                                     params[p].shape, rounded ? at::kBFloat16 : at::kFloat);
   }
@@ -262,20 +263,20 @@ void Store::bind(const Request& request, std::byte* memory) {
 
 Weights Store::weights(size_t layer_index, bool gradients) {
   LayerState& state = states_[layer_index];
-  Weights weights;
-  const auto add = [&](const std::string& name, StateLayout::Place place, ops::GradientSum* grad) {
+  const LayerSpec& spec = layer(layer_index);
+  Weights weights(precision() == Precision::kBf16 ? at::kBFloat16 : at::kFloat, spec.params.size());
+  const auto add = [&](StateLayout::Place place, ops::GradientSum* grad) {
     // detach: a leaf of its own for every visit, as two visits may be alive at once.
     at::Tensor value = states_[place.layer].values[place.param].detach();
     if (gradients) value.requires_grad_(true);
-    weights.add(name, {value, grad});
+    weights.add({value, grad});
   };
-  const LayerSpec& spec = layer(layer_index);
   for (size_t p = 0; p < spec.params.size(); ++p) {
-    auto& grads = spec.params[p].looked_up ? state.lookups : state.grads;
-    add(spec.params[p].name, {layer_index, p}, gradients ? &grads[p] : nullptr);
+    auto& grads = spec.params[p].rule.looked_up ? state.lookups : state.grads;
+    add({layer_index, p}, gradients ? &grads[p] : nullptr);
   }
   for (size_t s = 0; s < spec.shared.size(); ++s) {
-    add(spec.shared[s], place(spec.shared[s]), gradients ? state.shared_uses[s] : nullptr);
+    add(place(spec.shared[s]), gradients ? state.shared_uses[s] : nullptr);
   }
   return weights;
 }

@@ -66,9 +66,9 @@ class Store {
   // its own per use.
   Weights weights(size_t layer, bool gradients);
 
-  // Ends a step's backward pass: gradients are those of all systems from here on. Returns the sum
+  // Ends a step's backward pass: gradients are those of all systems from here on. Returns the sums
   // of what each passes.
-  double finish_reduction(double loss);
+  std::vector<double> finish_reduction(std::vector<double> losses);
   // The L2 norm of all gradients, after finish_reduction(). Throws NonFinite, naming the layer, if
   // it is not finite.
   double gradient_norm() const;

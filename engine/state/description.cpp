@@ -38,6 +38,8 @@ ParamSpec read_parameter(const json& from, int64_t most, int64_t& elements,
   }
   if (count > most - elements) fail("{}: its layers are larger than the file", where);
   elements += count;
+  param.rule.fp32 = from.value("fp32", false);
+  if (from.contains("decays")) param.rule.decay = from["decays"].get<bool>();
   return param;
 }
 
@@ -77,7 +79,11 @@ std::string describe(const StateLayout& layout) {
   for (size_t i = 0; i < layout.layer_count(); ++i) {
     const LayerSpec& spec = layout.spec(i);
     nlohmann::ordered_json params = nlohmann::ordered_json::array();
-    for (const ParamSpec& p : spec.params) params.push_back({{"name", p.name}, {"shape", p.shape}});
+    for (const ParamSpec& p : spec.params) {
+      params.push_back({{"name", p.name}, {"shape", p.shape}});
+      if (p.rule.fp32) params.back()["fp32"] = true;
+      if (p.rule.decay) params.back()["decays"] = *p.rule.decay;
+    }
     layers.push_back({{"name", spec.name},
                       {"prefix", spec.prefix},
                       {"parameters", params},

@@ -1,42 +1,124 @@
-// What parameters a layer has, as plain data: enough to plan, initialise, store and name them
-// without LibTorch.
+// What a layer's parameters are, as plain data: enough to plan, initialise, store and name them
+// without LibTorch; and how a layer declares them.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "formats/stored_weights.h"
+
 namespace gigagpt::engine {
 
-// A parameter and its initial distribution, normal(init_mean, init_std). One with two or more
-// dimensions is multiplied in the compute precision and decays; a vector does neither.
+// The normal distribution of a parameter's initial values.
+struct Init {
+  double mean = 0;
+  double deviation = 0;
+};
+inline Init normal(double deviation) {
+  return {0, deviation};
+}
+inline Init constant(double value) {
+  return {value, 0};
+}
+
+// How a parameter begins, is multiplied, is updated and is stored.
+struct ParamRule {
+  Init init = {};
+  bool looked_up = false;  // its own layer only looks up rows of it, so that few get a gradient
+  std::optional<bool> decay = {};  // by weight_decay; null: if it has two or more dimensions
+  bool fp32 = false;               // is used in fp32, whatever products are made in
+  double per_token = 1;            // share of the tokens that are multiplied by it; 0: none is
+  std::string stored_name = {};    // in a checkpoint, within its layer; "": its own
+  bool stored_transposed = false;  // a checkpoint has it as [in, out]
+};
+
 struct ParamSpec {
   std::string name;  // within its layer, e.g. "attn.proj_qkv.weight"
   std::vector<int64_t> shape;
-  double init_mean = 0.0;
-  double init_std = 0.0;
-  bool looked_up = false;  // its own layer only looks up rows of it, so that few get a gradient
+  ParamRule rule = {};
 
   int64_t count() const {
     int64_t product = 1;
     for (const int64_t extent : shape) product *= extent;
     return product;
   }
+  // Whether it is multiplied in the precision of products; vectors are always in fp32.
+  bool is_matrix() const { return shape.size() >= 2 && !rule.fp32; }
+  bool decays() const { return rule.decay.value_or(shape.size() >= 2); }
 };
 
 struct LayerSpec {
-  std::string name;    // for messages: "embedding", "decoder.3"
-  std::string prefix;  // put before each parameter's name: "decoder.3." or ""
-  std::vector<ParamSpec> params;
+  std::string name;         // for messages: "embedding", "decoder.3"
+  std::string prefix = {};  // put before each parameter's name: "decoder.3." or ""
+  std::vector<ParamSpec> params = {};
   std::vector<std::string> shared = {};  // full names of other layers' parameters it uses (tied)
+
+  // Floating-point operations of a forward pass beside the products with its matrices: for each
+  // token, and for each pair of a query and a key that it attends to.
+  double token_flops = 0;
+  double pair_flops = 0;
+
+  // In a checkpoint: the prefix there, and what is stored beside the parameters.
+  std::optional<std::string> stored_prefix = {};  // null: its own
+  std::vector<formats::StoredTensor> also_stored = {};
 };
 
-inline int64_t parameter_count(const std::vector<LayerSpec>& layers) {
-  int64_t total = 0;
-  for (const LayerSpec& layer : layers) {
-    for (const ParamSpec& param : layer.params) total += param.count();
-  }
-  return total;
-}
+int64_t parameter_count(const std::vector<LayerSpec>& layers);
+
+// Floating-point operations to train on one token of sequences of that length: three passes over
+// every product, attention counted up to the diagonal, nothing counted twice for recomputation.
+double train_flops_per_token(const std::vector<LayerSpec>& layers, int64_t sequence_length);
+
+// The tensors of a checkpoint, in layer order: each parameter exactly once. Others may leave out a
+// "transformer." or "model." at the beginning of their names. Throws Error for two of one name.
+std::vector<formats::StoredTensor> stored_tensors(const std::vector<LayerSpec>& layers);
+
+// A parameter as a layer's forward pass names it.
+struct Param {
+  size_t index = 0;     // among the layer's own, or among those that it shares
+  bool shared = false;  // another layer's
+};
+
+// The parameters of a linear layer or a norm.
+struct AffineParam {
+  Param weight = {};
+  std::optional<Param> bias = {};
+};
+
+// Declares a layer's parameters: a layer derives from it and has them as members.
+class Declaration {
+ public:
+  const LayerSpec& spec() const { return spec_; }
+
+ protected:
+  explicit Declaration(LayerSpec spec) : spec_(std::move(spec)) {}
+
+  Param add(std::string name, std::vector<int64_t> shape, ParamRule rule = {});
+  // name.weight [out, in] and, if there is to be one, name.bias [out], zeros at first. The rule is
+  // the weight's; its stored_name has no ".weight" either.
+  AffineParam linear(const std::string& name, int64_t in, int64_t out, ParamRule rule,
+                     bool bias = false);
+  // name.weight [size], ones at first, and with a bias name.bias [size].
+  AffineParam norm(const std::string& name, int64_t size, bool bias = false);
+  // A parameter that a layer before this one has, by its full name.
+  Param share(std::string full_name);
+  // Zeros that checkpoints have beside the parameters; by its name there.
+  void also_store(std::string name, std::vector<int64_t> shape);
+  // What some checkpoints of other programs have besides, and must equal a parameter unless that is
+  // "": see formats::StoredTensor.
+  void others_store(std::string name, std::vector<int64_t> shape, std::string parameter = "");
+
+  LayerSpec spec_;
+};
+
+// A declaration whose members are made of a configuration.
+template <class Config>
+class DeclarationOf : public Declaration {
+ protected:
+  DeclarationOf(const Config& config, LayerSpec spec) : Declaration(std::move(spec)), c(config) {}
+  const Config c;
+};
 
 }  // namespace gigagpt::engine

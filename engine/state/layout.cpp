@@ -27,7 +27,7 @@ LayerLayout lay_out(const LayerSpec& spec, bool compact) {
   };
   enum Kind { kCodedMatrix, kMatrix, kVector };
   const auto kind_of = [&](const ParamSpec& param) {
-    if (param.shape.size() < 2) return kVector;
+    if (!param.is_matrix()) return kVector;
     return compact && param.count() >= kLeastCoded ? kCodedMatrix : kMatrix;
   };
   const auto place = [&](Kind kind, int64_t align) {

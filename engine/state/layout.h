@@ -57,9 +57,10 @@ struct StateForm {
   bool operator==(const StateForm&) const = default;
 };
 
-// The elements of one layer: matrices in the order of its spec, then vectors. What is multiplied,
-// the working weights, are in bf16 the matrices rounded to bf16 and the vectors in fp32; in fp32
-// they are the master weights themselves. In compact form large matrices come first.
+// The elements of one layer: matrices in the order of its spec, then vectors and what else is used
+// in fp32. What is multiplied, the working weights, are in bf16 the matrices rounded to bf16 and
+// the rest in fp32; in fp32 they are the master weights themselves. In compact form large matrices
+// come first.
 struct LayerLayout {
   std::vector<int64_t> offsets;                      // of each parameter, in elements
   int64_t coded = 0;                                 // elements with moments in 8 bits, padded

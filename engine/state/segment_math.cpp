@@ -82,14 +82,13 @@ std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segme
   layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& piece) {
     const int64_t begin = piece.begin - segment.begin;
     const auto count = size_t(piece.count);
-    const bool matrix = param.shape.size() >= 2;
-    const bool copy = matrix && layout.form().has_masters();
+    const bool copy = param.is_matrix() && layout.form().has_masters();
     states.push_back({{at<float>(arrays.master, begin), count},
                       {at<float>(arrays.gradient, begin), count},
                       {at<float>(arrays.exp_avg, begin), count},
                       {at<float>(arrays.exp_avg_sq, begin), count},
                       copy ? at<Bf16>(arrays.working, begin) : nullptr,
-                      /*decays=*/matrix});
+                      param.decays()});
   });
   return states;
 }
@@ -104,10 +103,10 @@ void copy_vectors(const StateLayout& layout, const Segment& segment, const Segme
 std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segment& segment,
                                          const SegmentArrays& arrays) {
   std::vector<CompactPiece> pieces;
-  const auto add = [&](int64_t first, int64_t count, bool matrix) {
-    CompactPiece piece{.first = first, .count = size_t(count), .decays = matrix};
+  const auto add = [&](int64_t first, int64_t count, const ParamSpec& param) {
+    CompactPiece piece{.first = first, .count = size_t(count), .decays = param.decays()};
     std::byte* weights = working_at(layout, segment, arrays, first);
-    if (matrix)
+    if (param.is_matrix())
       piece.rounded = at<Bf16>(weights, 0);
     else
       piece.plain = at<float>(weights, 0);
@@ -120,15 +119,14 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
     piece.exp_avg_sq = moment_at(layout, segment, arrays.exp_avg_sq, first);
     pieces.push_back(piece);
   };
-  // Padding has codes as well: whole blocks are simplest, and zeros stay zeros.
   const int64_t coded_end = segment.begin + layout.coded_in(segment);
-  for (int64_t i = segment.begin; i < coded_end; i += kCodeElements) add(i, kCodeElements, true);
   layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& piece) {
-    if (piece.begin < coded_end) return;
     for (int64_t i = piece.begin; i < piece.end();) {
-      const int64_t next = std::min((i / kCodeElements + 1) * kCodeElements, piece.end());
-      add(i, next - i, param.shape.size() >= 2);
-      i = next;
+      const int64_t next = (i / kCodeElements + 1) * kCodeElements;
+      // Padding has codes as well: whole blocks are simplest, and zeros stay zeros.
+      const int64_t end = i < coded_end ? next : std::min(next, piece.end());
+      add(i, end - i, param);
+      i = end;
     }
   });
   return pieces;

@@ -159,7 +159,7 @@ struct Forward {
   static size_t Depth(const Args& a) { return RoundUp(a.D, kPair<T>); }
   static size_t Keys(const Args& a) { return RoundUp(a.Tk, kKeyBlock); }
 
-  // Of one head: K [keys, depth], and V^T in blocks [keys / 128][D][128].
+  // Of one head of keys and values: K [keys, depth], and V^T in blocks [keys / 128][D][128].
   struct Packed : Arena {
     Packed(const Args& a, std::byte* memory)
         : Arena(memory), k(take<T>(Keys(a) * Depth(a))), vt(take<T>(Keys(a) * a.D)) {}
@@ -182,9 +182,9 @@ struct Forward {
   static size_t PackedBytes(const Args& a) { return Packed(a, nullptr).bytes(); }
   static size_t ScratchBytes(const Args& a) { return Scratch(a, nullptr).bytes(); }
 
-  static void Pack(const Args& a, size_t head, std::byte* memory) {
+  static void Pack(const Args& a, size_t kv_head, std::byte* memory) {
     const Packed packed(a, memory);
-    const size_t offset = a.head_at(head, a.kv_batch);
+    const size_t offset = a.kv_head_at(kv_head);
     CopyRows(a.k + offset, a.kv_row, a.Tk, a.D, packed.k, Keys(a), Depth(a));
     for (size_t j = 0; j < a.Tk; j += kKeyBlock) {
       Transpose(a.v + offset + j * a.kv_row, a.kv_row, std::min(kKeyBlock, a.Tk - j), a.D,

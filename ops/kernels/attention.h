@@ -12,11 +12,12 @@
 
 namespace gigagpt::ops::kernels {
 
-// q [B, Tq, H, D], k and v [B, Tk, H, D], y like q; strides in elements, those of H and D are D
-// and 1. Query i sees the keys up to i + Tk - Tq.
+// q [B, Tq, H, D], k and v [B, Tk, G, D], y like q; strides in elements, those of heads and D are D
+// and 1. H / G heads of queries share one of keys and values. Query i sees the keys up to i + Tk -
+// Tq.
 template <class T>
 struct AttentionArgs {
-  size_t B, H, D, Tq, Tk;
+  size_t B, H, G, D, Tq, Tk;
   const T* q;
   const T* k;
   const T* v;
@@ -29,23 +30,28 @@ struct AttentionArgs {
   double dropout_p;
   uint64_t dropout_key;
   // The backward pass alone, which needs Tq == Tk, y and lse as the forward pass left them, and dy,
-  // with y's strides. dq has the strides of q, dk and dv those of k.
+  // with y's strides. dq has the strides of q; dk and dv [B, Tk, H, D] have strides of their own,
+  // as each head of queries has its part of them to itself.
   const T* dy = nullptr;
   T *dq = nullptr, *dk = nullptr, *dv = nullptr;
+  size_t dkv_row = 0, dkv_batch = 0;
 
   // Where head b H + h begins in a tensor with that stride between batch rows.
   size_t head_at(size_t head, size_t batch) const { return head / H * batch + head % H * D; }
+  // The head b G + g of keys and values that it shares, and where that begins.
+  size_t kv_head(size_t head) const { return head / H * G + head % H / (H / G); }
+  size_t kv_head_at(size_t kv) const { return kv / G * kv_batch + kv % G * D; }
 };
 
-// Heads are counted over the batch, b H + h; blocks are of 64 queries. Call pack once for each head
-// before its blocks, with the head's own memory; scratch belongs to a thread. Both are 64-byte
-// aligned.
+// Heads are counted over the batch, b H + h, those of keys and values b G + g; blocks are of 64
+// queries. Call pack once for each head of keys and values before the blocks that see it, with its
+// own memory; scratch belongs to a thread. Both are 64-byte aligned.
 template <class T>
 struct AttentionKernels {
   size_t (*packed_bytes)(const AttentionArgs<T>& args);  // per head
   size_t (*forward_scratch_bytes)(const AttentionArgs<T>& args);
   size_t (*backward_scratch_bytes)(const AttentionArgs<T>& args);
-  void (*pack)(const AttentionArgs<T>& args, size_t head, std::byte* packed);
+  void (*pack)(const AttentionArgs<T>& args, size_t kv_head, std::byte* packed);
   void (*forward)(const AttentionArgs<T>& args, size_t head, size_t block, const std::byte* packed,
                   std::byte* scratch);
   void (*backward)(const AttentionArgs<T>& args, size_t head, std::byte* scratch);

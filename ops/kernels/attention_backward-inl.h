@@ -51,7 +51,7 @@ struct Backward {
   static void Head(const Args& a, size_t head, std::byte* memory) {
     const Scratch t(a, memory);
     PrepareQueries(a, head, t);
-    const size_t offset = a.head_at(head, a.kv_batch);
+    const size_t offset = a.kv_head_at(a.kv_head(head));
     for (size_t key = 0; key < a.Tk; key += kBlock) {
       const size_t keys = std::min(kBlock, a.Tk - key), at = offset + key * a.kv_row;
       CopyRows(a.k + at, a.kv_row, keys, a.D, t.k, kBlock, t.depth);
@@ -61,7 +61,7 @@ struct Backward {
       for (size_t r = 0; r < keys; ++r) {
         for (size_t c = 0; c < a.D; c += kColumns) {
           const size_t n = std::min(kColumns, a.D - c), from = c * kColumns + r * kColumns;
-          const size_t to = at + r * a.kv_row + c;
+          const size_t to = a.head_at(head, a.dkv_batch) + (key + r) * a.dkv_row + c;
           StoreRow(t.dk + from, n, a.dk + to);
           StoreRow(t.dv + from, n, a.dv + to);
         }

@@ -32,10 +32,12 @@ HWY_INLINE float SumOver(size_t n, F f) {
   return hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[0], sums[1]))) + rest;
 }
 
-template <class Y>
-void LayerNormRow(const float* x, const float* weight, const float* bias, size_t C, float eps, Y* y,
-                  float stats[2]) {
-  const float mean = SumOver(C, [&](auto d, size_t i) { return LoadF(d, x + i); }) / float(C);
+template <class Y, NormForm kForm>
+void NormRow(const float* x, const float* weight, const float* bias, size_t C, float eps, Y* y,
+             float stats[2]) {
+  constexpr bool kCentred = kForm == NormForm::kLayer;
+  const float mean =
+      kCentred ? SumOver(C, [&](auto d, size_t i) { return LoadF(d, x + i); }) / float(C) : 0.0F;
   const float variance = SumOver(C,
                                  [&](auto d, size_t i) {
                                    const auto centred = hn::Sub(LoadF(d, x + i), hn::Set(d, mean));
@@ -52,15 +54,15 @@ void LayerNormRow(const float* x, const float* weight, const float* bias, size_t
   stats[1] = rstd;
 }
 
-template <class Y>
-void LayerNormRowBackward(const float* x, const float* weight, const float stats[2], const Y* dy,
-                          const float* also, size_t C, float* dx, float* dweight, float* dbias) {
+template <class Y, NormForm kForm>
+void NormRowBackward(const float* x, const float* weight, const float stats[2], const Y* dy,
+                     const float* also, size_t C, float* dx, float* dweight, float* dbias) {
   const float mean = stats[0], rstd = stats[1];
   const auto normal = [&](auto d, size_t i) {
     return hn::Mul(hn::Sub(LoadF(d, x + i), hn::Set(d, mean)), hn::Set(d, rstd));
   };
   const auto g = [&](auto d, size_t i) { return hn::Mul(LoadF(d, dy + i), LoadF(d, weight + i)); };
-  const float g_mean = SumOver(C, g) / float(C);
+  const float g_mean = kForm == NormForm::kLayer ? SumOver(C, g) / float(C) : 0.0F;
   const float gx_mean =
       SumOver(C, [&](auto d, size_t i) { return hn::Mul(g(d, i), normal(d, i)); }) / float(C);
   ForVectors(C, [&](auto d, size_t i) {
@@ -193,6 +195,48 @@ void GeluBackward(const T* x, const T* dy, size_t n, T* dx, T* y) {
   });
 }
 
+// 1 / (1 + exp(-x)), and what it leaves of 1.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Sigmoid(D d, V x, V& rest) {
+  const auto one = hn::Set(d, 1.0F);
+  const auto e = Exp2(d, hn::Mul(hn::Abs(x), hn::Set(d, -kLog2E)));
+  const auto upper = Reciprocal(d, hn::Add(one, e)), lower = hn::Mul(e, upper);  // of |x|, -|x|
+  const auto negative = hn::Lt(x, hn::Zero(d));
+  rest = hn::IfThenElse(negative, upper, lower);
+  return hn::IfThenElse(negative, lower, upper);
+}
+
+template <class T>
+void SiluTimes(const T* x, const T* u, size_t n, T* y) {
+  ForVectors(n, [&](auto d, size_t i) {
+    const auto v = LoadF(d, x + i);
+    hn::Vec<decltype(d)> rest;
+    StoreF(d, hn::Mul(hn::Mul(v, Sigmoid(d, v, rest)), LoadF(d, u + i)), y + i);
+  });
+}
+
+template <class T>
+void SiluTimesBackward(const T* x, const T* u, const T* dy, size_t n, T* dx, T* du) {
+  ForVectors(n, [&](auto d, size_t i) {
+    const auto v = LoadF(d, x + i), dyi = LoadF(d, dy + i);
+    hn::Vec<decltype(d)> rest;
+    const auto s = Sigmoid(d, v, rest);
+    const auto slope = hn::Mul(s, hn::MulAdd(v, rest, hn::Set(d, 1.0F)));
+    StoreF(d, hn::Mul(hn::Mul(dyi, LoadF(d, u + i)), slope), dx + i);
+    StoreF(d, hn::Mul(dyi, hn::Mul(v, s)), du + i);
+  });
+}
+
+template <class T>
+void Rotate(const T* x, const float* cosines, const float* sines, float sign, size_t half, T* y) {
+  ForVectors(half, [&](auto d, size_t i) {
+    const auto a = LoadF(d, x + i), b = LoadF(d, x + half + i), c = LoadF(d, cosines + i);
+    const auto s = hn::Mul(LoadF(d, sines + i), hn::Set(d, sign));
+    StoreF(d, hn::NegMulAdd(b, s, hn::Mul(a, c)), y + i);
+    StoreF(d, hn::MulAdd(a, s, hn::Mul(b, c)), y + half + i);
+  });
+}
+
 template <class T>
 void Dropout(const T* x, size_t n, double p, uint64_t key, uint64_t first, T* y) {
   const hn::ScalableTag<uint32_t> d32;
@@ -253,10 +297,13 @@ void AddScaled(float a, const T* row, size_t n, float* y) {
 
 template <class T>
 constexpr RowKernels<T> kRowKernels = {
-    LayerNormRow<T>,
-    LayerNormRowBackward<T>,
+    {NormRow<T, NormForm::kLayer>, NormRow<T, NormForm::kRms>},
+    {NormRowBackward<T, NormForm::kLayer>, NormRowBackward<T, NormForm::kRms>},
     {Gelu<T, GeluForm::kErf>, Gelu<T, GeluForm::kTanh>},
     {GeluBackward<T, GeluForm::kErf>, GeluBackward<T, GeluForm::kTanh>},
+    SiluTimes<T>,
+    SiluTimesBackward<T>,
+    Rotate<T>,
     CrossEntropy<T>,
     CrossEntropyLoss,
     Exponentials,

@@ -1,10 +1,11 @@
-#include "formats/gguf_gpt2.h"
+#include "formats/gguf_model.h"
 
 #include <algorithm>
 #include <array>
 #include <set>
 
 #include "base/error.h"
+#include "formats/hf_gpt2.h"
 
 namespace gigagpt::formats {
 namespace {
@@ -137,9 +138,9 @@ GgufEntries byte_level_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size)
 
 }  // namespace
 
-std::vector<GgufSource> gguf_gpt2_tensors(const HfGpt2Config& config, GgufType type) {
+std::vector<GgufSource> gguf_gpt2_tensors(std::span<const StoredTensor> tensors, GgufType type) {
   std::vector<GgufSource> sources;
-  for (const StoredTensor& stored : hf_gpt2_tensors(config)) {
+  for (const StoredTensor& stored : tensors) {
     if (stored.foreign) continue;
     GgufTensor tensor{llama_tensor_name(stored.name), uint32_t(type), stored.shape};
     if (stored.transposed) std::swap(tensor.shape[0], tensor.shape[1]);
@@ -153,19 +154,30 @@ std::vector<GgufSource> gguf_gpt2_tensors(const HfGpt2Config& config, GgufType t
   return sources;
 }
 
-GgufEntries gguf_gpt2_entries(const HfGpt2Config& config, GgufType type, const std::string& name) {
-  return {{"general.architecture", std::string("gpt2")},
-          {"general.type", std::string("model")},
-          {"general.name", name},
-          {"general.file_type", file_type(type)},
-          {"general.quantization_version", uint32_t{2}},
-          {"gpt2.vocab_size", uint32_t(config.vocab_size)},
-          {"gpt2.context_length", uint32_t(config.n_positions)},
-          {"gpt2.embedding_length", uint32_t(config.n_embd)},
-          {"gpt2.feed_forward_length", uint32_t(4 * config.n_embd)},
-          {"gpt2.block_count", uint32_t(config.n_layer)},
-          {"gpt2.attention.head_count", uint32_t(config.n_head)},
-          {"gpt2.attention.layer_norm_epsilon", 1e-5F}};
+GgufModel gguf_model(const Path& checkpoint, std::span<const StoredTensor> tensors, GgufType type,
+                     const std::string& name) {
+  const HfGpt2Config config = read_hf_config(checkpoint);
+  GgufModel model;
+  model.sources = gguf_gpt2_tensors(tensors, type);
+  model.entries = {{"general.architecture", std::string("gpt2")},
+                   {"general.type", std::string("model")},
+                   {"general.name", name},
+                   {"general.file_type", file_type(type)},
+                   {"general.quantization_version", uint32_t{2}},
+                   {"gpt2.vocab_size", uint32_t(config.vocab_size)},
+                   {"gpt2.context_length", uint32_t(config.n_positions)},
+                   {"gpt2.embedding_length", uint32_t(config.n_embd)},
+                   {"gpt2.feed_forward_length", uint32_t(4 * config.n_embd)},
+                   {"gpt2.block_count", uint32_t(config.n_layer)},
+                   {"gpt2.attention.head_count", uint32_t(config.n_head)},
+                   {"gpt2.attention.layer_norm_epsilon", 1e-5F}};
+  model.vocab_size = config.vocab_size;
+  if (config.activation == "gelu") {
+    model.note =
+        "llama.cpp computes GELU by its tanh approximation, this model by the exact formula: "
+        "logits there differ by some 0.001";
+  }
+  return model;
 }
 
 GgufEntries gguf_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size) {

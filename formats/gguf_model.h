@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "formats/gguf.h"
-#include "formats/hf_gpt2.h"
+#include "formats/stored_weights.h"
 #include "formats/tokenizer.h"
 
 namespace gigagpt::formats {
@@ -17,13 +17,24 @@ struct GgufSource {
   StoredTensor from;  // `transposed`: the file wants it the other way round
 };
 
-// All tensors in the file's order. Matrices have `type`, except that the position embedding and all
-// vectors are F32, as llama.cpp's converter leaves them, and that rows which are no whole blocks of
-// Q8_0 are F16. The output matrix is the token embedding's, which llama.cpp takes if none is there.
-std::vector<GgufSource> gguf_gpt2_tensors(const HfGpt2Config& config, GgufType type);
+// All tensors in the file's order, of those of a checkpoint. Matrices have `type`, except that the
+// position embedding and all vectors are F32, as llama.cpp's converter leaves them, and that rows
+// which are no whole blocks of Q8_0 are F16. The output matrix is the token embedding's, which
+// llama.cpp takes if none is there.
+std::vector<GgufSource> gguf_gpt2_tensors(std::span<const StoredTensor> tensors, GgufType type);
 
-// What the model is. `type` is what most of its weights are.
-GgufEntries gguf_gpt2_entries(const HfGpt2Config& config, GgufType type, const std::string& name);
+// A model as a file has it, but for its tokenizer.
+struct GgufModel {
+  std::vector<GgufSource> sources;
+  GgufEntries entries;
+  int64_t vocab_size = 0;
+  std::string note = {};  // for the user: what llama.cpp computes otherwise
+};
+
+// Of a checkpoint with these tensors, under that name. `type` is what most of its weights become.
+// Throws Error for a family that is not written, or for a config.json that is not good.
+GgufModel gguf_model(const Path& checkpoint, std::span<const StoredTensor> tensors, GgufType type,
+                     const std::string& name);
 
 // The tokenizer, such that llama.cpp cuts any text into the same tokens. Ids from the tokenizer's
 // size to `vocab_size` become unused ones. Throws Error if vocab_size is below the tokenizer's, or

@@ -1,0 +1,100 @@
+#include "engine/state/layer_spec.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+
+namespace gigagpt::engine {
+
+int64_t parameter_count(const std::vector<LayerSpec>& layers) {
+  int64_t total = 0;
+  for (const LayerSpec& layer : layers) {
+    for (const ParamSpec& param : layer.params) total += param.count();
+  }
+  return total;
+}
+
+double train_flops_per_token(const std::vector<LayerSpec>& layers, int64_t sequence_length) {
+  const double attended = (double(sequence_length) + 1) / 2;  // mean over a causal sequence
+  std::map<std::string, double> counts;                       // of all parameters, by full name
+  double flops = 0;
+  for (const LayerSpec& layer : layers) {
+    flops += layer.token_flops + layer.pair_flops * attended;
+    for (const ParamSpec& param : layer.params) {
+      const auto count = double(param.count());
+      counts[layer.prefix + param.name] = count;
+      const bool multiplied = param.shape.size() >= 2 && !param.rule.looked_up;
+      if (multiplied) flops += 2 * param.rule.per_token * count;
+    }
+    for (const std::string& name : layer.shared) flops += 2 * counts.at(name);
+  }
+  return 3 * flops;
+}
+
+std::vector<formats::StoredTensor> stored_tensors(const std::vector<LayerSpec>& layers) {
+  std::vector<formats::StoredTensor> tensors, foreign;
+  std::set<std::string> names;
+  const auto add = [&](const LayerSpec& layer, formats::StoredTensor tensor) {
+    if (!names.insert(tensor.name).second) {
+      fail("model: layer {} has a second tensor that checkpoints would call {}", layer.name,
+           tensor.name);
+    }
+    for (const std::string base : {"transformer.", "model."}) {
+      if (tensor.name.starts_with(base)) tensor.other_name = tensor.name.substr(base.size());
+    }
+    (tensor.foreign ? foreign : tensors).push_back(std::move(tensor));
+  };
+  for (const LayerSpec& layer : layers) {
+    for (const ParamSpec& param : layer.params) {
+      const std::string name = layer.prefix + param.name;
+      auto shape = param.shape;
+      if (param.rule.stored_transposed) std::reverse(shape.begin(), shape.end());
+      const std::string& theirs = param.rule.stored_name;
+      add(layer,
+          {layer.stored_prefix.value_or(layer.prefix) + (theirs.empty() ? param.name : theirs),
+           shape, name, param.rule.stored_transposed});
+    }
+    for (const auto& tensor : layer.also_stored) add(layer, tensor);
+  }
+  tensors.insert(tensors.end(), foreign.begin(), foreign.end());
+  return tensors;
+}
+
+Param Declaration::add(std::string name, std::vector<int64_t> shape, ParamRule rule) {
+  spec_.params.push_back({std::move(name), std::move(shape), std::move(rule)});
+  return {spec_.params.size() - 1};
+}
+
+AffineParam Declaration::linear(const std::string& name, int64_t in, int64_t out, ParamRule rule,
+                                bool bias) {
+  const std::string theirs = rule.stored_name.empty() ? name : rule.stored_name;
+  rule.stored_name = theirs + ".weight";
+  AffineParam affine{add(name + ".weight", {out, in}, std::move(rule))};
+  if (bias) affine.bias = add(name + ".bias", {out}, {.stored_name = theirs + ".bias"});
+  return affine;
+}
+
+AffineParam Declaration::norm(const std::string& name, int64_t size, bool bias) {
+  AffineParam affine{add(name + ".weight", {size}, {.init = constant(1)})};
+  if (bias) affine.bias = add(name + ".bias", {size});
+  return affine;
+}
+
+void Declaration::also_store(std::string name, std::vector<int64_t> shape) {
+  spec_.also_stored.push_back({std::move(name), std::move(shape), ""});
+}
+
+void Declaration::others_store(std::string name, std::vector<int64_t> shape,
+                               std::string parameter) {
+  spec_.also_stored.push_back({std::move(name), std::move(shape), std::move(parameter)});
+  spec_.also_stored.back().foreign = true;
+}
+
+Param Declaration::share(std::string full_name) {
+  spec_.shared.push_back(std::move(full_name));
+  return {spec_.shared.size() - 1, /*shared=*/true};
+}
+
+}  // namespace gigagpt::engine
