@@ -355,7 +355,7 @@ void apply_settings(const std::vector<Setting>& settings, GPTConfig& config) {
     try {
       const std::string other = other_family(setting.key, config);
       if (!other.empty()) {
-        fail("{}: a key of model: {}, but this is a {}", setting.key, other, config.model);
+        fail("{}: a key of model: {}, but model is {}", setting.key, other, config.model);
       }
       set_option(find_option(options, setting.key), setting.value);
     } catch (const Error& error) {

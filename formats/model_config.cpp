@@ -30,7 +30,7 @@ void write_model_config(const Path& directory, ordered_json root, const TextPair
     Tokenizer::write(directory, tokenizer);
     write_tokenizer_config(directory, max_length, id.has_value());
   }
-  root["bos_token_id"] = root["eos_token_id"] = end_of_text;
+  for (const char* key : {"bos_token_id", "eos_token_id"}) root[key] = end_of_text;
   for (const auto& [key, value] : own) root["gigagpt"][key] = value;
   write_text_atomically(directory / "config.json", to_text(root, 2) + "\n");
 }

@@ -30,9 +30,9 @@ struct Block : LayerOf<llama::BlockParams> {
     const auto heads = [&](const AffineParam& projection) {
       return ops::linear(h, w[projection]).unflatten(2, {-1, D});
     };
-    const auto placed = [&](const Tensor& x, const AffineParam& norm) {
+    const auto placed = [&](const Tensor& y, const AffineParam& norm) {
       const Tensor n =
-          c.llama.qk_norm ? ops::rms_norm(x.to(at::kFloat), w[norm], x.scalar_type(), epsilon) : x;
+          c.llama.qk_norm ? ops::rms_norm(y.to(at::kFloat), w[norm], y.scalar_type(), epsilon) : y;
       return ops::rope(n, c.llama.rope, pass.batch.positions);
     };
     const Tensor q = placed(heads(q_proj), q_norm);                               // B T H D

@@ -50,7 +50,8 @@ MemoryEstimate::MemoryEstimate(const std::vector<LayerSpec>& specs, const StateF
     : layout_(specs, form, StateLayout::kSegmentElements, shard),
       size_(size),
       element_bytes_(double(element_bytes(form.precision))) {
-  for (const LayerSpec& spec : specs) add_layer(spec);
+  for (size_t i = 0; i + 1 < specs.size(); ++i) add_layer(specs[i]);
+  add_loss(specs.back());
 }
 
 double MemoryEstimate::state_bytes() const {
@@ -117,25 +118,34 @@ void MemoryEstimate::add_layer(const LayerSpec& spec) {
   for (const ParamSpec& param : spec.params) {
     if (param.shape.size() < 2) continue;
     looks_up |= param.rule.looked_up;
-    kept_input_ = std::max(kept_input_, looks_up ? 4 * tokens * double(param.shape.back()) : 0.0);
-    graph += tokens * element_bytes_ * double(param.shape.front() + param.shape.back());
+    // What passes from layer to layer: as wide as what is looked up, or as what a layer's first
+    // matrix is multiplied with.
+    if (looks_up || graph == 0)
+      kept_input_ = std::max(kept_input_, 4 * tokens * double(param.shape.back()));
+    graph += param.rule.per_token * tokens * element_bytes_ *
+             double(param.shape.front() + param.shape.back());
     elements += double(param.count());
     if (!param.rule.looked_up) continue;
     const double step_tokens = tokens * double(size_.micro_batches());
     rows_ += 4 * std::min(double(param.shape.front()), step_tokens) * double(param.shape.back());
   }
   if (looks_up) graph = elements = 0;
-  if (!spec.shared.empty()) add_loss(spec);
   graphs_ += graph;
   repeatable_ += elements;
   largest_graph_ = std::max(largest_graph_, graph);
 }
 
-// Logits of a chunk, and with several micro-batches a gradient beside the sum.
+// The last layer's matrices, its own or not, make logits: a chunk of them at a time, and with
+// several micro-batches a gradient beside the sum.
 void MemoryEstimate::add_loss(const LayerSpec& spec) {
-  for (const std::string& name : spec.shared) {
-    const auto& shape = layout_.param(layout_.place(name)).shape;
-    const double V = double(shape.front()), C = double(shape.back());
+  std::vector<const ParamSpec*> matrices;
+  for (const ParamSpec& param : spec.params) {
+    if (param.shape.size() >= 2) matrices.push_back(&param);
+  }
+  for (const std::string& name : spec.shared)
+    matrices.push_back(&layout_.param(layout_.place(name)));
+  for (const ParamSpec* matrix : matrices) {
+    const double V = double(matrix->shape.front()), C = double(matrix->shape.back());
     const double tokens = double(size_.micro_batch_tokens());
     const double rows = std::min<double>(tokens, element_bytes_ == 2 ? 1024 : 512);
     loss_ += 4 * rows * V + (size_.training && size_.micro_batches() > 1 ? 4 * V * C : 0);
