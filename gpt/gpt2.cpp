@@ -3,7 +3,7 @@
 #include "gpt/model.h"
 #include "ops/ops.h"
 
-namespace gigagpt {
+namespace gigagpt::gpt2 {
 namespace {
 
 using at::Tensor;
@@ -11,7 +11,7 @@ using engine::LayerOf, engine::Pass, engine::Weights;
 
 enum Site : uint64_t { kOutput, kAttention };  // places of dropout within a layer
 
-struct Embedding : LayerOf<gpt2::EmbeddingParams> {
+struct Embedding : LayerOf<EmbeddingParams> {
   using LayerOf::LayerOf;
 
   Tensor forward(const Weights& w, const Tensor& tokens, const Pass& pass) const override {
@@ -20,7 +20,7 @@ struct Embedding : LayerOf<gpt2::EmbeddingParams> {
   }
 };
 
-struct Block : LayerOf<gpt2::BlockParams> {
+struct Block : LayerOf<BlockParams> {
   using LayerOf::LayerOf;
 
   Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
@@ -45,7 +45,7 @@ struct Block : LayerOf<gpt2::BlockParams> {
   }
 };
 
-struct Head : LayerOf<gpt2::HeadParams> {
+struct Head : LayerOf<HeadParams> {
   using LayerOf::LayerOf;
 
   Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
@@ -58,9 +58,8 @@ struct Head : LayerOf<gpt2::HeadParams> {
 };
 
 }  // namespace
+}  // namespace gigagpt::gpt2
 
-engine::Model make_gpt2(const GPTConfig& config) {
-  return engine::make_layers<Embedding, Block, Head>(config, config.depth);
+gigagpt::engine::Model gigagpt::make_gpt2(const GPTConfig& config) {
+  return engine::make_layers<gpt2::Embedding, gpt2::Block, gpt2::Head>(config, config.depth);
 }
-
-}  // namespace gigagpt

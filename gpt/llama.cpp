@@ -3,13 +3,13 @@
 #include "gpt/model.h"
 #include "ops/ops.h"
 
-namespace gigagpt {
+namespace gigagpt::llama {
 namespace {
 
-using at::Tensor, engine::AffineParam;
+using at::Tensor;
 using engine::LayerOf, engine::Pass, engine::Weights;
 
-struct Embedding : LayerOf<llama::EmbeddingParams> {
+struct Embedding : LayerOf<EmbeddingParams> {
   using LayerOf::LayerOf;
 
   Tensor forward(const Weights& w, const Tensor& tokens, const Pass&) const override {
@@ -17,7 +17,7 @@ struct Embedding : LayerOf<llama::EmbeddingParams> {
   }
 };
 
-struct Block : LayerOf<llama::BlockParams> {
+struct Block : LayerOf<BlockParams> {
   using LayerOf::LayerOf;
   const double epsilon = c.llama.norm_epsilon;
 
@@ -50,7 +50,7 @@ struct Block : LayerOf<llama::BlockParams> {
   }
 };
 
-struct Head : LayerOf<llama::HeadParams> {
+struct Head : LayerOf<HeadParams> {
   using LayerOf::LayerOf;
 
   Tensor forward(const Weights& w, const Tensor& x, const Pass& pass) const override {
@@ -63,9 +63,8 @@ struct Head : LayerOf<llama::HeadParams> {
 };
 
 }  // namespace
+}  // namespace gigagpt::llama
 
-engine::Model make_llama(const GPTConfig& config) {
-  return engine::make_layers<Embedding, Block, Head>(config, config.depth);
+gigagpt::engine::Model gigagpt::make_llama(const GPTConfig& config) {
+  return engine::make_layers<llama::Embedding, llama::Block, llama::Head>(config, config.depth);
 }
-
-}  // namespace gigagpt
