@@ -5,10 +5,9 @@
 #include <gtest/gtest.h>
 
 #include "base/random.h"
-#include "engine/model/oracle.h"
 #include "engine/run/checkpoint.h"
 #include "formats/json.h"
-#include "gpt/model.h"
+#include "gpt/oracle_testing.h"
 #include "gpt/sample.h"
 #include "gpt/testing.h"
 #include "ops/testing.h"
@@ -55,26 +54,8 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_P(Llama, EqualsThePlainAutogradOracleBitForBit) {
   at::manual_seed(1);
-  const engine::Model model = make_model(config_);
-  engine::Store store(config_.layers(), {engine::Precision::kFp32, /*training=*/true});
-  store.initialise(5, {});
-  std::vector<engine::MicroBatch> batches;
-  for (const int64_t rows : {1, 2, 3, 1}) {
-    batches.push_back(
-        {at::randint(0, 31, {rows, 11}, at::kLong), at::randint(0, 31, {rows, 11}, at::kLong)});
-  }
-  const auto oracle = run_oracle(model, copy_values(store), batches, 77);
-  for (const engine::Execution& options :
-       {engine::Execution{0, false}, {0, true}, {1, false}, {3, true}}) {
-    const auto gradients =
-        engine::Executor(model, store, options).compute_gradients(batches, 77, {}, {});
-    EXPECT_EQ(gradients->loss, oracle.loss);
-    for (const auto& [name, grad] : oracle.grads) {
-      SCOPED_TRACE(name);
-      ops::expect_same_bits(tensor_of(store, engine::Array::kGradient, name), grad);
-      EXPECT_GT(grad.abs().max().item<double>(), 0) << "it is used";
-    }
-  }
+  config_.sequence_length = 11;
+  expect_oracle_bits(config_);
 }
 
 TEST_P(Llama, ContinuedLogitsEqualThoseOfOnePass) {

@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/random.h"
-#include "engine/model/oracle.h"
 #include "engine/run/step_testing.h"
 #include "formats/safetensors.h"
+#include "gpt/oracle_testing.h"
 #include "gpt/testing.h"
 #include "ops/ops.h"
 #include "ops/testing.h"
@@ -197,16 +197,6 @@ INSTANTIATE_TEST_SUITE_P(
                     FixtureCase{"llama", "bf16"}, FixtureCase{"qwen3", "bf16"}),
     [](const auto& info) { return std::string(info.param.name) + "_" + info.param.precision; });
 
-std::vector<MicroBatch> random_batches(const GPTConfig& config, int64_t count) {
-  std::vector<MicroBatch> batches;
-  for (int64_t m = 0; m < count; ++m) {
-    const std::vector<int64_t> shape = {1 + m % 3, config.sequence_length};
-    batches.push_back({at::randint(0, config.vocab_size, shape, at::kLong),
-                       at::randint(0, config.vocab_size, shape, at::kLong)});
-  }
-  return batches;
-}
-
 // Dropout on, T odd, head size 5, tied weights, micro-batches of unequal size.
 TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
   at::manual_seed(1);
@@ -216,21 +206,7 @@ TEST(GPT, EqualsThePlainAutogradOracleBitForBit) {
     config.sequence_length = 11;
     config.dropout = 0.2;
     config.bias = bias;
-    const engine::Model model = make_model(config);
-    engine::Store store(config.layers(), {engine::Precision::kFp32, /*training=*/true});
-    store.initialise(5, {});
-    const auto batches = random_batches(config, 4);
-    const auto oracle = run_oracle(model, copy_values(store), batches, 77);
-    for (const engine::Execution& options :
-         {engine::Execution{0, false}, {0, true}, {1, false}, {3, true}}) {
-      const auto gradients =
-          engine::Executor(model, store, options).compute_gradients(batches, 77, {}, {});
-      EXPECT_EQ(gradients->loss, oracle.loss);
-      for (const auto& [name, grad] : oracle.grads) {
-        SCOPED_TRACE(name);
-        ops::expect_same_bits(tensor_of(store, engine::Array::kGradient, name), grad);
-      }
-    }
+    expect_oracle_bits(config);
   }
 }
 
