@@ -335,16 +335,18 @@ Arguments parse_arguments(int argc, char** argv) {
 
 namespace {
 
-// The family of models that has the key, if that of the config has not.
-std::string other_family(const std::string& key, const GPTConfig& config) {
-  const auto has = [&](const std::string& family) {
+bool has_option(const std::vector<Option>& options, const std::string& key) {
+  return std::ranges::count(options, key, &Option::name) > 0;
+}
+
+// Throws Error for a key that only another family of models has.
+void refuse_other_family(const std::string& key, const GPTConfig& config) {
+  for (const std::string& family : GPTConfig::families()) {
     GPTConfig other;
     other.model = family;
-    return std::ranges::count(other.options(), key, &Option::name) > 0;
-  };
-  if (has(config.model)) return "";
-  const auto found = std::ranges::find_if(GPTConfig::families(), has);
-  return found == GPTConfig::families().end() ? "" : *found;
+    if (has_option(other.options(), key))
+      fail("{}: a key of model: {}, but model is {}", key, family, config.model);
+  }
 }
 
 }  // namespace
@@ -353,10 +355,7 @@ void apply_settings(const std::vector<Setting>& settings, GPTConfig& config) {
   const auto apply = [&](const std::vector<Option>& options, const Setting& setting) {
     const bool flag = setting.origin == "--" + setting.key;  // the message begins with the key
     try {
-      const std::string other = other_family(setting.key, config);
-      if (!other.empty()) {
-        fail("{}: a key of model: {}, but model is {}", setting.key, other, config.model);
-      }
+      if (!has_option(options, setting.key)) refuse_other_family(setting.key, config);
       set_option(find_option(options, setting.key), setting.value);
     } catch (const Error& error) {
       fail("{}{}{}", flag ? "--" : setting.origin, flag ? "" : ": ", error.what());

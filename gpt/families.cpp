@@ -71,20 +71,39 @@ void GPTConfig::write_model(const Path& checkpoint, const std::string& tokenizer
                            tokenizer, own);
 }
 
-GPTConfig GPTConfig::of_checkpoint(const Path& checkpoint) {
+namespace {
+
+// The model that our own keys in a config.json say.
+GPTConfig of_own_keys(const formats::TextPairs& own, const Path& file) try {
   GPTConfig config;
-  if (const auto own = formats::read_own_keys(checkpoint); !own.empty()) {
-    config.model = formats::find_text(own, "model");
+  const auto set = [&](const std::string& key, const std::string& value) {
     const auto options = config.model_options();
-    for (const auto& [key, value] : own) set_option(find_option(options, key), value);
-  } else {
-    const formats::HfGpt2Config hf = formats::read_hf_config(checkpoint);
-    config.max_position_embeddings = hf.n_positions, config.vocab_size = hf.vocab_size;
-    config.depth = hf.n_layer, config.heads = hf.n_head, config.width = hf.n_embd;
-    config.activation = hf.activation, config.bias = hf.bias;
-    config.dropout = hf.dropout, config.init_std = hf.initializer_range;
-  }
+    set_option(find_option(options, key), value);
+  };
+  const std::string family = formats::find_text(own, "model");
+  if (!family.empty()) set("model", family);  // which others there are depends on it
+  for (const auto& [key, value] : own) set(key, value);
   config.check_model();
+  return config;
+} catch (const Error& error) {
+  fail("{}: {}", file.string(), error.what());
+}
+
+GPTConfig of_gpt2(const formats::HfGpt2Config& hf) {
+  GPTConfig config;
+  config.max_position_embeddings = hf.n_positions, config.vocab_size = hf.vocab_size;
+  config.depth = hf.n_layer, config.heads = hf.n_head, config.width = hf.n_embd;
+  config.activation = hf.activation, config.bias = hf.bias;
+  config.dropout = hf.dropout, config.init_std = hf.initializer_range;
+  return config;
+}
+
+}  // namespace
+
+GPTConfig GPTConfig::of_checkpoint(const Path& checkpoint) {
+  const auto own = formats::read_own_keys(checkpoint);
+  GPTConfig config = own.empty() ? of_gpt2(formats::read_hf_config(checkpoint))
+                                 : of_own_keys(own, checkpoint / "config.json");
   config.sequence_length = config.max_position_embeddings;
   return config;
 }

@@ -178,6 +178,19 @@ TEST(LlamaFiles, ConfigSaysWhatTransformersNeeds) {
   EXPECT_EQ(root_of({.qk_norm = true}).at("model_type"), "qwen3");
 }
 
+TEST(LlamaFiles, OwnKeysThatAreNotGoodNameTheFile) {
+  const TemporaryDirectory folder;
+  const auto read = [&](const std::string& own) {
+    folder.write("config.json", "{\"gigagpt\": {" + own + "}}");
+    return GPTConfig::of_checkpoint(folder.path());
+  };
+  EXPECT_EQ(read(R"("depth": "3")").model, "gpt2") << "unless it is said";
+  EXPECT_EQ(read(R"("kv_heads": "3", "model": "llama")").llama.kv_heads, 3);
+  EXPECT_ERROR(read(R"("model": "bert")"), "config.json: model: 'bert' is not one of");
+  EXPECT_ERROR(read(R"("kv_heads": "3")"), "config.json: unknown key 'kv_heads'");
+  EXPECT_ERROR(read(R"("heads": "5")"), "heads: 5 does not divide width 768");
+}
+
 TEST(LlamaConfig, NamesWhatDoesNotGoTogether) {
   const auto check = [](const LlamaKeys& keys) { llama_config(keys).check(); };
   EXPECT_NO_THROW(check({.kv_heads = 4, .head_size = 50}));

@@ -316,6 +316,17 @@ TEST(Memory, KeepsHeadsThatAreShared) {
   }
 }
 
+TEST(Memory, KeepsAStateUntilItIsCleared) {
+  Memory memory(4);
+  EXPECT_FALSE(memory.state("h").defined());
+  memory.state("h") = at::ones({2});
+  memory.append("k", at::zeros({1, 3, 2}));
+  expect_same_bits(memory.state("h"), at::ones({2}));
+  memory.clear();
+  EXPECT_FALSE(memory.state("h").defined());
+  EXPECT_EQ(memory.append("k", at::zeros({1, 1, 2})).size(1), 1);
+}
+
 TEST(Memory, TakesAMask) {
   at::manual_seed(12);
   const Tensor qkv = at::randn({2, 12, 30});
