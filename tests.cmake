@@ -47,6 +47,7 @@ room_test(engine ALL_CORES LABEL slow SOURCES engine/run/executor_test.cpp
           engine/run/file_storage_fault_test.cpp engine/run/file_storage_test.cpp
           engine/run/forecast_test.cpp
           LIBRARIES engine)
+room_test(check LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
 room_test(run_directory SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
@@ -150,6 +151,14 @@ find_program(CLANG clang++)
 if(CLANG)
   add_test(NAME thread_safety COMMAND ${CMAKE_SOURCE_DIR}/tools/thread_safety.sh)
   describe_test(thread_safety quick TRUE)
+endif()
+
+# The changes that a document walks through.
+find_program(GIT git)
+if(GIT AND CMAKE_GENERATOR STREQUAL "Ninja")
+  add_test(NAME change_the_model
+           COMMAND ${CMAKE_SOURCE_DIR}/tools/change_the_model.sh ${CMAKE_BINARY_DIR})
+  describe_test(change_the_model slow TRUE)
 endif()
 
 # Hostile input to every reader, in a build of its own as libFuzzer is clang's.

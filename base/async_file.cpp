@@ -79,7 +79,8 @@ AsyncFile::~AsyncFile() {
 }
 
 void AsyncFile::reserve(uint64_t size_bytes) {
-  int error = ::posix_fallocate(fd_, 0, off_t(size_bytes));
+  int error = EINTR;  // a file system in RAM lets a signal end it
+  while (error == EINTR) error = ::posix_fallocate(fd_, 0, off_t(size_bytes));
   if (error == EOPNOTSUPP || error == EINVAL) {
     error = ::ftruncate(fd_, off_t(size_bytes)) == 0 ? 0 : errno;
   }

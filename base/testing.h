@@ -1,4 +1,4 @@
-// For tests only: a temporary directory, a check for errors, and damaged copies of files.
+// For tests only: a check for errors, and damaged copies of files.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -14,40 +14,12 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/temporary_directory.h"
 
 // Passes if the statement throws gigagpt::Error with a message that contains the text.
 #define EXPECT_ERROR(statement, text) EXPECT_TRUE(::gigagpt::throws_error([&] { statement; }, text))
 
 namespace gigagpt {
-
-// An empty directory that goes away with everything in it.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "gigagpt_test_XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) fail_errno("cannot create " + name);
-    path_ = name;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-
-  const Path& path() const { return path_; }
-  Path operator/(std::string_view name) const { return path_ / name; }
-  // Writes a file, making its folders; returns its path.
-  Path write(std::string_view name, std::string_view content) const {
-    const Path file = path_ / name;
-    std::filesystem::create_directories(file.parent_path());
-    File::create(file).write(content);
-    return file;
-  }
-
- private:
-  Path path_;
-};
 
 // Of what lies in a folder.
 inline std::set<std::string> names_in(const Path& folder) {

@@ -76,6 +76,7 @@ struct Parser {
   CLI::App app{"gigaGPT: train GPT models on the machine you have", "gigagpt"};
   CLI::App* prepare = add_command("prepare", "Turn text into a data set", kPrepareHelp);
   CLI::App* plan = add_command("plan", "Say what training would take", kPlanHelp);
+  CLI::App* check = add_command("check", "Hold a model to what training counts on", kCheckHelp);
   CLI::App* train = add_command("train", "Train a GPT", kTrainHelp);
   CLI::App* eval = add_command("eval", "Report the loss on validation data", kEvalHelp);
   CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
@@ -118,7 +119,8 @@ struct Parser {
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command : {prepare, plan, train, eval, sample, inspect, exporting, tokenizer})
+    for (CLI::App* command :
+         {prepare, plan, check, train, eval, sample, inspect, exporting, tokenizer})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
     add_value(*prepare, "--input", arguments.prepare.inputs, kInputHelp);
@@ -127,7 +129,7 @@ struct Parser {
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
-    for (CLI::App* command : {plan, train})
+    for (CLI::App* command : {plan, check, train})
       add_value(*command, "config", config_file, "YAML file of config keys");
     plan->add_flag("--measure", arguments.measure, "measure this machine again");
     train->add_flag("--dry_run", arguments.dry_run,
@@ -146,7 +148,7 @@ struct Parser {
               "a checkpoint, or a run's out_dir; latest: the newest in out");
     add_value(*exporting, "path", paths, "a checkpoint, or a run's out_dir");
     add_value(*inspect, "path", arguments.inspect_path, "what to look at");
-    for (CLI::App* command : {plan, train, eval}) {
+    for (CLI::App* command : {plan, check, train, eval}) {
       GPTConfig defaults;
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
       for (const std::string& family : GPTConfig::families()) {
@@ -192,6 +194,7 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
       {parser.tokenizer_encode, !tokenizer.tokenizer.empty(), no_tokenizer},
       {parser.tokenizer_decode, !tokenizer.tokenizer.empty(), no_tokenizer},
       {parser.plan, config, "plan needs a config file, e.g. gigagpt plan configs/13b.yaml"},
+      {parser.check, config, "check needs a config file, e.g. gigagpt check configs/111m.yaml"},
       {parser.train, config,
        "train needs a config file, e.g. gigagpt train configs/quickstart.yaml"},
       {parser.eval, parser.flags.contains("checkpoint_path"),
@@ -230,7 +233,7 @@ void place_paths(Parser& parser) {
 void check_parsed(const Parser& parser, const Arguments& arguments) {
   if (parser.app.get_subcommands().empty()) {
     fail("a command is needed: {}; see gigagpt --help",
-         "prepare, plan, train, eval, sample, inspect, export or tokenizer");
+         "prepare, plan, check, train, eval, sample, inspect, export or tokenizer");
   }
   check_needed(parser, arguments);
   if (parser.train->count("--trace") > 0) check_trace_file(arguments.trace_file);
@@ -317,12 +320,13 @@ Arguments parse_arguments(int argc, char** argv) {
   arguments.command = *parser.tokenizer   ? Command::kTokenizer
                       : *parser.prepare   ? Command::kPrepare
                       : *parser.plan      ? Command::kPlan
+                      : *parser.check     ? Command::kCheck
                       : *parser.train     ? Command::kTrain
                       : *parser.eval      ? Command::kEval
                       : *parser.sample    ? Command::kSample
                       : *parser.exporting ? Command::kExport
                                           : Command::kInspect;
-  if (*parser.plan || *parser.train || *parser.eval) {
+  if (*parser.plan || *parser.check || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);
     }

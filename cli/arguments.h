@@ -73,6 +73,7 @@ struct Arguments {
     kTokenizer,
     kPrepare,
     kPlan,
+    kCheck,
     kTrain,
     kEval,
     kSample,
@@ -84,7 +85,7 @@ struct Arguments {
   SampleArguments sample;
   ExportArguments exporting;
   std::string inspect_path;
-  // plan, train and eval: the config file's, then the flags'
+  // plan, check, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;
   std::vector<std::string> notes;  // to be shown once
   bool measure = false;            // plan: the machine once more

@@ -8,6 +8,7 @@
 #include "base/system.h"
 #include "base/trace.h"
 #include "cli/arguments.h"
+#include "cli/check.h"
 #include "cli/compute_parts.h"
 #include "cli/display.h"
 #include "cli/launch.h"
@@ -322,6 +323,8 @@ int run(int argc, char** argv) {
     case Arguments::Command::kSample:
       sample(arguments.sample);
       return 0;
+    case Arguments::Command::kCheck:
+      return check(arguments);
     case Arguments::Command::kPlan:
       run_measure(arguments);
       return 0;

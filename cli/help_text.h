@@ -37,6 +37,20 @@ Examples:
   gigagpt plan configs/111m.yaml --measure
 )";
 
+inline constexpr const char* kCheckHelp =
+    R"(For whoever changes a model, or writes one: takes the model of CONFIG in a small size, with weights
+and tokens at random, and holds it to what training counts on. Its layers depend on their arguments
+alone; every way of running them gives the gradients of plain autograd, to the bit; these are the
+slopes of the loss; no token sees a later one; text is continued as it was learned; the plan counts
+the FLOPs that are computed; runs in RAM and in a file, stopped and gone on with, and on two systems
+learn the same. Takes seconds. Sizes that are given as flags are taken as they are. Exit code 1: a
+claim does not hold, and why is printed.
+
+Examples:
+  gigagpt check configs/111m.yaml
+  gigagpt check configs/111m.yaml --width 64 --depth 3 --sequence_length 40
+)";
+
 inline constexpr const char* kEvalHelp =
     R"(Reports the mean loss and perplexity over all of val.bin. The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
 

@@ -151,6 +151,9 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
     case Arguments::Command::kTrain:
     case Arguments::Command::kEval:
       return run_on_systems(arguments, rank, argv);
+    case Arguments::Command::kCheck:
+      print_notes(arguments);
+      become_compute(argv);
     case Arguments::Command::kSample:
       become_compute(argv);
   }

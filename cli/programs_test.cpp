@@ -172,6 +172,22 @@ TEST_F(Programs, ComputeRefusesWhatTheFrontProgramDoes) {
   }
 }
 
+TEST_F(Programs, CheckSaysWhatHolds) {
+  const std::string check = kProgram + " check " + kSource + "/configs/llama/qwen2.5-0.5b.yaml";
+  const Outcome small = shell(check + " --depth 1");
+  EXPECT_EQ(small.status, 0) << small.text;
+  EXPECT_EQ(small.text.find("a small model: model llama, "), 0U) << small.text;
+  EXPECT_NE(small.text.find(", depth 1, "), std::string::npos) << small.text;
+  EXPECT_NE(small.text.find("\nok      gradients are the slopes of the loss ("), std::string::npos);
+  EXPECT_NE(small.text.find("\nall 16 claims hold; "), std::string::npos) << small.text;
+  const Outcome longer = shell(check + " --sequence_length 20 --width 60 --heads 6 --kv_heads 3");
+  EXPECT_EQ(longer.status, 0) << longer.text;
+  EXPECT_NE(longer.text.find(", sequence_length 20: "), std::string::npos) << longer.text;
+  const Outcome wrong = shell(check + " --kv_heads 3");
+  EXPECT_EQ(wrong.status, 1);
+  EXPECT_EQ(wrong.text, "gigagpt: kv_heads: 3 does not divide heads 4\n");
+}
+
 TEST_F(Programs, DryRunPrintsAConfigThatReadsBack) {
   const std::string first = path("first.yaml"), second = path("second.yaml");
   const std::string run = kProgram + " train ";

@@ -323,7 +323,8 @@ TEST_F(SystemPrograms, CtrlCSavesAndAnotherNumberGoesOn) {
   }
   const std::string log = read_text(path("log"));
   EXPECT_EQ(count(log, "stopping all systems after this step"), 1) << log;
-  EXPECT_EQ(count(log, "stopped; the same command with --checkpoint_path latest continues"), 1);
+  ASSERT_EQ(count(log, "stopped; the same command with --checkpoint_path latest continues"), 1)
+      << log;
   const size_t steps = metrics_of(path("stopped")).size();
   ASSERT_LT(steps, 6U);
   EXPECT_FALSE(weights("stopped", int(steps)).empty()) << "saved at the last step";

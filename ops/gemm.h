@@ -27,7 +27,7 @@ struct GemmExtras {
 // c = a b. a [..., M, K], b [..., K, N], c [..., M, N]; two to four dimensions (two with extras
 // other than a bias), equal batch dimensions, any strides (transposed views are free). a and b are
 // both fp32 or both bf16, c is fp32 or of their type; sums are kept in fp32. Deterministic for a
-// fixed thread count. Call from one thread at a time.
+// fixed thread count.
 void gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
           const GemmExtras& extras = {});
 // The same in two dimensions. a may have one column of zeros more than b has rows: pairs of bf16

@@ -9,8 +9,13 @@
 
 namespace gigagpt::ops {
 
+void check_dense(const GradientSum& sum) {
+  if (!sum.sum.defined())
+    fail("a layer multiplies by a parameter that it declares as one of which it looks up rows");
+}
+
 GradientSum& open_sum(GradientSum& sum) {
-  GIGAGPT_ASSERT(sum.sum.defined());
+  check_dense(sum);
   if (sum.state != GradientSum::kLent) return sum;
   if (!sum.meanwhile) {
     sum.meanwhile = std::make_unique<GradientSum>();

@@ -7,6 +7,8 @@
 
 namespace gigagpt::ops {
 
+// Throws Error if only rows of the gradient are added up, as ParamRule::looked_up says.
+void check_dense(const GradientSum& sum);
 // Where a gradient can be added now: the sum, or while an op works in it, one that is added later.
 GradientSum& open_sum(GradientSum& sum);
 // sum (+)= scale * gradient, multiplied first and then added: the bits that autograd would give.

@@ -83,7 +83,7 @@ double loss_alone(const Tensor& logits, const int64_t* labels) {
 // largest array of a step would leave holes between the others. An odd number of cache lines
 // apart, rows share few places in the cache.
 Tensor logits_memory(int64_t rows, int64_t V) {
-  static Tensor kept;
+  static thread_local Tensor kept;
   const int64_t stride = (V / 16 + 1) / 2 * 32 + 16;
   if (!kept.defined() || kept.numel() < rows * stride) {
     kept = Tensor();
@@ -98,6 +98,7 @@ Tensor borrow_or_make(GradientSum* sum, const Tensor& weight) {
   if (sum == nullptr || sum->state != GradientSum::kEmpty) {
     return at::empty(weight.sizes(), at::kFloat);
   }
+  check_dense(*sum);
   sum->state = GradientSum::kLent;
   return sum->sum;
 }

@@ -55,7 +55,7 @@ constexpr size_t kMaxPrimitives = 256;
 // Making a primitive costs far more than a small product: one of each kind is kept.
 dnnl::matmul& cached_matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
                             const memory::desc& bias, const GemmExtras& extras) {
-  static std::map<std::vector<int64_t>, dnnl::matmul> cache;
+  static thread_local std::map<std::vector<int64_t>, dnnl::matmul> cache;
   std::vector<int64_t> key = {extras.bias.defined(), extras.add, extras.residual.defined()};
   for (const at::Tensor* t : {&a, &b, &c, &extras.residual}) append_key(key, *t);
   auto found = cache.find(key);
@@ -111,7 +111,7 @@ void onednn_gemm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
     const int place = DNNL_ARG_ATTR_MULTIPLE_POST_OP(extras.add ? 1 : 0) | DNNL_ARG_SRC_1;
     arguments.emplace(place, wrap(describe(extras.residual), extras.residual));
   }
-  static dnnl::stream stream(cpu_engine());
+  static thread_local dnnl::stream stream(cpu_engine());
   cached_matmul(a, b, c, bias_desc, extras).execute(stream, arguments);
   stream.wait();
 }

@@ -88,7 +88,7 @@ constexpr int64_t kIgnoredLabel = -100;
 
 // Mean negative log-likelihood of the labels that count under logits h weight^T, a chunk of rows at
 // a time: all logits never exist together. 0 if none counts. h [..., C], weight [V, C], labels
-// [...] int64 -> scalar. Call from one thread at a time.
+// [...] int64 -> scalar.
 at::Tensor cross_entropy(const at::Tensor& h, const Weight& weight, const at::Tensor& labels);
 
 }  // namespace gigagpt::ops

@@ -37,7 +37,8 @@ struct Table {
 };
 
 const Table& table_for(const RopeRule& rule, int64_t D, int64_t positions) {
-  static Table kept;
+  static thread_local Table own;
+  Table& kept = own;  // the threads of a loop have others
   if (kept.rule == rule && kept.D == D && kept.positions >= positions) return kept;
   kept = {rule, D, positions, {}, {}};
   const int64_t half = D / 2;

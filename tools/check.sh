@@ -18,6 +18,7 @@ engine/plan     base formats ops engine/state engine/plan
 engine/systems  base formats ops engine/state engine/plan engine/systems
 engine/storage  base formats ops engine/state engine/systems engine/storage
 engine/run      base formats ops engine/*
+engine/check    base formats ops engine/*
 gpt             base formats ops engine/* gpt
 cli             base formats ops engine/* gpt cli
 fuzz            base formats ops engine/* gpt cli fuzz

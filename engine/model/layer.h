@@ -3,6 +3,7 @@
 // them wherever it likes and hand them over for one visit at a time.
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 
 #include <functional>

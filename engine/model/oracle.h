@@ -1,5 +1,5 @@
-// For tests only: a plain run of a whole model through plain autograd, the reference that every way
-// of running it layer by layer must equal bit for bit in fp32.
+// A plain run of a whole model through plain autograd, the reference that every way of running it
+// layer by layer must equal bit for bit in fp32. For tests and checks.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -63,12 +63,14 @@ inline OracleResult run_oracle(const Model& model, const std::map<std::string, a
     }
     std::vector<at::Tensor> inputs;
     for (const auto& [_, leaf] : leaves) inputs.push_back(leaf);
-    const auto grads = torch::autograd::grad(outputs, inputs, scales);
+    const auto grads = torch::autograd::grad(outputs, inputs, scales, /*retain_graph=*/false,
+                                             /*create_graph=*/false, /*allow_unused=*/true);
     size_t next = 0;
     for (const auto& [use, leaf] : leaves) {
       at::Tensor& sum = sums[use];
       if (!sum.defined()) sum = at::zeros(leaf.sizes(), at::kFloat);
-      sum.add_(grads[next++]);
+      if (grads[next].defined()) sum.add_(grads[next]);
+      ++next;
     }
   }
   for (const auto& [use, loss] : loss_sums) result.added_losses[use.second] += loss;

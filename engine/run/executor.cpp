@@ -76,14 +76,22 @@ Tensor as_leaf(const Tensor& x) {
 
 // d(loss)/d(input) of one layer and micro-batch, given that by its outputs. Weights' gradients that
 // come through autograd are added to their accumulators here; the ops' own have added theirs when
-// this returns.
-Tensor differentiate(const Tensor& input, const Weights& weights,
+// this returns. `name` is the layer's, for an error.
+Tensor differentiate(const std::string& name, const Tensor& input, const Weights& weights,
                      const std::vector<Tensor>& outputs, const std::vector<Tensor>& gradients) {
+  const auto cut_off = [&](const char* what) {
+    fail(
+        "layer {}: what it returns does not depend on {}, as far as autograd knows, so that "
+        "nothing could be learned; is there a detach()?",
+        name, what);
+  };
+  if (!outputs[0].requires_grad()) cut_off("its weights");
   std::vector<Tensor> leaves;
   if (input.requires_grad()) leaves.push_back(input);
   for (const ops::Weight& weight : weights.all()) leaves.push_back(weight.value);
   const auto grads = torch::autograd::grad(outputs, leaves, gradients, /*retain_graph=*/false,
                                            /*create_graph=*/false, /*allow_unused=*/true);
+  if (input.requires_grad() && !grads[0].defined()) cut_off("what it is given");
   size_t next = input.requires_grad() ? 1 : 0;
   for (const ops::Weight& weight : weights.all()) {
     const Tensor& grad = grads[next++];
@@ -216,7 +224,8 @@ void Executor::backward_layer(Window& window, size_t layer) {
       outputs.push_back(loss.value);
       gradients.push_back(at::scalar_tensor(share * loss.factor, loss.value.options()));
     }
-    window.gradients[m] = differentiate(run.inputs[m], run.weights, outputs, gradients);
+    window.gradients[m] =
+        differentiate(model_[layer]->spec().name, run.inputs[m], run.weights, outputs, gradients);
     run.inputs[m] = Tensor();
     // Where layers are updated by now a step cannot be dropped.
     const bool go_on = step.tick(options_.recompute ? (last ? 4 : 3) : (last ? 3 : 2));
