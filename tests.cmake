@@ -51,7 +51,7 @@ room_test(check LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cp
 room_test(run_directory SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
-room_test(gpt ALL_CORES LABEL slow SOURCES gpt/config_test.cpp gpt/llama_test.cpp
+room_test(gpt ALL_CORES LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.cpp gpt/llama_test.cpp
           gpt/model_test.cpp gpt/stored_tensors_test.cpp gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)

@@ -129,6 +129,12 @@ double peak_rss_gb() {
   return static_cast<double>(usage.ru_maxrss) * 1024 / 1e9;
 }
 
+double rss_gb() {
+  double all_pages = 0, pages = 0;
+  std::ifstream("/proc/self/statm") >> all_pages >> pages;
+  return pages * double(::sysconf(_SC_PAGESIZE)) / 1e9;
+}
+
 void keep_freed_memory() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);

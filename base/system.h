@@ -42,5 +42,6 @@ double available_memory_gb();
 // Has malloc keep large buffers for their next use instead of giving them back to the system.
 void keep_freed_memory();
 double peak_rss_gb();  // the most memory this process has held, in 1e9 bytes
+double rss_gb();       // that it holds now; 0 if the system does not tell
 
 }  // namespace gigagpt

@@ -179,7 +179,7 @@ TEST_F(Programs, CheckSaysWhatHolds) {
   EXPECT_EQ(small.text.find("a small model: model llama, "), 0U) << small.text;
   EXPECT_NE(small.text.find(", depth 1, "), std::string::npos) << small.text;
   EXPECT_NE(small.text.find("\nok      gradients are the slopes of the loss ("), std::string::npos);
-  EXPECT_NE(small.text.find("\nall 16 claims hold; "), std::string::npos) << small.text;
+  EXPECT_NE(small.text.find("\nall 18 claims hold; "), std::string::npos) << small.text;
   const Outcome longer = shell(check + " --sequence_length 20 --width 60 --heads 6 --kv_heads 3");
   EXPECT_EQ(longer.status, 0) << longer.text;
   EXPECT_NE(longer.text.find(", sequence_length 20: "), std::string::npos) << longer.text;

@@ -127,6 +127,7 @@ GPTConfig small_config(GPTConfig config) {
   if (llama.head_size) llama.head_size = kHeadSize + 2;
   if (llama.ffn_width) llama.ffn_width = 5 * kHeadSize;
   llama.rope.original_positions = std::min(llama.rope.original_positions, kLength / 2);
+  config.document_mask = false;  // there are none in tokens at random
   config.num_systems = 1;
   config.precision = "fp32";
   config.eval_steps = 0;

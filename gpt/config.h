@@ -28,6 +28,7 @@ struct GPTConfig {
   bool bias = true;                 // of GPT-2 alone
   std::string activation = "gelu";  // of GPT-2 alone
   LlamaKeys llama = {};             // more keys, of that family alone
+  bool document_mask = false;
   double dropout = 0.0;
   double init_std = 0.02;
   std::optional<double> residual_init_std = {};

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/random.h"
+#include "gpt/documents.h"
 
 namespace gigagpt {
 
@@ -13,6 +14,7 @@ TokenData::TokenData(const GPTConfig& config, const std::string& split)
     : config_(config),
       file_(formats::open_split(config.dataset, split, config.vocab_size,
                                 split == "train" ? config.sequence_length + 1 : 2)),
+      separator_(separator_of(config)),
       key_(mix(uint64_t(config.seed), hash_name("data order"))),
       chunks_((file_.size() - 1) / config.sequence_length) {}
 
@@ -55,6 +57,7 @@ engine::MicroBatch TokenData::gather(std::span<const int64_t> chunks, int64_t le
   }
   engine::MicroBatch batch{tokens.narrow(1, 0, length), tokens.narrow(1, 1, length)};  // B T each
   batch.counted = double(batch.target.numel());
+  set_documents(batch, separator_);
   return batch;
 }
 

@@ -1,6 +1,7 @@
 // Batches: which tokens a step sees.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,6 +39,7 @@ class TokenData {
 
   GPTConfig config_;
   formats::TokenFile file_;
+  std::optional<int64_t> separator_;  // of documents that are kept apart
   uint64_t key_;
   int64_t chunks_;  // whole ones
 };

@@ -23,6 +23,8 @@ std::vector<Option> GPTConfig::model_options() {
       {"depth", &depth, "number of transformer blocks (L)", between(1, 1 << 18)},
       {"heads", &heads, "attention heads (H)", between(1, 1 << 18)},
       {"width", &width, "width of the residual stream (C)", between(1, 1 << 18)},
+      {"document_mask", &document_mask,
+       "documents in one row do not see each other, and each begins at position 0"},
   };
   if (model == "gpt2") {
     options.push_back({"bias", &bias, "biases on the linear layers"});

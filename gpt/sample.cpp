@@ -1,12 +1,10 @@
 #include "gpt/sample.h"
 
-#include <ATen/ops/arange.h>
-#include <ATen/ops/tensor.h>
-
 #include <algorithm>
 
 #include "base/random.h"
 #include "engine/run/checkpoint.h"
+#include "gpt/documents.h"
 
 namespace gigagpt {
 
@@ -14,6 +12,7 @@ Sampler::Sampler(const Path& checkpoint, formats::Tokenizer tokenizer, const GPT
                  const engine::Progress& progress)
     : gpt_(make_gpt(config, /*training=*/false)),
       tokenizer_(std::move(tokenizer)),
+      separator_(separator_of(config, tokenizer_)),
       context_(size_t(config.max_position_embeddings)),
       memories_(gpt_.model.size(), ops::Memory(config.max_position_embeddings)) {
   engine::load_checkpoint(checkpoint, gpt_.store, /*optimizer=*/false, 0, progress);
@@ -32,10 +31,8 @@ void Sampler::generate(const std::string& prompt, const SampleOptions& options,
       computed = start = tokens.size() - std::max<size_t>(context_ / 2, 1);
       for (ops::Memory& memory : memories_) memory.clear();
     }
-    const std::vector<int64_t> fresh(tokens.begin() + int64_t(computed), tokens.end());
-    engine::MicroBatch batch{at::tensor(fresh).unsqueeze(0)};  // 1 T
-    batch.positions = at::arange(int64_t(computed - start), int64_t(tokens.size() - start));
-    batch.positions = batch.positions.unsqueeze(0);
+    const auto context = std::span<const int32_t>(tokens).subspan(start);
+    const auto batch = continued_text(context, computed - start, separator_);
     const at::Tensor logits = gpt_.executor.infer(batch, memories_)[0][-1];  // V
     computed = tokens.size();
     const int64_t known = std::min(tokenizer_.vocab_size(), logits.numel());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ class Sampler {
  private:
   engine::Runtime gpt_;
   formats::Tokenizer tokenizer_;
+  std::optional<int64_t> separator_;   // of documents that are kept apart
   size_t context_;                     // longest
   std::vector<ops::Memory> memories_;  // one per layer
 };

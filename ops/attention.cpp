@@ -1,10 +1,12 @@
-// Attention: kernels for the causal mask, the plain formula for any other.
+// Attention: kernels for a mask that is a rule, the plain formula for one that is a tensor.
 #include <ATen/ops/empty.h>
 
 #include <cmath>
+#include <memory>
 
 #include "base/error.h"
 #include "base/trace.h"
+#include "ops/attention_mask.h"
 #include "ops/autograd.h"
 #include "ops/gemm.h"
 #include "ops/kernels/attention.h"
@@ -33,22 +35,47 @@ class Pieces {
   Tensor memory_;
 };
 
+using Blocks = std::shared_ptr<const MaskBlocks>;  // null: the causal mask
+
+Blocks blocks_of(const AttentionRule& rule, const Tensor& q, const Tensor& k) {
+  if (rule.is_causal()) return nullptr;
+  return std::make_shared<const MaskBlocks>(rule, q.size(0), q.size(1), k.size(1));
+}
+
 // Two products with C terms for each query and key it sees.
-double forward_flops(const Tensor& q, const Tensor& k) {
+double forward_flops(const Tensor& q, const Tensor& k, const Blocks& blocks) {
   const double B = double(q.size(0)), Tq = double(q.size(1)), Tk = double(k.size(1));
-  return 4 * B * double(q.size(2)) * Tq * (Tk - (Tq - 1) / 2);
+  const double pairs = blocks ? blocks->pairs() : B * Tq * (Tk - (Tq - 1) / 2);
+  return 4 * double(q.size(2)) * pairs;
 }
 
 // q [B, Tq, H D], k and v [B, Tk, G D]: views whose last dimension is contiguous, k and v alike.
 template <class T>
 AttentionArgs<T> arguments(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& y,
-                           const Tensor& lse, const AttentionRule& rule) {
+                           const Tensor& lse, const AttentionRule& rule,
+                           const Blocks& blocks = nullptr) {
   const auto size = [](int64_t n) { return static_cast<size_t>(n); };
   const int64_t D = q.size(2) / rule.heads;
-  return {size(q.size(0)),   size(rule.heads),  size(k.size(2) / D), size(D),    size(q.size(1)),
-          size(k.size(1)),   data<T>(q),        data<T>(k),          data<T>(v), size(q.stride(1)),
-          size(q.stride(0)), size(k.stride(1)), size(k.stride(0)),   data<T>(y), size(y.stride(1)),
-          size(y.stride(0)), data<float>(lse),  rule.dropout_p,      rule.key};
+  return {size(q.size(0)),
+          size(rule.heads),
+          size(k.size(2) / D),
+          size(D),
+          size(q.size(1)),
+          size(k.size(1)),
+          data<T>(q),
+          data<T>(k),
+          data<T>(v),
+          size(q.stride(1)),
+          size(q.stride(0)),
+          size(k.stride(1)),
+          size(k.stride(0)),
+          data<T>(y),
+          size(y.stride(1)),
+          size(y.stride(0)),
+          data<float>(lse),
+          rule.dropout_p,
+          rule.key,
+          blocks ? &blocks->view() : nullptr};
 }
 
 template <class T>
@@ -90,12 +117,12 @@ at::ScalarType type_for_kernels(const Tensor& x) {
                                                                         : at::kFloat;
 }
 
-Tensor causal_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse,
-                      const AttentionRule& rule) {
-  const Zone zone("attention forward", forward_flops(q, k));
+Tensor fast_forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse,
+                    const AttentionRule& rule, const Blocks& blocks) {
+  const Zone zone("attention forward", forward_flops(q, k, blocks));
   const Tensor y = at::empty(q.sizes(), q.scalar_type());  // B Tq C
   dispatch_type(q, [&](auto element) {
-    run_forward<decltype(element)>(arguments<decltype(element)>(q, k, v, y, lse, rule));
+    run_forward<decltype(element)>(arguments<decltype(element)>(q, k, v, y, lse, rule, blocks));
   });
   return y;
 }
@@ -108,7 +135,8 @@ Tensor summed_by_group(const Tensor& gradients, const AttentionRule& rule, at::I
 
 // `inputs` as parts_of() takes them apart.
 std::vector<Tensor> differentiate(const std::vector<Tensor>& inputs, const AttentionRule& rule,
-                                  const Tensor& y, const Tensor& lse, const Tensor& dy) {
+                                  const Blocks& blocks, const Tensor& y, const Tensor& lse,
+                                  const Tensor& dy) {
   std::vector<Tensor> gradients;
   for (const Tensor& input : inputs) gradients.push_back(at::empty(input.sizes(), dy.options()));
   const Parts from = parts_of(inputs);
@@ -117,10 +145,10 @@ std::vector<Tensor> differentiate(const std::vector<Tensor>& inputs, const Atten
   if (grouped) {
     for (Tensor* part : {&to.k, &to.v}) *part = at::empty(from.q.sizes(), dy.options());
   }
-  const Zone zone("attention backward", 2.5 * forward_flops(from.q, from.k));
+  const Zone zone("attention backward", 2.5 * forward_flops(from.q, from.k, blocks));
   dispatch_type(dy, [&](auto element) {
     using T = decltype(element);
-    AttentionArgs<T> args = arguments<T>(from.q, from.k, from.v, y, lse, rule);
+    AttentionArgs<T> args = arguments<T>(from.q, from.k, from.v, y, lse, rule, blocks);
     args.dy = data<T>(dy);
     args.dq = data<T>(to.q);
     args.dk = data<T>(to.k);
@@ -136,17 +164,19 @@ std::vector<Tensor> differentiate(const std::vector<Tensor>& inputs, const Atten
   return gradients;
 }
 
-Tensor causal_attention(const std::vector<Tensor>& inputs_any, const AttentionRule& rule) {
+Tensor fast_attention(const std::vector<Tensor>& inputs_any, const AttentionRule& rule) {
   Recording recording(inputs_any);
   const auto type = inputs_any[0].scalar_type(), inner = type_for_kernels(inputs_any[0]);
   std::vector<Tensor> inputs;
   for (const Tensor& input : inputs_any) inputs.push_back(as_type(input.contiguous(), inner));
   const Parts parts = parts_of(inputs);
   const Tensor lse = at::empty({parts.q.size(0), rule.heads, parts.q.size(1)}, at::kFloat);
-  const Tensor y = causal_forward(parts.q, parts.k, parts.v, lse, rule);
+  const Blocks blocks = blocks_of(rule, parts.q, parts.k);
+  const Tensor y = fast_forward(parts.q, parts.k, parts.v, lse, rule, blocks);
   const Tensor result = as_type(y, type);
   recording.record({result}, [=, y = y.detach()](const std::vector<Tensor>& dy) {
-    auto gradients = differentiate(inputs, rule, y, lse, as_type(dy[0].contiguous(), inner));
+    auto gradients =
+        differentiate(inputs, rule, blocks, y, lse, as_type(dy[0].contiguous(), inner));
     for (Tensor& gradient : gradients) gradient = as_type(gradient, type);
     return gradients;
   });
@@ -155,7 +185,8 @@ Tensor causal_attention(const std::vector<Tensor>& inputs_any, const AttentionRu
 
 // One query per batch row: bound by reading keys and values, a head a task.
 template <class T>
-void attend_one(const AttentionArgs<T>& a) {
+void attend_one(const AttentionArgs<T>& a, const AttentionRule& rule) {
+  constexpr float kMasked = -1e30F;
   const auto& rows = kernels::row_kernels<T>();
   const Tensor memory = at::empty({int64_t(a.B * a.H), int64_t(a.Tk + 2 * a.D)}, at::kFloat);
   parallel_tasks(a.B * a.H, [&](size_t head, int) {
@@ -165,9 +196,15 @@ void attend_one(const AttentionArgs<T>& a) {
     const size_t of_kv = a.kv_head_at(a.kv_head(head));
     std::fill_n(q, 2 * a.D, 0.0F);
     rows.add_scaled(1.0F / std::sqrt(float(a.D)), a.q + of_q, a.D, q);
-    for (size_t j = 0; j < a.Tk; ++j) p[j] = rows.dot(q, a.k + of_kv + j * a.kv_row, a.D);
-    const float sum = rows.exponentials(p, a.Tk, 1.0F);
-    for (size_t j = 0; j < a.Tk; ++j)
+    const auto row = int64_t(head / a.H);
+    const KeyRange range = keys_of(rule, row, 0, 1, int64_t(a.Tk));
+    const auto begin = size_t(range.begin), end = size_t(range.end);
+    for (size_t j = begin; j < end; ++j) {
+      const bool hidden = rule.sees && !rule.sees(row, int64_t(a.Tk) - 1, int64_t(j));
+      p[j] = hidden ? kMasked : rows.dot(q, a.k + of_kv + j * a.kv_row, a.D);
+    }
+    const float sum = rows.exponentials(p + begin, end - begin, 1.0F);
+    for (size_t j = begin; j < end; ++j)
       rows.add_scaled(p[j] / sum, a.v + of_kv + j * a.kv_row, a.D, y);
     rows.from_floats(y, a.D, a.y + a.head_at(head, a.y_batch));
   });
@@ -182,20 +219,21 @@ Tensor continued_attention(const Parts& parts, const AttentionRule& rule, Memory
     const Tensor y = at::empty(q.sizes(), q.scalar_type());
     dispatch_type(q, [&](auto element) {
       using T = decltype(element);
-      attend_one<T>(arguments<T>(q, k, v, y, at::empty({1}, at::kFloat), rule));
+      attend_one<T>(arguments<T>(q, k, v, y, at::empty({1}, at::kFloat), rule), rule);
     });
     return y;
   }
   const Tensor lse = at::empty({q.size(0), rule.heads, q.size(1)}, at::kFloat);
   const auto type = type_for_kernels(q);
-  return causal_forward(as_type(q, type), as_type(k, type), as_type(v, type), lse, rule)
+  return fast_forward(as_type(q, type), as_type(k, type), as_type(v, type), lse, rule,
+                      blocks_of(rule, q, k))
       .to(q.scalar_type());
 }
 
 }  // namespace
 
 Tensor attention(const Tensor& qkv, const AttentionRule& rule, Memory* memory) {
-  if (memory == nullptr && !rule.mask.defined()) return causal_attention({qkv}, rule);
+  if (memory == nullptr && !rule.mask.defined()) return fast_attention({qkv}, rule);
   const Parts parts = parts_of({qkv});
   if (memory != nullptr) return continued_attention(parts, rule, *memory);
   return reference::attention(parts.q, parts.k, parts.v, rule);
@@ -206,7 +244,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   GIGAGPT_ASSERT(q.size(2) == rule.heads && rule.heads % k.size(2) == 0);
   const Parts parts{q.flatten(2), k.flatten(2), v.flatten(2)};
   if (memory != nullptr) return continued_attention(parts, rule, *memory);
-  if (!rule.mask.defined()) return causal_attention({parts.q, parts.k, parts.v}, rule);
+  if (!rule.mask.defined()) return fast_attention({parts.q, parts.k, parts.v}, rule);
   return reference::attention(parts.q, parts.k, parts.v, rule);
 }
 

@@ -2,6 +2,8 @@
 #include <cmath>
 
 #include "base/random.h"
+#include "base/testing.h"
+#include "ops/attention_mask.h"
 #include "ops/memory.h"
 #include "ops/ops.h"
 #include "ops/reference.h"
@@ -35,9 +37,8 @@ Op attention_op(const AttentionRule& rule) {
           }};
 }
 
-Tensor additive_mask(const AttentionRule& rule, int64_t T) {
-  if (rule.mask.defined()) return f64(rule.mask);
-  return at::full({T, T}, -INFINITY, at::kDouble).triu(1);
+Tensor additive_mask(const AttentionRule& rule, int64_t B, int64_t T) {
+  return rule.mask.defined() ? f64(rule.mask) : reference::dense_mask(rule, B, T, T);
 }
 
 // What dropout multiplies the probabilities with, B H T T.
@@ -60,7 +61,8 @@ Bounds attention_bounds(const Tensor& qkv, const Tensor& dy_any, const Attention
   const auto parts = f64(qkv).chunk(3, -1);
   const int64_t B = qkv.size(0), T = qkv.size(1), H = rule.heads;
   const Tensor q = by_heads(parts[0], H), k = by_heads(parts[1], H), v = by_heads(parts[2], H);
-  const Tensor dy = by_heads(f64(dy_any), H), mask = additive_mask(rule, T), hidden = mask.isinf();
+  const Tensor dy = by_heads(f64(dy_any), H), mask = additive_mask(rule, B, T),
+               hidden = mask.isinf();
   const double D = double(q.size(3)), root = 1 / std::sqrt(D), u = kUnit32, length = double(T);
   const double rounding = qkv.scalar_type() == at::kBFloat16 ? kUnitBf16 : 0;
   const Tensor p = at::softmax(at::matmul(q, transposed(k)) * root + mask, -1);
@@ -111,7 +113,7 @@ TEST(Attention, RandomShapesMatchDouble) {
   for (int trial = 0; trial < 10; ++trial) {
     const Shape s{random.upto(3), random.upto(150), random.upto(4), random.upto(40)};
     const double p = trial % 2 == 0 ? 0.0 : 0.2;
-    check_attention(s, random.coin() ? at::kFloat : at::kBFloat16, {s.H, {}, p, 77});
+    check_attention(s, random.coin() ? at::kFloat : at::kBFloat16, {s.H, {}, {}, p, 77});
   }
 }
 
@@ -120,17 +122,17 @@ TEST(Attention, DropoutForwardAndGradientsMatchDouble) {
   at::manual_seed(3);
   for (const Shape& s : kShapes) {
     const uint64_t key = mix(uint64_t(s.T), 0xFFFFFFFF00000000U);
-    check_attention(s, at::kFloat, {s.H, {}, 0.4, key});
-    check_attention(s, at::kBFloat16, {s.H, {}, 0.1, key});
+    check_attention(s, at::kFloat, {s.H, {}, {}, 0.4, key});
+    check_attention(s, at::kBFloat16, {s.H, {}, {}, 0.1, key});
   }
-  check_attention({1, 66, 2, 16}, at::kFloat, {2, {}, 0.999, 1});
+  check_attention({1, 66, 2, 16}, at::kFloat, {2, {}, {}, 0.999, 1});
 }
 
 TEST(Attention, IsRightForAnyThreadCount) {
   at::manual_seed(4);
   for (const int threads : {1, 3}) {
     const ThreadCount count(threads);
-    check_attention({2, 70, 2, 24}, at::kFloat, {2, {}, 0.1, 5});
+    check_attention({2, 70, 2, 24}, at::kFloat, {2, {}, {}, 0.1, 5});
     check_attention({2, 70, 2, 24}, at::kBFloat16, {2});
   }
 }
@@ -171,7 +173,7 @@ TEST(Attention, HeadsMayShareKeysAndValues) {
   at::manual_seed(13);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     check_grouped({2, 70, 4, 16}, 2, type, {4});
-    check_grouped({1, 130, 3, 5}, 1, type, {3, {}, 0.2, 9});
+    check_grouped({1, 130, 3, 5}, 1, type, {3, {}, {}, 0.2, 9});
     check_grouped({2, 33, 2, 20}, 2, type, {2});
     check_grouped({1, 12, 4, 6}, 2, type, {4, at::randn({1, 1, 12, 12})});
   }
@@ -190,9 +192,79 @@ TEST(Attention, AnyMaskMatchesDouble) {
   sparse.fill_diagonal_(0);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     check_attention({2, 9, 3, 5}, type, {3, at::randn({2, 1, 9, 9})});
-    check_attention({1, 33, 2, 16}, type, {2, at::randn({2, 33, 33}), 0.3, 8});
+    check_attention({1, 33, 2, 16}, type, {2, at::randn({2, 33, 33}), {}, 0.3, 8});
     check_attention({2, 70, 2, 20}, type, {2, sparse});
   }
+}
+
+// Where documents begin, at random, for each token.
+Tensor random_documents(Random& random, int64_t B, int64_t T) {
+  const Tensor documents = at::zeros({B, T}, at::kLong);
+  for (int64_t row = 0; row < B; ++row) {
+    for (int64_t t = 1, begin = 0; t < T; ++t) {
+      if (random.upto(30) == 1) begin = t;
+      documents[row][t] = begin;
+    }
+  }
+  return documents;
+}
+
+AttentionRule random_rule(Random& random, const Shape& s, int kind) {
+  AttentionRule rule{s.H};
+  if (kind % 2 == 1) rule.documents = random_documents(random, s.B, s.T);
+  if (kind / 2 % 2 == 1) rule.window = random.upto(s.T);
+  if (kind / 4 % 2 == 1) rule.prefix = random.upto(s.T);
+  if (kind / 8 % 2 == 1) {
+    rule.sees = [key = uint64_t(kind)](int64_t row, int64_t position, int64_t k) {
+      return position == k ||
+             mix(mix(mix(key, uint64_t(row)), uint64_t(position)), uint64_t(k)) % 3 > 0;
+    };
+  }
+  if (random.upto(3) == 1) rule.dropout_p = 0.3, rule.key = 11;
+  return rule;
+}
+
+TEST(Attention, RulesMatchDouble) {
+  Random random(21);
+  at::manual_seed(21);
+  for (int kind = 1; kind < 16; ++kind) {
+    for (const int64_t T : {1, 40, 64, 129, 260}) {
+      const Shape s{random.upto(2), T, random.upto(3), random.upto(40)};
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        SCOPED_TRACE(testing::Message() << "kind " << kind);
+        check_attention(s, type, random_rule(random, s, kind));
+      }
+    }
+    const Shape s{2, 100, 4, 12};
+    check_grouped(s, 2, at::kFloat, random_rule(random, s, kind));
+  }
+}
+
+TEST(Attention, RulesAreBlocks) {
+  Random random(22);
+  for (int kind = 1; kind < 16; ++kind) {
+    const Shape s{2, 150, 2, 8};
+    const AttentionRule rule = random_rule(random, s, kind);
+    const MaskBlocks blocks(rule, s.B, s.T, s.T);
+    const Tensor seen = reference::dense_mask(rule, s.B, s.T, s.T) == 0;
+    EXPECT_EQ(blocks.pairs(), double(seen.expand({s.B, 1, s.T, s.T}).sum().item<int64_t>()));
+  }
+  // A window of 100 of 10,000 positions: of each 157 blocks of keys at most three are looked at.
+  AttentionRule rule{1};
+  rule.window = 100;
+  const MaskBlocks blocks(rule, 1, 10'000, 10'000);
+  const auto& view = blocks.view();
+  const auto looked_at =
+      std::count_if(view.kinds, view.kinds + view.query_blocks * view.key_blocks,
+                    [](uint32_t kind) { return kind != kernels::BlockMask::kNone; });
+  EXPECT_LE(looked_at, 3 * 157);
+}
+
+TEST(Attention, AQueryThatSeesNothingIsAnError) {
+  AttentionRule rule{1};
+  rule.sees = [](int64_t row, int64_t position, int64_t) { return row != 1 || position != 70; };
+  EXPECT_ERROR(attention(at::randn({2, 90, 12}), rule),
+               "the rule lets query 70 of row 1 see no key");
 }
 
 TEST(Attention, TheCausalMaskGivenIsTheDefault) {
@@ -201,7 +273,7 @@ TEST(Attention, TheCausalMaskGivenIsTheDefault) {
   const Tensor mask = at::full({T, T}, -INFINITY).triu(1), dy = at::randn({2, T, 32});
   const Tensor qkv = at::randn({2, T, 96});
   for (const double p : {0.0, 0.3}) {
-    const AttentionRule usual{2, {}, p, 6}, given{2, mask, p, 6};
+    const AttentionRule usual{2, {}, {}, p, 6}, given{2, mask, {}, p, 6};
     const Bounds bounds = attention_bounds(qkv, dy, usual);
     const Outcome a = run(attention_op(usual), {qkv}, dy), b = run(attention_op(given), {qkv}, dy);
     expect_rounded(a.y, b.y, bounds.y * 2);
@@ -266,23 +338,31 @@ TEST(Attention, ANanOfAnyPayloadIsNotSwallowed) {
 }
 
 // Positions in parts of these lengths, one after another, are the same as all at once.
-void check_memory(const Shape& s, at::ScalarType type, const std::vector<int64_t>& counts) {
+void check_memory(const Shape& s, at::ScalarType type, const std::vector<int64_t>& counts,
+                  AttentionRule rule = {}) {
+  rule.heads = s.H;
   SCOPED_TRACE(testing::Message() << "T " << s.T << " D " << s.D << " " << type);
   const Tensor qkv = at::randn({s.B, s.T, 3 * s.H * s.D}).to(type);
   const Tensor dy = at::zeros({s.B, s.T, s.H * s.D}, type);
-  const Tensor whole = run_plain64(attention_op({s.H}), {qkv}, dy).y;
-  const Tensor error = attention_bounds(qkv, dy, {s.H}).y;
+  const Tensor whole = run_plain64(attention_op(rule), {qkv}, dy).y;
+  const Tensor error = attention_bounds(qkv, dy, rule).y;
+  const auto rule_of = [&](int64_t from, int64_t count) {
+    AttentionRule part = rule;
+    if (part.documents.defined())
+      part.documents = part.documents.narrow(1, from, count).contiguous();
+    return part;
+  };
   Memory memory(s.T + 3);
   int64_t from = 0;
   for (const int64_t count : counts) {
-    const Tensor part = attention(qkv.narrow(1, from, count), {s.H}, &memory);
+    const Tensor part = attention(qkv.narrow(1, from, count), rule_of(from, count), &memory);
     EXPECT_EQ(part.scalar_type(), type);
     expect_rounded(part, whole.narrow(1, from, count), error.narrow(1, from, count));
     from += count;
   }
   ASSERT_EQ(from, s.T);
   memory.clear();
-  expect_rounded(attention(qkv, {s.H}, &memory), whole, error);
+  expect_rounded(attention(qkv, rule, &memory), whole, error);
 }
 
 TEST(Memory, ContinuingEqualsComputingAtOnce) {
@@ -295,6 +375,19 @@ TEST(Memory, ContinuingEqualsComputingAtOnce) {
     check_memory({1, 66, 1, 256}, type, {63, 1, 1, 1});
     check_memory({1, 200, 2, 16}, type, {64, 70, 58, 8});
     check_memory({2, 200, 1, 5}, type, {128, 72});
+  }
+}
+
+TEST(Memory, ContinuingLooksAtWhatTheRuleSays) {
+  at::manual_seed(12);
+  Random random(12);
+  for (int kind = 1; kind < 16; ++kind) {
+    if (kind / 4 % 2 == 1) continue;  // a prefix is complete only once all of it is there
+    const Shape s{2, 200, 2, 20};
+    AttentionRule rule = random_rule(random, s, kind);
+    rule.dropout_p = 0;
+    for (const auto type : {at::kFloat, at::kBFloat16})
+      check_memory(s, type, {70, 1, 1, 127, 1}, rule);
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "ops/attention_rule.h"
 #include "ops/gelu_form.h"
 #include "ops/memory.h"
 #include "ops/rope_rule.h"
@@ -67,16 +68,9 @@ at::Tensor embedding(const at::Tensor& tokens, const Weight& wte, const Weight& 
 // x itself.
 at::Tensor dropout(const at::Tensor& x, double p, uint64_t key);
 
-struct AttentionRule {
-  int64_t heads;
-  at::Tensor mask = {};  // undefined: causal; else added to the scores, [.., T, T] as it broadcasts
-  double dropout_p = 0.0;  // on the probabilities, drawn as in ops/kernels/attention.h
-  uint64_t key = 0;
-};
-
-// softmax(q k^T / sqrt(D) + mask) v per head (Vaswani et al. 2017), without a T x T matrix if the
-// mask is the causal one (Dao et al. 2022). qkv [B, T, 3C] -> [B, T, C]. With a memory, the keys
-// and values are appended to it and all in it are looked at; no gradients then.
+// softmax(q k^T / sqrt(D)) v per head over the keys that the rule lets each query see (Vaswani et
+// al. 2017), without a T x T matrix (Dao et al. 2022). qkv [B, T, 3C] -> [B, T, C]. With a memory,
+// the keys and values are appended to it and all in it are looked at; no gradients then.
 at::Tensor attention(const at::Tensor& qkv, const AttentionRule& rule, Memory* memory = nullptr);
 // With queries, keys and values apart: q [B, T, H, D], k and v [B, T, G, D], of which H / G heads
 // of queries share each (Ainslie et al. 2023) -> [B, T, H D]. rule.heads is H.

@@ -1,38 +1,23 @@
 #include "ops/page_allocator.h"
 
-#include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
-#include <torch/version.h>
 
 #include <list>
 #include <unordered_map>
 
 #include "base/async_file.h"
 #include "base/mutex.h"
+#include "ops/tensor_allocator.h"
 
 namespace gigagpt::ops {
 namespace {
 
 constexpr size_t kLarge = 1 << 20;
 
-class PageAllocator : public c10::Allocator {
+class PageAllocator : public TensorAllocator {
  public:
-#if TORCH_VERSION_MAJOR < 2
-  c10::DataPtr allocate(size_t bytes) const override {
-    return allocate_any(bytes);
-  }
-#else
-  c10::DataPtr allocate(size_t bytes) override {
-    return allocate_any(bytes);
-  }
-  void copy_data(void* to, const void* from, size_t bytes) const override {
-    default_copy_data(to, from, bytes);
-  }
-#endif
   // LibTorch asks for scratch memory without a DataPtr, too, and gives back either kind.
-  c10::DeleterFnPtr raw_deleter() const override {
-    return &give;
-  }
+  c10::DeleterFnPtr raw_deleter() const override { return &give; }
 
   void limit(uint64_t bytes) {
     const MutexLock lock(mutex_);
@@ -46,13 +31,13 @@ class PageAllocator : public c10::Allocator {
   }
 
  private:
-  c10::DataPtr allocate_any(size_t bytes) const {
+  c10::DataPtr take(size_t bytes) const override {
     if (bytes < kLarge) return small_->allocate(bytes);
-    void* data = take(bytes);
+    void* data = pages_for(bytes);
     return {data, data, &give, c10::Device(c10::DeviceType::CPU)};
   }
 
-  void* take(size_t bytes) const {
+  void* pages_for(size_t bytes) const {
     const MutexLock lock(mutex_);
     auto best = kept_.end();
     for (auto it = kept_.begin(); it != kept_.end(); ++it) {

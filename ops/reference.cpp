@@ -10,6 +10,26 @@ namespace gigagpt::ops::reference {
 
 using at::Tensor;
 
+Tensor dense_mask(const AttentionRule& rule, int64_t B, int64_t Tq, int64_t Tk) {
+  if (rule.is_causal()) return at::full({Tq, Tk}, -INFINITY, at::kDouble).triu(1 + Tk - Tq);
+  const Tensor mask = at::full({B, 1, Tq, Tk}, -INFINITY, at::kDouble);
+  double* to = mask.data_ptr<double>();
+  for (int64_t row = 0; row < B; ++row) {
+    for (int64_t i = 0; i < Tq; ++i) {
+      const int64_t p = i + Tk - Tq;
+      const int64_t document =
+          rule.documents.defined() ? rule.documents[row][i].item<int64_t>() : 0;
+      for (int64_t j = 0; j < Tk; ++j, ++to) {
+        const bool seen = (j <= p || j < rule.prefix) &&
+                          (rule.window == 0 || j > p - rule.window) && j >= document &&
+                          (!rule.sees || rule.sees(row, p, j));
+        if (seen) *to = 0;
+      }
+    }
+  }
+  return mask;
+}
+
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionRule& rule) {
   const int64_t B = q.size(0), Tq = q.size(1), Tk = k.size(1), H = rule.heads;
   const auto wide = q.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -20,7 +40,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
     return own == H ? apart : apart.repeat_interleave(H / own, 1);
   };
   Tensor mask = rule.mask;
-  if (!mask.defined()) mask = at::full({Tq, Tk}, -INFINITY, wide).triu(1 + Tk - Tq);
+  if (!mask.defined()) mask = dense_mask(rule, B, Tq, Tk).to(wide);
   const double scale = 1 / std::sqrt(double(D));
   Tensor p = at::softmax(at::matmul(heads(q), heads(k).transpose(2, 3)) * scale + mask, -1);
   if (rule.dropout_p > 0) {

@@ -9,8 +9,9 @@
 
 namespace gigagpt::ops::reference {
 
-// q [B, Tq, H D], k and v [B, Tk, G D] -> [B, Tq, H D]; an undefined mask lets query i see the keys
-// up to i + Tk - Tq.
+// What the rule says without its own mask, as one: 0 or -inf, [B, 1, Tq, Tk] or [Tq, Tk] in double.
+at::Tensor dense_mask(const AttentionRule& rule, int64_t B, int64_t Tq, int64_t Tk);
+// q [B, Tq, H D], k and v [B, Tk, G D] -> [B, Tq, H D].
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const AttentionRule& rule);
 // What dropout multiplies the elements of a tensor of these sizes with, in fp32.

@@ -60,7 +60,8 @@ MicroBatch rows_of(const MicroBatch& batch, int64_t first, int64_t count) {
   const auto part = [&](const at::Tensor& x) {
     return x.defined() ? x.narrow(0, first, count) : x;
   };
-  return {part(batch.input), part(batch.target), batch.mask, part(batch.positions)};
+  return {part(batch.input), part(batch.target), batch.mask, part(batch.documents),
+          part(batch.positions)};
 }
 
 namespace {
@@ -112,7 +113,9 @@ int check_model(const Subject& subject, const std::function<void(const Finding&)
       {"labels of -100 do not count", check_labels, language},
       {"no position sees a later one", check_causality, language},
       {"continuing a text gives the logits of one pass", check_sampling, language},
+      {"documents in one row do not see each other", check_documents, language},
       {"the FLOPs of the plan are those of the products", check_flops, subject.counts_flops},
+      {"layers keep no more memory than the plan counts", check_memory},
       {"every parameter has a gradient", check_alive},
       {"every way of running gives plain autograd's bits", check_bits},
       {"gradients are the slopes of the loss", check_slopes},

@@ -47,8 +47,10 @@ Verdict check_bf16(const Trial& trial);
 // Of a model of language.
 Verdict check_labels(const Trial& trial);
 Verdict check_causality(const Trial& trial);
+Verdict check_documents(const Trial& trial);
 Verdict check_sampling(const Trial& trial);
 // Runs.
+Verdict check_memory(const Trial& trial);
 Verdict check_flops(const Trial& trial);
 Verdict check_file(const Trial& trial);
 Verdict check_resume(const Trial& trial);

@@ -34,9 +34,11 @@ enum class Fault {
   kLooksAhead,
   kPositionOffByOne,
   kForgetsEarlierTokens,
+  kSeesOtherDocuments,
   kIgnoresTokens,
   kAllPositionsInTheHead,
   kUndeclaredFlops,
+  kUndeclaredMemory,
   kMultipliedButLookedUp,
   kStepsOverGradientSum,
   kNotFinite,
@@ -93,7 +95,8 @@ class Block : public LayerOf<Declaration> {
     if (fault_ == Fault::kChangesInput) x.mul_(1.5);
     if (fault_ == Fault::kChangesWeights) w[gain_].value.detach().mul_(1.5);
     const Tensor h = ops::layer_norm(x, w[norm_], w.dtype());  // B T C
-    ops::AttentionRule rule{H};
+    ops::AttentionRule rule = pass.attention_rule(H);
+    if (fault_ == Fault::kSeesOtherDocuments) rule.documents = Tensor();
     if (fault_ == Fault::kLooksAhead) rule.mask = at::zeros({x.size(1), x.size(1)});
     ops::Memory* memory = fault_ == Fault::kForgetsEarlierTokens ? nullptr : pass.memory;
     const Tensor y = ops::attention(ops::linear(h, w[qkv_]), rule, memory);  // B T C
@@ -118,6 +121,8 @@ class Block : public LayerOf<Declaration> {
         return z - z.mean(0, /*keepdim=*/true);
       case Fault::kNotFinite:
         return z / 0;
+      case Fault::kUndeclaredMemory:
+        return (z * 2).sin().exp().tanh().exp().tanh().mul(z);
       case Fault::kAddsASum:
         pass.add_loss("size", z.square().sum(), 1e-3);
         return z;
@@ -256,10 +261,13 @@ INSTANTIATE_TEST_SUITE_P(
         Planted{Fault::kCountsIgnoredLabels, "CountsIgnoredLabels", "-100", "halves"},
         Planted{Fault::kLooksAhead, "LooksAhead", "later one", "position 0 change"},
         Planted{Fault::kIgnoresTokens, "IgnoresTokens", "later one", "do not change"},
+        Planted{Fault::kSeesOtherDocuments, "SeesOtherDocuments", "do not see each other",
+                "pass.batch.documents"},
         Planted{Fault::kPositionOffByOne, "PositionOffByOne", "one pass", "pass.batch.positions"},
         Planted{Fault::kForgetsEarlierTokens, "ForgetsEarlierTokens", "one pass", "pass.memory"},
         Planted{Fault::kAllPositionsInTheHead, "AllPositionsInTheHead", "one pass", "last_only"},
         Planted{Fault::kUndeclaredFlops, "UndeclaredFlops", "FLOPs", "pair_flops"},
+        Planted{Fault::kUndeclaredMemory, "UndeclaredMemory", "memory", "spec_.kept_floats"},
         Planted{Fault::kMultipliedButLookedUp, "MultipliedButLookedUp", "FLOPs", "looked_up"},
         Planted{Fault::kStepsOverGradientSum, "StepsOverGradientSum", "slopes", "lm_head"}),
     [](const auto& info) { return std::string(info.param.name); });

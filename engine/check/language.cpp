@@ -46,6 +46,27 @@ Verdict check_causality(const Trial& trial) {
   return good(fmt::format("{} positions", T));
 }
 
+Verdict check_documents(const Trial& trial) {
+  const at::Tensor tokens = trial.subject.batches.front().input;
+  const int64_t T = tokens.size(1), first = T / 3, last = T - first;
+  MicroBatch packed{tokens};
+  packed.positions = at::cat({at::arange(first), at::arange(last)}).expand({tokens.size(0), T});
+  packed.documents = at::cat({at::zeros(first, at::kLong), at::full(last, first, at::kLong)});
+  packed.documents = packed.documents.expand({tokens.size(0), T}).contiguous();
+  const at::Tensor logits = output_of(trial, {packed});
+  const double before =
+      apart(logits.narrow(1, 0, first), logits_of(trial, tokens.narrow(1, 0, first)));
+  const double after =
+      apart(logits.narrow(1, first, last), logits_of(trial, tokens.narrow(1, first, last)));
+  if (std::max(before, after) <= kLogitError)
+    return good(fmt::format("within {:.1e}", std::max(before, after)));
+  return bad(
+      fmt::format("behind another document the logits of one are {:.2g} of the largest off; "
+                  "pass.attention_rule() says where documents begin, as pass.batch.documents does, "
+                  "and pass.batch.positions counts from there",
+                  std::max(before, after)));
+}
+
 Verdict check_sampling(const Trial& trial) {
   Store store(trial.specs, {Precision::kFp32, /*training=*/false});
   fill(store, trial.values);

@@ -12,10 +12,12 @@
 #include "engine/check/check_parts.h"
 #include "engine/check/mailbox_wire.h"
 #include "engine/model/oracle.h"
+#include "engine/plan/forecast.h"
 #include "engine/run/checkpoint.h"
 #include "engine/run/executor.h"
 #include "engine/storage/file_storage.h"
 #include "engine/storage/memory_storage.h"
+#include "ops/allocation_count.h"
 
 namespace gigagpt::engine::checks {
 namespace {
@@ -94,6 +96,35 @@ Verdict check_flops(const Trial& trial) {
       "pass, three times, to {:.0f}; spec_.pair_flops and token_flops say what matrices "
       "do not, and ParamRule's looked_up and per_token what is not multiplied",
       declared, made));
+}
+
+Verdict check_memory(const Trial& trial) {
+  constexpr double kAllowed = 1.1;
+  const MicroBatch& batch = trial.subject.batches.front();
+  const double tokens = double(batch.input.size(0) * trial.subject.sequence_length);
+  const Pass pass{batch, /*training=*/true, kKey};
+  at::Tensor x = batch.input;
+  double most = 0;
+  for (size_t i = 0; i + 1 < trial.model.size(); ++i) {
+    const LayerSpec& spec = trial.specs[i];
+    const Weights weights = weights_of(spec, trial.values, /*gradients=*/true);
+    if (x.is_floating_point()) x = x.detach().requires_grad_(true);
+    const ops::AllocationCount count;
+    const at::Tensor y = trial.model[i]->forward(weights, x, pass);
+    const double kept = double(count.alive_bytes()) - double(y.nbytes());
+    x = y;
+    if (i == 0) continue;
+    const double planned = graph_bytes(spec, tokens, /*element_bytes=*/4);
+    if (kept > kAllowed * planned) {
+      return bad(fmt::format(
+          "{} keeps {:.0f} bytes a token for the backward pass, and the plan counts {:.0f}; "
+          "spec_.kept_floats = {:.0f} would be the rest",
+          spec.name, kept / tokens, planned / tokens,
+          std::ceil((kept - planned) / tokens / 4 + spec.kept_floats)));
+    }
+    most = std::max(most, kept / planned);
+  }
+  return good(fmt::format("{:.0f} % of it", 100 * most));
 }
 
 Verdict check_file(const Trial& trial) {

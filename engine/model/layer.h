@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/state/layer_spec.h"
+#include "ops/attention_rule.h"
 #include "ops/memory.h"
 #include "ops/weight.h"
 
@@ -49,6 +50,8 @@ struct MicroBatch {
   at::Tensor input;
   at::Tensor target = {};
   at::Tensor mask = {};
+  at::Tensor documents = {};  // [B, T] int64: where in its row, or with a layer's memory in its
+                              // text, the document of each token begins; undefined: at 0
   at::Tensor positions = {};  // [B, T] int64, of the tokens in their texts; undefined: from 0 on
   std::optional<double> counted = {};  // labels that the mean loss is of; null: a row is one
   double weight() const { return counted.value_or(double(input.size(0))); }
@@ -78,6 +81,10 @@ struct Pass {
   }
   // A probability of dropout, which only training has.
   double dropout(double p) const { return training ? p : 0; }
+  // How so many heads attend: to what the micro-batch lets a token see.
+  ops::AttentionRule attention_rule(int64_t heads, double dropout_p = 0, uint64_t key = 0) const {
+    return {heads, batch.mask, batch.documents, dropout_p, key};
+  }
   // A key for the random numbers of one place in a layer.
   uint64_t key_of(const LayerSpec& layer, uint64_t place) const;
 };

@@ -45,6 +45,16 @@ Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
 
 }  // namespace
 
+double graph_bytes(const LayerSpec& spec, double tokens, double element_bytes) {
+  double bytes = 4 * tokens * spec.kept_floats;
+  for (const ParamSpec& param : spec.params) {
+    if (param.shape.size() < 2) continue;
+    bytes += param.rule.per_token * tokens * element_bytes *
+             double(param.shape.front() + param.shape.back());
+  }
+  return bytes;
+}
+
 MemoryEstimate::MemoryEstimate(const std::vector<LayerSpec>& specs, const StateForm& form,
                                const RunSize& size, const Shard& shard)
     : layout_(specs, form, StateLayout::kSegmentElements, shard),
@@ -113,17 +123,15 @@ double MemoryEstimate::buffer_bytes() const {
 
 void MemoryEstimate::add_layer(const LayerSpec& spec) {
   const double tokens = double(size_.micro_batch_tokens());
-  double graph = 0, elements = 0;
+  double graph = gigagpt::engine::graph_bytes(spec, tokens, element_bytes_), elements = 0;
   bool looks_up = false;
   for (const ParamSpec& param : spec.params) {
     if (param.shape.size() < 2) continue;
     looks_up |= param.rule.looked_up;
     // What passes from layer to layer: as wide as what is looked up, or as what a layer's first
     // matrix is multiplied with.
-    if (looks_up || graph == 0)
+    if (looks_up || elements == 0)
       kept_input_ = std::max(kept_input_, 4 * tokens * double(param.shape.back()));
-    graph += param.rule.per_token * tokens * element_bytes_ *
-             double(param.shape.front() + param.shape.back());
     elements += double(param.count());
     if (!param.rule.looked_up) continue;
     const double step_tokens = tokens * double(size_.micro_batches());

@@ -77,7 +77,8 @@ std::optional<Machine> read_machine() try {
                   json.at("fp32_flops"),
                   json.at("memory_bytes_per_s"),
                   {},
-                  json.value("others_share", 0.0)};
+                  json.value("others_share", 0.0),
+                  json.value("program_bytes", 0.0)};
   for (const auto& [name, disk] : json.at("disks").items()) {
     machine.disks[name] = {disk.at("read_bytes_per_s"), disk.at("write_bytes_per_s"),
                            disk.at("mixed_bytes_per_s")};
@@ -85,7 +86,8 @@ std::optional<Machine> read_machine() try {
     if (std::min({rates.read, rates.write, rates.mixed}) < 0) return std::nullopt;
   }
   const bool sensible = machine.cores > 0 && machine.bf16_flops > 0 && machine.fp32_flops > 0 &&
-                        machine.memory_bytes_per_s > 0;
+                        machine.memory_bytes_per_s > 0 && machine.program_bytes >= 0 &&
+                        machine.program_bytes < 4e9;
   return sensible ? std::optional(machine) : std::nullopt;
 } catch (const std::exception&) {
   return std::nullopt;
@@ -112,7 +114,8 @@ void write_machine(const Machine& machine) try {
                   {"fp32_flops", machine.fp32_flops},
                   {"memory_bytes_per_s", machine.memory_bytes_per_s},
                   {"disks", disks},
-                  {"others_share", machine.others_share}};
+                  {"others_share", machine.others_share},
+                  {"program_bytes", machine.program_bytes}};
   write_text_atomically(path, formats::to_text(json, 2) + "\n");
 } catch (const std::exception&) {
   // It is measured again the next time.

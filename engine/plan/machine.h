@@ -20,7 +20,8 @@ struct Machine {
   double bf16_flops = 0, fp32_flops = 0;   // a second, of large matrix products on all cores
   double memory_bytes_per_s = 0;           // read and written by all cores together
   std::map<std::string, DiskRates> disks;  // by disk_name()
-  double others_share = 0;  // of the CPUs' time, that other programs took while it was measured
+  double others_share = 0;   // of the CPUs' time, that other programs took while it was measured
+  double program_bytes = 0;  // that a process takes beside its arrays; 0: not known
 
   double flops(Precision precision) const {
     return precision == Precision::kBf16 ? bf16_flops : fp32_flops;

@@ -62,8 +62,9 @@ Choice choose_ram(const Request& r) {
     plan.execution = {window, recompute && r.size.training, estimate.layout().form()};
     const double state = estimate.state_bytes() + estimate.transient_gradient_bytes();
     plan.state_gb = estimate.state_bytes() / 1e9;
-    const double peak = kProgramBytes + state + estimate.activation_bytes(window, recompute);
-    plan.activation_bytes = uint64_t(std::max(0.0, r.budget - kProgramBytes - state));
+    const double peak =
+        program_bytes(r.machine) + state + estimate.activation_bytes(window, recompute);
+    plan.activation_bytes = uint64_t(std::max(0.0, r.budget - program_bytes(r.machine) - state));
     if (choice.offer(plan, peak, r.budget)) break;
   }
   return choice;
@@ -86,8 +87,8 @@ Choice choose_file(const Request& r) {
         Plan plan;
         plan.execution = {window, recompute && r.size.training, estimate.layout().form(),
                           store_file(r.rules.store, r.out_dir, r.shard)};
-        const double fixed =
-            kProgramBytes + estimate.buffer_bytes() + estimate.activation_bytes(window, recompute);
+        const double fixed = program_bytes(r.machine) + estimate.buffer_bytes() +
+                             estimate.activation_bytes(window, recompute);
         const double layers = estimate.streamed_layer_bytes(recompute);
         const double in_file =
             double(estimate.layout().segments().size()) * double(estimate.layout().slot_bytes());
@@ -96,8 +97,8 @@ Choice choose_file(const Request& r) {
         const double more = std::max(0.0, r.budget - fixed - double(plan.layer_bytes));
         plan.cache_bytes = r.size.training ? uint64_t(std::min(0.9 * more, in_file)) : 0;
         const double held = double(plan.layer_bytes + plan.cache_bytes);
-        plan.activation_bytes =
-            uint64_t(std::max(0.0, r.budget - kProgramBytes - estimate.buffer_bytes() - held));
+        plan.activation_bytes = uint64_t(
+            std::max(0.0, r.budget - program_bytes(r.machine) - estimate.buffer_bytes() - held));
         const double peak = fixed + (spare > 0 ? held : layers);
         if (choice.offer(plan, peak, r.budget)) return choice;
       }

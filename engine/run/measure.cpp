@@ -1,5 +1,8 @@
 #include "engine/run/measure.h"
 
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -8,6 +11,7 @@
 #include "base/system.h"
 #include "engine/plan/plan.h"
 #include "ops/gemm.h"
+#include "ops/ops.h"
 #include "ops/parallel.h"
 
 namespace gigagpt::engine {
@@ -29,6 +33,14 @@ double measure_memory() {
     best_s = std::min(best_s, pass.seconds());
   }
   return 2 * 4 * double(kFloats) / best_s;
+}
+
+// What LibTorch, oneDNN and their threads take once they have been used.
+double measure_program() {
+  const at::Tensor x = at::ones({64, 64}).requires_grad_(true);
+  const at::Tensor y = ops::linear(x, {{x.detach(), {}}, {}});
+  torch::autograd::grad({y.sum()}, {x});
+  return 1e9 * rss_gb();
 }
 
 void measure_disk_of(const Path& folder, Machine& machine) try {
@@ -55,6 +67,7 @@ Precision choose_precision(const std::string& wanted, bool compact) {
 Machine measure_machine(const Path& folder) {
   Machine machine = read_machine().value_or(Machine());
   if (!machine.is_current_host() || machine.others_share > kBusyShare) machine = {};
+  machine.program_bytes = measure_program();  // before arrays that are kept for later ones
   const OthersLoad load;
   machine.cpu = cpu_name();
   machine.cores = core_count();
@@ -70,6 +83,7 @@ Machine measure_machine(const Path& folder) {
 Machine known_machine(Precision precision, const Path& folder, int systems_here) {
   const bool keep = systems_here == 1;
   auto machine = read_machine();
+  const double program_bytes = measure_program();
   const OthersLoad load;
   const double now = measure_peak_flops(precision);
   const bool calmer =
@@ -81,6 +95,11 @@ Machine known_machine(Precision precision, const Path& folder, int systems_here)
     measure_disk_of(folder, *machine);
     if (keep) write_machine(*machine);
   }
+  if (keep && machine->program_bytes == 0) {
+    machine->program_bytes = program_bytes;
+    write_machine(*machine);
+  }
+  machine->program_bytes = program_bytes;
   // What is kept is the best that was seen: the machine may have been busy the first time.
   double& rate = precision == Precision::kBf16 ? machine->bf16_flops : machine->fp32_flops;
   if (keep && now > rate) {

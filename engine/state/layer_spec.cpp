@@ -16,12 +16,22 @@ int64_t parameter_count(const std::vector<LayerSpec>& layers) {
   return total;
 }
 
+namespace {
+
+// Keys that a query attends to, in the mean over a sequence.
+double attended(int64_t sequence_length, int64_t window) {
+  const auto T = double(sequence_length);
+  const double W = window > 0 && window < sequence_length ? double(window) : T;
+  return (W * (W + 1) / 2 + (T - W) * W) / T;
+}
+
+}  // namespace
+
 double train_flops_per_token(const std::vector<LayerSpec>& layers, int64_t sequence_length) {
-  const double attended = (double(sequence_length) + 1) / 2;  // mean over a causal sequence
-  std::map<std::string, double> counts;                       // of all parameters, by full name
+  std::map<std::string, double> counts;  // of all parameters, by full name
   double flops = 0;
   for (const LayerSpec& layer : layers) {
-    flops += layer.token_flops + layer.pair_flops * attended;
+    flops += layer.token_flops + layer.pair_flops * attended(sequence_length, layer.window);
     for (const ParamSpec& param : layer.params) {
       const auto count = double(param.count());
       counts[layer.prefix + param.name] = count;

@@ -63,6 +63,11 @@ struct LayerSpec {
   // In a checkpoint: the prefix there, and what is stored beside the parameters.
   std::optional<std::string> stored_prefix = {};  // null: its own
   std::vector<formats::StoredTensor> also_stored = {};
+
+  // Numbers in fp32 for each token that a layer between the first and the last keeps for the
+  // backward pass beside what its matrices take and give.
+  double kept_floats = 0;
+  int64_t window = 0;  // keys that a query attends to at most; 0: all up to its own
 };
 
 int64_t parameter_count(const std::vector<LayerSpec>& layers);

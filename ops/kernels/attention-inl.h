@@ -7,6 +7,7 @@
 #endif
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -119,6 +120,17 @@ inline void MaskLater(float* s, size_t rows, size_t first_key, size_t first_visi
   }
 }
 
+// Masks what the bits say is not seen of the scores S^T [64, 64] of a block.
+inline void MaskUnseen(float* s, const uint64_t* bits) {
+  for (size_t r = 0; r < kBlock; ++r) {
+    for (uint64_t hidden = ~bits[r]; hidden != 0;) {
+      const int first = std::countr_zero(hidden), count = std::countr_one(hidden >> first);
+      std::fill_n(s + r * kColumns + first, count, kMasked);
+      hidden &= count == 64 ? 0 : ~(((uint64_t{1} << count) - 1) << first);
+    }
+  }
+}
+
 // One step of the running softmax down column vector j of S^T [rows, 64] (rows even): updates the
 // maximum and sum of each query, writes P^T (with dropout) packed, and returns in `alpha` what
 // earlier results must be multiplied with.
@@ -204,6 +216,10 @@ struct Forward {
     PackColumns(a.q + a.head_at(head, a.q_batch) + query * a.q_row, a.q_row, queries, a.D, t.q);
     std::fill_n(t.max, kBlock, kMasked);
     std::fill_n(t.sum, kBlock, 0.0F);
+    if (a.mask != nullptr) {
+      SeenBlocks(a, head, block, packed, dropout, scale, t);
+      return Finish(a, head, query, queries, t);
+    }
     for (size_t j = 0; j < keys; j += kKeyBlock) {
       const size_t rows = std::min(kKeyBlock, keys - j);
       // The rows that end on the diagonal, if it lies in a corner of the block.
@@ -228,6 +244,34 @@ struct Forward {
       }
     }
     Finish(a, head, query, queries, t);
+  }
+
+  // The blocks of keys that the mask shows. Where a query has seen nothing yet the softmax of what
+  // is masked counts; its first score that is not clears that, as what came before is then
+  // multiplied with 0.
+  static void SeenBlocks(const Args& a, size_t head, size_t block, const Packed& packed,
+                         const ProbabilityDropout& dropout, float scale, const Scratch& t) {
+    Sum sum = Sum::kSet;
+    for (size_t j = 0; j < Keys(a); j += kKeyBlock) {
+      const uint32_t kinds[2] = {a.mask->kind(head / a.H, block, j / kBlock),
+                                 a.mask->kind(head / a.H, block, j / kBlock + 1)};
+      const bool both = kinds[0] != BlockMask::kNone && kinds[1] != BlockMask::kNone;
+      const size_t skipped = kinds[0] == BlockMask::kNone ? 1 : 0, rows = both ? 2 : 1;
+      if (skipped == 1 && kinds[1] == BlockMask::kNone) continue;
+      const size_t first = j + skipped * kBlock;
+      Tile(rows * kBlock, kBlock, packed.k + first * Depth(a), Depth(a), t.q, Depth(a) / kPair<T>,
+           t.s, kBlock);
+      for (size_t i = 0; i < rows; ++i) {
+        const uint32_t kind = kinds[skipped + i];
+        if (kind >= BlockMask::kSome) MaskUnseen(t.s + i * kSquare, a.mask->bits_of(kind));
+      }
+      for (size_t c = 0; c < kBlock; c += kLanes) {
+        SoftmaxColumns(t.s, rows * kBlock, first, c, scale, dropout, t.max, t.sum, t.alpha, t.p);
+      }
+      Tile(a.D, kBlock, packed.vt + j * a.D + skipped * kBlock, kKeyBlock, t.p,
+           rows * kBlock / kPair<T>, t.y, kBlock, sum, t.alpha);
+      sum = Sum::kRescale;
+    }
   }
 
   static void Finish(const Args& a, size_t head, size_t query, size_t queries, const Scratch& t) {

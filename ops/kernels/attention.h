@@ -1,4 +1,4 @@
-// Causal attention without a T x T matrix (Dao et al., "FlashAttention", 2022), as tasks that a
+// Attention without a T x T matrix (Dao et al., "FlashAttention", 2022), as tasks that a
 // caller runs on its threads. Plain arrays, no LibTorch.
 //
 // Scores are computed transposed, S^T [keys, 64 queries]: the softmax then runs down the vectors,
@@ -12,9 +12,25 @@
 
 namespace gigagpt::ops::kernels {
 
+// Which keys the queries see, by blocks of 64 queries and 64 keys.
+struct BlockMask {
+  static constexpr uint32_t kNone = 0, kAll = 1;
+  static constexpr uint32_t kSome = 2;  // kSome + n: as bits says from 64 n on
+  const uint32_t* kinds = nullptr;      // [rows, query_blocks, key_blocks]
+  const uint64_t* bits = nullptr;       // of each key: bit c is set if query c sees it
+  size_t rows = 1;                      // as many as the batch has, or one for all
+  size_t query_blocks = 0, key_blocks = 0;
+
+  uint32_t kind(size_t row, size_t query_block, size_t key_block) const {
+    if (key_block >= key_blocks) return kNone;
+    return kinds[((rows == 1 ? 0 : row) * query_blocks + query_block) * key_blocks + key_block];
+  }
+  const uint64_t* bits_of(uint32_t kind) const { return bits + (kind - kSome) * 64; }
+};
+
 // q [B, Tq, H, D], k and v [B, Tk, G, D], y like q; strides in elements, those of heads and D are D
-// and 1. H / G heads of queries share one of keys and values. Query i sees the keys up to i + Tk -
-// Tq.
+// and 1. H / G heads of queries share one of keys and values. Without a mask
+// query i sees the keys up to i + Tk - Tq.
 template <class T>
 struct AttentionArgs {
   size_t B, H, G, D, Tq, Tk;
@@ -29,6 +45,7 @@ struct AttentionArgs {
   // philox(key, ((b H + h) Tq + i) ceil(Tk / 4) + j / 4).
   double dropout_p;
   uint64_t dropout_key;
+  const BlockMask* mask = nullptr;
   // The backward pass alone, which needs Tq == Tk, y and lse as the forward pass left them, and dy,
   // with y's strides. dq has the strides of q; dk and dv [B, Tk, H, D] have strides of their own,
   // as each head of queries has its part of them to itself.

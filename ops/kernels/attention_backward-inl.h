@@ -15,7 +15,8 @@ namespace gigagpt::ops::kernels::GIGAGPT_SIMD {
 // With P = softmax(S) and Z dropout's factors, y = (P Z) v gives
 //   dv = (P Z)^T dy,  dS = P (Z (dy v^T) - delta) / sqrt(D),  delta = rowsum(dy y),
 //   dq = dS k,  dk = dS^T q.
-// For 64 keys at a time all later queries are visited; dk and dv then are done, while dq grows.
+// For 64 keys at a time all queries that see some are visited; dk and dv then are done, while dq
+// grows.
 template <class T>
 struct Backward {
   using Args = AttentionArgs<T>;
@@ -57,7 +58,16 @@ struct Backward {
       CopyRows(a.k + at, a.kv_row, keys, a.D, t.k, kBlock, t.depth);
       CopyRows(a.v + at, a.kv_row, keys, a.D, t.v, kBlock, t.depth);
       Transpose(a.k + at, a.kv_row, keys, a.D, t.kt, kBlock);
-      for (size_t block = key / kBlock; block < t.blocks; ++block) Square(a, head, key, block, t);
+      Sum sum = Sum::kSet;
+      for (size_t block = a.mask == nullptr ? key / kBlock : 0; block < t.blocks; ++block) {
+        if (!Sees(a, head, key, block)) continue;
+        Square(a, head, key, block, sum, t);
+        sum = Sum::kAdd;
+      }
+      if (sum == Sum::kSet) {
+        std::fill_n(t.dk, t.panels * kSquare, 0.0F);
+        std::fill_n(t.dv, t.panels * kSquare, 0.0F);
+      }
       for (size_t r = 0; r < keys; ++r) {
         for (size_t c = 0; c < a.D; c += kColumns) {
           const size_t n = std::min(kColumns, a.D - c), from = c * kColumns + r * kColumns;
@@ -109,11 +119,16 @@ struct Backward {
     std::fill_n(t.dqt, t.blocks * a.D * kBlock, 0.0F);
   }
 
-  // 64 keys from `key` and one block of queries.
-  static void Square(const Args& a, size_t head, size_t key, size_t block, const Scratch& t) {
+  static bool Sees(const Args& a, size_t head, size_t key, size_t block) {
+    return a.mask == nullptr || a.mask->kind(head / a.H, block, key / kBlock) != BlockMask::kNone;
+  }
+
+  // 64 keys from `key` and one block of queries, the first of them or added to what is there.
+  static void Square(const Args& a, size_t head, size_t key, size_t block, Sum sum,
+                     const Scratch& t) {
     const size_t words = t.depth / kPair<T>, columns = block * t.depth * kBlock;
     // On the diagonal a strip of keys only meets the queries from its own on.
-    const bool diagonal = block * kBlock == key;
+    const bool diagonal = a.mask == nullptr && block * kBlock == key;
     const size_t strip = diagonal ? kStrip : kBlock;
     for (size_t r = 0; r < kBlock; r += strip) {
       const size_t first = diagonal ? r : 0, b = columns + first * kPair<T>;
@@ -123,14 +138,17 @@ struct Backward {
            kBlock);
     }
     if (diagonal) MaskLater(t.s, kBlock, 0, 0);
-    Gradients(a, head, key, block, t);
+    if (a.mask != nullptr) {
+      const uint32_t kind = a.mask->kind(head / a.H, block, key / kBlock);
+      if (kind >= BlockMask::kSome) MaskUnseen(t.s, a.mask->bits_of(kind));
+    }
+    Gradients(a, head, key, block, diagonal, t);
     for (size_t panel = 0; panel < t.panels; ++panel) {
       const size_t n = std::min(kColumns, a.D - panel * kColumns);
       const size_t at = (block * t.panels + panel) * kSquare, to = panel * kSquare;
       for (size_t r = 0; r < kBlock; r += strip) {
         const size_t first = diagonal ? r : 0, left = (kBlock - first) / kPair<T>;
         const size_t from = r * kBlock + first, b = at + first * kColumns;
-        const Sum sum = diagonal ? Sum::kSet : Sum::kAdd;
         Tile(strip, n, t.p + from, kBlock, t.dy_rows + b, left, t.dv + to + r * kColumns, kColumns,
              sum);
         Tile(strip, n, t.ds + from, kBlock, t.q_rows + b, left, t.dk + to + r * kColumns, kColumns,
@@ -146,7 +164,7 @@ struct Backward {
 
   // P^T and dS^T from S^T and dP^T.
   static HWY_NOINLINE void Gradients(const Args& a, size_t head, size_t key, size_t block,
-                                     const Scratch& t) {
+                                     bool diagonal, const Scratch& t) {
     const DF d;
     const ProbabilityDropout dropout(a, head, block * kBlock);
     const float root = std::sqrt(float(a.D));
@@ -154,7 +172,7 @@ struct Backward {
     for (size_t c = 0; c < kBlock; c += kLanes) {
       const VF lse = hn::Load(d, t.lse + block * kBlock + c);
       const VF delta = hn::Load(d, t.delta + block * kBlock + c);
-      const size_t rows = key == block * kBlock ? StripEnd(c) : kBlock;
+      const size_t rows = diagonal ? StripEnd(c) : kBlock;
       for (size_t r = 0; r < rows; r += 4) {
         VF factors[4], ds[4];
         if (dropout.on()) dropout.Factors(key + r, c, factors);
