@@ -25,8 +25,10 @@ GPTConfig config_of(const Arguments& arguments) {
   config.check();
   config = small_config(config);
   apply_settings(flags, config);
-  const auto given = [&](const char* key) { return std::ranges::count(flags, key, &Setting::key); };
-  if (given("max_position_embeddings") == 0) {
+  const bool given = std::any_of(flags.begin(), flags.end(), [](const Setting& setting) {
+    return setting.key == "max_position_embeddings";
+  });
+  if (!given) {
     config.max_position_embeddings =
         std::max(config.max_position_embeddings, config.sequence_length);
   }

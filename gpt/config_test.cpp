@@ -88,9 +88,9 @@ TEST(Config, OptionsOfAllFamiliesCoverEveryField) {
   }
   size_t all = 0;
   for (const auto& [_, size] : bytes) all += size;
-  // What is left is padding after `bias`, after `keep_best`, and after the llama's three fields in
-  // a row, the only ones that are not of eight bytes or more.
-  EXPECT_EQ(sizeof(GPTConfig) - all, 7 + 7 + 5U);
+  // What is left is padding after `bias`, `document_mask` and `keep_best`, and after the llama's
+  // three fields in a row, the only ones that are not of eight bytes or more.
+  EXPECT_EQ(sizeof(GPTConfig) - all, 7 + 7 + 7 + 5U);
 }
 
 TEST(Config, DefaultsAreThoseOfGigaGpt) {

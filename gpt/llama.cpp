@@ -27,7 +27,7 @@ struct Block : LayerOf<BlockParams> {
 
   Tensor attention(const Weights& w, const Tensor& x, const Pass& pass) const {
     const auto [residual, h] = ops::rms_branch(x, w[input_layernorm], w.dtype(), epsilon);  // B T C
-    const auto heads = [&](const AffineParam& projection) {
+    const auto heads = [&, &h = h](const AffineParam& projection) {
       return ops::linear(h, w[projection]).unflatten(2, {-1, D});
     };
     const auto placed = [&](const Tensor& y, const AffineParam& norm) {

@@ -97,7 +97,7 @@ MaskBlocks::MaskBlocks(const AttentionRule& rule, int64_t B, int64_t Tq, int64_t
       if (kind >= BlockMask::kSome) kind += before;
     }
     bits_.insert(bits_.end(), strip.bits.begin(), strip.bits.end());
-    pairs_ += strip.pairs * double(B / rows);
+    pairs_ += strip.pairs * double(B) / double(rows);
   }
   view_ = {kinds_.data(), bits_.data(), size_t(rows), size_t(query_blocks), size_t(key_blocks)};
 }

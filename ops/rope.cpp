@@ -48,7 +48,8 @@ const Table& table_for(const RopeRule& rule, int64_t D, int64_t positions) {
   for (int64_t i = 0; i < half; ++i) frequencies.push_back(frequency(rule, i, D));
   parallel_parts(size_t(positions), 64, [&](size_t begin, size_t end, size_t) {
     for (size_t i = begin * size_t(half); i < end * size_t(half); ++i) {
-      const double angle = double(i / size_t(half)) * frequencies[i % size_t(half)];
+      const size_t position = i / size_t(half);
+      const double angle = double(position) * frequencies[i % size_t(half)];
       kept.cosines[i] = float(std::cos(angle));
       kept.sines[i] = float(std::sin(angle));
     }

@@ -21,6 +21,22 @@ struct OracleResult {
   std::map<std::string, at::Tensor> grads = {};     // by full name
 };
 
+// By full name, from the gradients by layer and use.
+inline std::map<std::string, at::Tensor> sums_of_uses(
+    const Model& model, const std::map<std::pair<size_t, std::string>, at::Tensor>& uses) {
+  std::map<std::string, at::Tensor> grads;
+  for (size_t i = 0; i < model.size(); ++i) {
+    for (const auto& param : model[i]->spec().params) {
+      const std::string name = model[i]->spec().prefix + param.name;
+      grads[name] = uses.at({i, name});
+    }
+  }
+  for (size_t i = 0; i < model.size(); ++i) {
+    for (const std::string& name : model[i]->spec().shared) grads.at(name).add_(uses.at({i, name}));
+  }
+  return grads;
+}
+
 // The loss and gradients of all micro-batches with the given master weights (by full name). A
 // parameter that several layers share is one leaf per use: their gradients are added at the end.
 inline OracleResult run_oracle(const Model& model, const std::map<std::string, at::Tensor>& values,
@@ -74,17 +90,7 @@ inline OracleResult run_oracle(const Model& model, const std::map<std::string, a
     }
   }
   for (const auto& [use, loss] : loss_sums) result.added_losses[use.second] += loss;
-  for (size_t i = 0; i < model.size(); ++i) {
-    for (const auto& param : model[i]->spec().params) {
-      const std::string name = model[i]->spec().prefix + param.name;
-      result.grads[name] = sums.at({i, name});
-    }
-  }
-  for (size_t i = 0; i < model.size(); ++i) {
-    for (const std::string& name : model[i]->spec().shared) {
-      result.grads.at(name).add_(sums.at({i, name}));
-    }
-  }
+  result.grads = sums_of_uses(model, sums);
   return result;
 }
 
