@@ -39,8 +39,7 @@ GPTConfig config_of(const Arguments& arguments) {
 std::string sizes_of(GPTConfig& config) {
   std::vector<std::string> texts;
   for (const auto& [key, value] : option_texts(config.model_options())) {
-    if (key != "init_std" && key != "residual_init_std" && value != "null")
-      texts.push_back(fmt::format("{} {}", key, value));
+    if (value != "null") texts.push_back(fmt::format("{} {}", key, value));
   }
   return fmt::format("{}", fmt::join(texts, ", "));
 }

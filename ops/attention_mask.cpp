@@ -36,6 +36,15 @@ Strip fill_strip(const AttentionRule& rule, int64_t row, int64_t first, int64_t 
   }
   uint64_t sighted = 0;
   for (int64_t key = all.begin / kBlock * kBlock; key < all.end; key += kBlock) {
+    const bool whole = !rule.sees && std::all_of(ranges.begin(), ranges.end(), [&](KeyRange r) {
+      return r.begin <= key && key + kBlock <= r.end;
+    });
+    if (whole) {  // all but a few, where a window is long
+      kinds[key / kBlock] = BlockMask::kAll;
+      strip.pairs += double(queries * kBlock);
+      sighted = ~uint64_t{0};
+      continue;
+    }
     std::array<uint64_t, kBlock> bits{};
     int64_t count = 0;
     for (int64_t c = 0; c < queries; ++c) {

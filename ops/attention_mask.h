@@ -13,7 +13,7 @@ namespace gigagpt::ops {
 struct KeyRange {
   int64_t begin, end;
 };
-// Of query i of Tq in a row of the batch.
+// The range of query i of Tq in a row of the batch.
 KeyRange keys_of(const AttentionRule& rule, int64_t row, int64_t i, int64_t Tq, int64_t Tk);
 
 class MaskBlocks {

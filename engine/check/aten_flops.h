@@ -1,5 +1,7 @@
-// What ATen's own matrix products compute.
+// The FLOPs of ATen's own matrix products.
 #pragma once
+
+#include <cstdint>
 
 namespace gigagpt::engine {
 
@@ -13,7 +15,7 @@ class AtenFlops {
   double so_far() const;
 
  private:
-  unsigned long handle_;
+  uint64_t handle_;
 };
 
 }  // namespace gigagpt::engine

@@ -7,40 +7,33 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "engine/check/check_parts.h"
+#include "engine/model/oracle.h"
 
 namespace gigagpt::engine {
 namespace checks {
 
 Weights weights_of(const LayerSpec& spec, const Values& values, bool gradients) {
-  Weights weights(at::kFloat, spec.params.size());
-  const auto add = [&](const std::string& name) {
-    weights.add({values.at(name).detach().requires_grad_(gradients), {}});
-  };
-  for (const ParamSpec& param : spec.params) add(spec.prefix + param.name);
-  for (const std::string& name : spec.shared) add(name);
-  return weights;
+  return weights_by_name(spec, [&](const std::string& name) {
+    return values.at(name).detach().requires_grad_(gradients);
+  });
 }
 
-at::Tensor output_of(const Trial& trial, const Pass& pass) {
+at::Tensor output_of(const Trial& trial, const Values& values, const Pass& pass) {
   const at::NoGradGuard guard;
   at::Tensor x = pass.batch.input;
   for (const auto& layer : trial.model)
-    x = layer->forward(weights_of(layer->spec(), trial.values), x, pass);
+    x = layer->forward(weights_of(layer->spec(), values), x, pass);
   return x;
 }
 
 double objective(const Trial& trial, const Values& values, std::span<const MicroBatch> batches,
                  bool training, uint64_t key) {
-  const at::NoGradGuard guard;
   double sum = 0, weights = 0;
   for (size_t m = 0; m < batches.size(); ++m) {
     std::vector<AddedLoss> losses;
     Pass pass{batches[m], training, mix(key, m)};
     pass.losses = &losses;
-    at::Tensor x = batches[m].input;
-    for (const auto& layer : trial.model)
-      x = layer->forward(weights_of(layer->spec(), values), x, pass);
-    double loss = x.item<double>();
+    double loss = output_of(trial, values, pass).item<double>();
     for (const AddedLoss& added : losses) loss += added.factor * added.value.item<double>();
     sum += batches[m].weight() * loss;
     weights += batches[m].weight();

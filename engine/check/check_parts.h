@@ -44,7 +44,7 @@ Verdict check_bits(const Trial& trial);
 Verdict check_alive(const Trial& trial);
 Verdict check_slopes(const Trial& trial);
 Verdict check_bf16(const Trial& trial);
-// Of a model of language.
+// A model of language.
 Verdict check_labels(const Trial& trial);
 Verdict check_causality(const Trial& trial);
 Verdict check_documents(const Trial& trial);
@@ -59,7 +59,7 @@ Verdict check_systems(const Trial& trial);
 // The parameters of a layer, over the memory of `values`; with `gradients`, as leaves of autograd.
 Weights weights_of(const LayerSpec& spec, const Values& values, bool gradients = false);
 // The last layer's output, without gradients.
-at::Tensor output_of(const Trial& trial, const Pass& pass);
+at::Tensor output_of(const Trial& trial, const Values& values, const Pass& pass);
 // What a step minimises, without gradients: losses that layers add are in it.
 double objective(const Trial& trial, const Values& values, std::span<const MicroBatch> batches,
                  bool training, uint64_t key = kKey);

@@ -40,7 +40,7 @@ enum class Fault {
   kUndeclaredFlops,
   kUndeclaredMemory,
   kMultipliedButLookedUp,
-  kStepsOverGradientSum,
+  kLossWithoutGradient,
   kNotFinite,
 };
 
@@ -155,7 +155,7 @@ class Head : public LayerOf<Declaration> {
     if (fault_ == Fault::kCountsIgnoredLabels) labels = labels.clamp_min(0);
     Tensor loss = ops::cross_entropy(h, w[lm_head_], labels);
     if (fault_ == Fault::kSumsTheLoss) loss = loss * double(x.size(0));
-    if (fault_ == Fault::kStepsOverGradientSum)  // around the accumulator that the op adds to
+    if (fault_ == Fault::kLossWithoutGradient)
       loss = loss + 0.1 * w[lm_head_].value.detach().to(at::kFloat).square().mean();
     return loss;
   }
@@ -269,7 +269,7 @@ INSTANTIATE_TEST_SUITE_P(
         Planted{Fault::kUndeclaredFlops, "UndeclaredFlops", "FLOPs", "pair_flops"},
         Planted{Fault::kUndeclaredMemory, "UndeclaredMemory", "memory", "spec_.kept_floats"},
         Planted{Fault::kMultipliedButLookedUp, "MultipliedButLookedUp", "FLOPs", "looked_up"},
-        Planted{Fault::kStepsOverGradientSum, "StepsOverGradientSum", "slopes", "lm_head"}),
+        Planted{Fault::kLossWithoutGradient, "LossWithoutGradient", "slopes", "lm_head"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -16,7 +16,7 @@ constexpr double kLogitError = 1e-4;
 // [B, T, V]
 at::Tensor logits_of(const Trial& trial, const at::Tensor& tokens) {
   const MicroBatch batch{tokens};
-  return output_of(trial, {batch});
+  return output_of(trial, trial.values, {batch});
 }
 
 double apart(const at::Tensor& a, const at::Tensor& b) {
@@ -53,7 +53,7 @@ Verdict check_documents(const Trial& trial) {
   packed.positions = at::cat({at::arange(first), at::arange(last)}).expand({tokens.size(0), T});
   packed.documents = at::cat({at::zeros(first, at::kLong), at::full(last, first, at::kLong)});
   packed.documents = packed.documents.expand({tokens.size(0), T}).contiguous();
-  const at::Tensor logits = output_of(trial, {packed});
+  const at::Tensor logits = output_of(trial, trial.values, {packed});
   const double before =
       apart(logits.narrow(1, 0, first), logits_of(trial, tokens.narrow(1, 0, first)));
   const double after =

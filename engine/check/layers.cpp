@@ -102,7 +102,7 @@ Verdict check_labels(const Trial& trial) {
   end.target = batch.target.clone();
   end.target.narrow(1, 0, half).fill_(ops::kIgnoredLabel);
   const auto loss = [&](const MicroBatch& one) {
-    const at::Tensor y = output_of(trial, {one});
+    const at::Tensor y = output_of(trial, trial.values, {one});
     return y.item<double>();
   };
   const double parts = (loss(begin) * double(half) + loss(end) * double(T - half)) / double(T);

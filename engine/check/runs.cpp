@@ -114,7 +114,7 @@ Verdict check_memory(const Trial& trial) {
     const double kept = double(count.alive_bytes()) - double(y.nbytes());
     x = y;
     if (i == 0) continue;
-    const double planned = graph_bytes(spec, tokens, /*element_bytes=*/4);
+    const double planned = layer_graph_bytes(spec, tokens, /*element_bytes=*/4);
     if (kept > kAllowed * planned) {
       return bad(fmt::format(
           "{} keeps {:.0f} bytes a token for the backward pass, and the plan counts {:.0f}; "

@@ -15,6 +15,15 @@
 
 namespace gigagpt::engine {
 
+// The parameters of a layer in fp32, each as `value_of` makes it of its full name.
+template <class ValueOf>
+Weights weights_by_name(const LayerSpec& spec, const ValueOf& value_of) {
+  Weights weights(at::kFloat, spec.params.size());
+  for (const ParamSpec& param : spec.params) weights.add({value_of(spec.prefix + param.name), {}});
+  for (const std::string& name : spec.shared) weights.add({value_of(name), {}});
+  return weights;
+}
+
 struct OracleResult {
   double loss = 0;
   std::map<std::string, double> added_losses = {};  // means over the step
@@ -55,14 +64,9 @@ inline OracleResult run_oracle(const Model& model, const std::map<std::string, a
     pass.losses = &losses;
     for (size_t i = 0; i < model.size(); ++i) {
       const LayerSpec& spec = model[i]->spec();
-      Weights weights(at::kFloat, spec.params.size());
-      const auto add = [&](const std::string& name) {
-        const at::Tensor leaf = values.at(name).detach().requires_grad_(true);
-        leaves[{i, name}] = leaf;
-        weights.add({leaf, {}});
-      };
-      for (const ParamSpec& param : spec.params) add(spec.prefix + param.name);
-      for (const std::string& name : spec.shared) add(name);
+      const Weights weights = weights_by_name(spec, [&](const std::string& name) {
+        return leaves[{i, name}] = values.at(name).detach().requires_grad_(true);
+      });
       const size_t before = losses.size();
       x = model[i]->forward(weights, x, pass);
       for (size_t n = before; n < losses.size(); ++n) layers_of_losses.push_back(i);

@@ -45,7 +45,7 @@ Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
 
 }  // namespace
 
-double graph_bytes(const LayerSpec& spec, double tokens, double element_bytes) {
+double layer_graph_bytes(const LayerSpec& spec, double tokens, double element_bytes) {
   double bytes = 4 * tokens * spec.kept_floats;
   for (const ParamSpec& param : spec.params) {
     if (param.shape.size() < 2) continue;
@@ -123,7 +123,7 @@ double MemoryEstimate::buffer_bytes() const {
 
 void MemoryEstimate::add_layer(const LayerSpec& spec) {
   const double tokens = double(size_.micro_batch_tokens());
-  double graph = gigagpt::engine::graph_bytes(spec, tokens, element_bytes_), elements = 0;
+  double graph = layer_graph_bytes(spec, tokens, element_bytes_), elements = 0;
   bool looks_up = false;
   for (const ParamSpec& param : spec.params) {
     if (param.shape.size() < 2) continue;

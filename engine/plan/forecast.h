@@ -45,13 +45,13 @@ class MemoryEstimate {
   double repeatable_ = 0, last_ = 0;  // elements of matrices
 };
 
-// Of LibTorch, oneDNN and their threads: as measured, with what grows as they work (oneDNN's code,
-// malloc's lists); or a bound.
+// The memory of LibTorch, oneDNN and their threads: as measured, with what grows as they work
+// (oneDNN's code, malloc's lists); or a bound.
 inline double program_bytes(const Machine& machine) {
   return machine.program_bytes > 0 ? machine.program_bytes + 0.05e9 : 0.35e9;
 }
-// That a layer keeps of so many tokens for its backward pass, at most, beside its output.
-double graph_bytes(const LayerSpec& spec, double tokens, double element_bytes);
+// Bytes that a layer keeps of so many tokens for its backward pass, at most, beside its output.
+double layer_graph_bytes(const LayerSpec& spec, double tokens, double element_bytes);
 constexpr int kUpdateBuffers = 8;  // as in StreamOptions
 
 // Bytes of the file that a step reads and writes; those of the pass that makes the updates, the
