@@ -3,15 +3,19 @@
 # runs; `nightly` runs by name only. Two run at a time, but for those that compute with all cores.
 find_package(GTest REQUIRED)
 
-# room_test(NAME [ALL_CORES] [LABEL label] SOURCES ... LIBRARIES ...): a test program and its test.
+# room_test(NAME [ALL_CORES] [TENSORS] [LABEL label] SOURCES ... LIBRARIES ...): a test program and
+# its test.
 function(room_test name)
-  cmake_parse_arguments(ROOM "ALL_CORES" "LABEL" "SOURCES;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ROOM "ALL_CORES;TENSORS" "LABEL" "SOURCES;LIBRARIES" ${ARGN})
   add_executable(${name}_test ${ROOM_SOURCES})
   target_compile_definitions(${name}_test PRIVATE
     GIGAGPT_SOURCE_DIR="${CMAKE_SOURCE_DIR}" GIGAGPT_BINARY_DIR="${CMAKE_BINARY_DIR}"
     GIGAGPT_VERSION="${PROJECT_VERSION}")
   target_link_libraries(${name}_test PRIVATE ${ROOM_LIBRARIES} GTest::gtest_main)
   set_target_properties(${name}_test PROPERTIES UNITY_BUILD OFF)  # helpers share names
+  if(ROOM_TENSORS)
+    with_libtorch_headers(${name}_test)
+  endif()
   add_test(NAME ${name} COMMAND ${name}_test)
   describe_test(${name} "${ROOM_LABEL}" ${ROOM_ALL_CORES})
 endfunction()
@@ -38,25 +42,25 @@ room_test(tokenizer SOURCES formats/bpe_test.cpp formats/bpe_trainer_test.cpp
           formats/gpt2_split_test.cpp formats/tokenizer_json_test.cpp cli/tokenizer_test.cpp
           LIBRARIES prepare)
 room_test(corpus SOURCES formats/corpus_test.cpp LIBRARIES corpus LibArchive::LibArchive)
-room_test(ops ALL_CORES LABEL slow SOURCES ops/attention_test.cpp ops/compact_test.cpp
+room_test(ops ALL_CORES TENSORS LABEL slow SOURCES ops/attention_test.cpp ops/compact_test.cpp
           ops/head_test.cpp ops/linear_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp ops/page_allocator_test.cpp
           ops/rope_test.cpp
           LIBRARIES ops)
 room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp LIBRARIES plan)
-room_test(engine ALL_CORES LABEL slow SOURCES engine/run/executor_test.cpp
+room_test(engine ALL_CORES TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
           engine/run/file_storage_fault_test.cpp engine/run/file_storage_test.cpp
           engine/run/forecast_test.cpp
           LIBRARIES engine)
-room_test(check LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
-room_test(run_directory SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
+room_test(check TENSORS LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
+room_test(run_directory TENSORS SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
-room_test(gpt ALL_CORES LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.cpp gpt/llama_test.cpp
+room_test(gpt ALL_CORES TENSORS LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.cpp gpt/llama_test.cpp
           gpt/model_test.cpp gpt/stored_tensors_test.cpp gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
 room_test(cli ALL_CORES LABEL slow SOURCES cli/arguments_test.cpp cli/display_test.cpp
-          cli/inspect_state_test.cpp cli/inspect_test.cpp cli/plan_text_test.cpp
+          cli/inspect_state_test.cpp cli/inspect_test.cpp cli/older_store_test.cpp cli/plan_text_test.cpp
           cli/programs_test.cpp cli/run_settings_test.cpp cli/yaml_test.cpp
           LIBRARIES inspect storage)
 add_dependencies(cli_test gigagpt gigagpt-compute)
@@ -73,8 +77,8 @@ if(GIGAGPT_SANITIZE)
 endif()
 
 if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
-  room_test(kills ALL_CORES LABEL slow SOURCES gpt/kill_test.cpp LIBRARIES gpt)
-  room_test(systems ALL_CORES LABEL slow SOURCES gpt/systems_test.cpp LIBRARIES gpt)
+  room_test(kills ALL_CORES TENSORS LABEL slow SOURCES gpt/kill_test.cpp LIBRARIES gpt)
+  room_test(systems ALL_CORES TENSORS LABEL slow SOURCES gpt/optimizer_table_test.cpp gpt/systems_test.cpp LIBRARIES gpt)
   room_test(systems_programs ALL_CORES LABEL slow SOURCES cli/systems_test.cpp LIBRARIES arguments)
   add_dependencies(systems_programs_test gigagpt gigagpt-compute)
   room_test(surroundings ALL_CORES LABEL slow SOURCES cli/endings_test.cpp cli/surroundings_test.cpp
@@ -129,7 +133,7 @@ if(DEBIAN_PYTHON AND NO_PYTORCH EQUAL 0)
   add_test(NAME hf_models COMMAND ${DEBIAN_PYTHON} ${CMAKE_SOURCE_DIR}/tools/hf_models.py
            ${CMAKE_BINARY_DIR}/hf_models)
   describe_test(hf_models slow TRUE)
-  room_test(import ALL_CORES LABEL slow SOURCES gpt/import_test.cpp LIBRARIES gpt)
+  room_test(import ALL_CORES TENSORS LABEL slow SOURCES gpt/import_test.cpp LIBRARIES gpt)
   set_tests_properties(hf_models PROPERTIES FIXTURES_SETUP hf_models)
   set_tests_properties(import PROPERTIES FIXTURES_REQUIRED hf_models)
 endif()

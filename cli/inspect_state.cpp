@@ -22,7 +22,7 @@ void print_facts(const StateFile& file, const Path& path) {
     const bool own = layout.is_own(layout.segments()[i]);
     owing += own && file.has_slot(i) && file.state_step(i) < file.step() ? 1 : 0;
   }
-  fmt::print("{}: a store, version {}, id {}\n", path.string(), StateFile::kVersion, file.id());
+  fmt::print("{}: a store, version {}, id {}\n", path.string(), file.version(), file.id());
   print_fact("step", fmt::format("{}, each of {} tokens{}", file.step(), file.step_tokens(),
                                  file.pending()
                                      ? fmt::format("; its update is pending in {} of {} segments",
@@ -35,6 +35,7 @@ void print_facts(const StateFile& file, const Path& path) {
                       : layout.form().gradient == engine::GradientForm::kNone
                           ? fmt::format("{}; no gradients (clip: layer)", form)
                           : fmt::format("{}, and gradients", form));
+  if (layout.training()) print_fact("optimizer", layout.form().optimizer->name);
   if (layout.shard().systems > 1) {
     print_fact("shard", fmt::format("of system {} of {}: norms are of its part of each layer",
                                     layout.shard().rank, layout.shard().systems));
@@ -50,6 +51,7 @@ void add_norms(const StateLayout& layout, const Segment& s, const StateFile::Ins
                bool damaged, LayerNorms& norms) {
   layout.for_each_parameter(s, [&](const auto&, const Segment& piece) {
     for (size_t i = 0; i < all.size(); ++i) {
+      if (!layout.form().keeps(engine::Array(i))) continue;
       if (!all[i].empty())
         norms[i].add(std::span(all[i]).subspan(size_t(piece.begin - s.begin), size_t(piece.count)));
       else if (damaged)

@@ -64,7 +64,7 @@ class InspectStore : public testing::TestWithParam<StateForm> {
       std::fill_n(gradient, storage.layout().layer(need.layer).size, 0.5F);
       storage.release(need);
     }
-    storage.defer({{.sgd = true, .beta1 = 0, .weight_decay = 0}, 1.0, 1.0, 5});
+    storage.defer({{&ops::Sgd::kInfo, {.beta1 = 0, .weight_decay = 0}}, 1.0, 1.0, 5});
     const engine::Request head = {1, false};
     storage.expect({&head, 1});
     storage.acquire(head);
@@ -98,10 +98,11 @@ TEST_P(InspectStore, SaysWhatItHolds) {
   const std::string before = read_text(path_);
   const Outcome whole = look(path_);
   EXPECT_EQ(whole.error, "");
-  EXPECT_TRUE(has(whole.text, "model.store: a store, version 2, id " + id));
+  EXPECT_TRUE(has(whole.text, "model.store: a store, version 3, id " + id));
   EXPECT_TRUE(has_line(whole.text, "step 4, each of 72 tokens\n"));
   EXPECT_TRUE(has_line(whole.text, GetParam().precision == Precision::kFp32 ? "precision fp32\n"
                                                                             : "precision bf16\n"));
+  EXPECT_TRUE(has_line(whole.text, "optimizer adamw\n"));
   EXPECT_TRUE(has_line(whole.text, "checksums all match"));
   // Norms of 5614 values of 3 and of 2; what pads the layer counts for nothing.
   EXPECT_TRUE(has_line(whole.text, fmt::format("first 5614 [70,80] 2*[7] {:.6g} {:.6g} 0\n",
@@ -156,7 +157,8 @@ TEST_P(InspectStore, WithoutTrainingItHasWeightsAlone) {
 }
 
 // Places in a header, of docs/FILE_FORMAT.md.
-constexpr size_t kSlotCount = 40, kSlotBytes = 48, kStep = 56, kDescriptionCrc = 140, kCrc = 148;
+constexpr size_t kSlotCount = 40, kSlotBytes = 48, kStep = 56, kDescriptionCrc = 80, kUpdate = 84,
+                 kCrc = 4092;
 
 uint32_t crc_of(std::string_view text) {
   return crc32c(std::as_bytes(std::span(text)));
@@ -239,6 +241,10 @@ TEST_P(InspectHostileStore, DescriptionsThatAreNone) {
            {replaced("\"vector\"", "null"), "must be string"},
            {replaced("[\"first.matrix\"]", "[\"nothing\"]"), "no layer before it has"},
            {replaced("[\"first.matrix\"]", "[\"ln.weight\"]"), "no layer before it has"},
+           {replaced("\"adamw\"", "\"adam\""), "does not know its optimizer adam"},
+           {replaced("\"adamw\"", "\"lion\""), "not written as this program writes it"},
+           {replaced("\"rate\":1.0", "\"rate\":1"), "not written as this program writes it"},
+           {replaced("\"rate\":1.0", "\"rate\":\"1\""), "must be number"},
            {replaced("\"layers\":[", "\"layers\":[[],"), "cannot use at()"},
            {replaced("\"layers\":[", "\"more\":["), "key 'layers' not found"},
            {replaced("{\"precision\"", "{\"more\":1,\"precision\""), "not written as this"},
@@ -258,7 +264,12 @@ TEST_P(InspectHostileStore, HeadersThatCannotBe) {
   EXPECT_TRUE(has(with(kSlotBytes, ~uint64_t{0}).error, "not written as this program"));
   EXPECT_TRUE(has(with(kStep, int64_t{-1}).error, "was never completed"));
   EXPECT_TRUE(has(with(kStep, int64_t{9}).error, "5 of 5 segments are damaged"));
-  EXPECT_TRUE(has(with(8, uint32_t{3}).error, "has version 3, this program knows 2"));
+  EXPECT_TRUE(has(with(8, uint32_t{4}).error, "has version 4, this program knows 3"));
+  EXPECT_TRUE(has(with(8, uint32_t{1}).error, "is not a gigaGPT store"));
+  EXPECT_TRUE(has(with(kUpdate, uint32_t{0}).error, "parse error"));
+  EXPECT_TRUE(has(with(kUpdate, ~uint32_t{0}).error, "update is too long"));
+  EXPECT_TRUE(has(with(kUpdate + 4 + 14, 'b').error, "does not know its optimizer bdamw"));
+  EXPECT_TRUE(has(with(kUpdate + 4 + 2, 'b').error, "key 'optimizer' not found"));
   EXPECT_TRUE(has(with(kSlotCount, uint64_t{2}).error, "segments are damaged"));
   std::string file = whole_;
   file[2 * kBlockBytes + 30] ^= 1;

@@ -66,6 +66,7 @@ engine::RunSize GPTConfig::run_size(bool training) const {
   size.checkpoint_minutes = saves.checkpoint_minutes;
   size.keep_checkpoints = saves.keep_checkpoints, size.systems = num_systems;
   size.network_gbit = systems.network(num_systems);
+  size.optimizer = ops::find_optimizer(optim.optimizer);
   return size;
 }
 

@@ -152,8 +152,7 @@ TEST_P(Reference, LossAndGradients) {
 // bf16 bounds the mean.
 TEST_P(Reference, TenOptimizerSteps) {
   const Tensor losses = read(fixture_, "step_losses"), norms = read(fixture_, "step_grad_norms");
-  const ops::UpdateRule rule{false, config_.optim.beta1, config_.optim.beta2,
-                             config_.optim.adam_epsilon, config_.optim.weight_decay};
+  const ops::UpdateRule rule = config_.optim.update_at(0, 1, 0).rule;
   double way = 0;
   for (int64_t step = 0; step < config_.num_steps; ++step) {
     const double lr = config_.optim.learning_rate_at(step, config_.num_steps);

@@ -31,9 +31,9 @@ void update_piece(const CompactPiece& piece, const kernels::UpdateNumbers& numbe
     return decoded;
   };
   float* exp_avg = plain(piece.exp_avg, false, m);
-  float* exp_avg_sq = numbers.sgd ? nullptr : plain(piece.exp_avg_sq, true, v);
-  kernels::optimizer_kernels().update(
-      {{w, n}, {grad, n}, {exp_avg, n}, {exp_avg_sq, n}, nullptr, piece.decays}, numbers, 0, n);
+  float* exp_avg_sq = plain(piece.exp_avg_sq, true, v);
+  kernels::update({{w, n}, {grad, n}, {exp_avg, n}, {exp_avg_sq, n}, nullptr, piece.factors},
+                  numbers, 0, n);
   if (exp_avg == m) write_moment(m, false, n, piece.exp_avg);
   if (exp_avg_sq == v) write_moment(v, true, n, piece.exp_avg_sq);
   if (piece.rounded == nullptr) return;

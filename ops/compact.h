@@ -25,8 +25,8 @@ struct CompactPiece {
   float* plain = nullptr;            // in fp32
   const float* grad = nullptr;       // or
   const kernels::Bf16* narrow_grad = nullptr;
-  CompactMoment exp_avg = {}, exp_avg_sq = {};
-  bool decays = true;
+  CompactMoment exp_avg = {}, exp_avg_sq = {};  // null if it is not kept
+  ParamFactors factors = {};
 };
 
 // The formulas of ops/optimizer.h, computed in fp32 from what the state stands for. The new bits

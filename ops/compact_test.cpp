@@ -9,6 +9,8 @@
 #include <set>
 #include <vector>
 
+#include "ops/optimizers/list.h"
+
 namespace gigagpt::ops {
 namespace {
 
@@ -172,13 +174,14 @@ State draw_state() {
 
 // In fp32 in between it is the update of ops/optimizer.h.
 TEST(CompactUpdate, IsThePlainOneOnWhatTheCodesStandFor) {
-  for (const bool sgd : {false, true}) {
-    const UpdateRule rule{.sgd = sgd, .seed = 11};
+  for (const Optimizer* optimizer : kOptimizers) {
+    SCOPED_TRACE(optimizer->name);
+    const UpdateRule rule{.optimizer = optimizer, .seed = 11};
     State state = draw_state();
     Block w, m = decode(state.exp_avg, false), v = decode(state.exp_avg_sq, true);
     for (const Bf16 x : state.weights) w.push_back(kernels::to_float(x));
     const Block before = w;
-    update_alone(std::vector<ParamState>{{w, state.grad, m, v, nullptr, true}}, rule, 0.01, 0.7, 3);
+    update_alone(std::vector<ParamState>{{w, state.grad, m, v}}, rule, 0.01, 0.7, 3);
     update_one(state.piece(4096), rule, 0.7, 3, /*layer=*/2);
     EXPECT_EQ(state.exp_avg.codes, encode(m, false).codes);
     EXPECT_EQ(state.exp_avg.scale, encode(m, false).scale);

@@ -25,24 +25,25 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
   double bytes = 0;
   for (const ParamState& state : states) {
     // Gradient and compute copy once, the rest read and written.
-    bytes += double(state.value.size()) * ((rule.sgd ? 20 : 28) + (state.compute ? 2 : 0));
+    bytes +=
+        double(state.value.size()) * (12 + 8 * rule.optimizer->kept() + (state.compute ? 2 : 0));
     for (size_t i = 0; i < state.value.size(); i += kChunk)
       tasks.push_back({&state, i, std::min(i + kChunk, state.value.size())});
   }
   const Zone zone("optimizer", 0, bytes);
   const kernels::UpdateNumbers numbers = kernels::update_numbers(rule, lr, grad_scale, step);
-  const auto update_stretch = kernels::optimizer_kernels().update;
   parallel_parts(tasks.size(), 1, [&](size_t begin, size_t end, size_t) {
     for (size_t i = begin; i < end; ++i) {
-      update_stretch(*tasks[i].state, numbers, tasks[i].begin, tasks[i].end);
+      kernels::update(*tasks[i].state, numbers, tasks[i].begin, tasks[i].end);
     }
   });
 }
 
 void update(std::span<const CompactPiece> pieces, const UpdateRule& rule, double lr,
             double grad_scale, int64_t step, uint64_t layer) {
-  double bytes = 0;  // a weight, its two moments' codes in and out, and its gradient
-  for (const CompactPiece& piece : pieces) bytes += 12.0 * double(piece.count);
+  double bytes = 0;  // a weight and codes in and out, and the gradient
+  for (const CompactPiece& piece : pieces)
+    bytes += double(piece.count) * (8 + 2 * rule.optimizer->kept());
   const Zone zone("optimizer", 0, bytes);
   parallel_parts(pieces.size(), 8, [&](size_t begin, size_t end, size_t) {
     update_alone(pieces.subspan(begin, end - begin), rule, lr, grad_scale, step, layer);

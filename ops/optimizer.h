@@ -5,32 +5,37 @@
 #include <span>
 
 #include "ops/kernels/bf16.h"
+#include "ops/optimizers/adamw.h"
 
 namespace gigagpt::ops {
 
-// One parameter's arrays, all of one length. SGD does not touch exp_avg_sq.
+// What one parameter has of its own in an update.
+struct ParamFactors {
+  double rate = 1;     // of the learning rate
+  double decay = 1;    // of the weight decay; 0: none
+  double epsilon = 1;  // of the optimizer's epsilon
+  bool operator==(const ParamFactors&) const = default;
+};
+
+// One parameter's arrays, all of one length but for those that the optimizer does not keep.
 struct ParamState {
   std::span<float> value;  // fp32 master weights
   std::span<const float> grad;
-  std::span<float> exp_avg;          // first moment, or SGD's momentum
-  std::span<float> exp_avg_sq;       // second moment
+  std::span<float> exp_avg;
+  std::span<float> exp_avg_sq;
   kernels::Bf16* compute = nullptr;  // gets the new values rounded, unless null
-  bool decays = true;
+  ParamFactors factors = {};
 };
 
 struct UpdateRule {
-  bool sgd = false;  // else AdamW
-  double beta1 = 0.9;
-  double beta2 = 0.95;
-  double epsilon = 1e-8;
-  double weight_decay = 0.1;
+  const Optimizer* optimizer = &AdamW::kInfo;
+  OptimizerNumbers numbers = {};
   uint64_t seed = 0;  // of random rounding (ops/compact.h)
 };
 
-// AdamW (Loshchilov and Hutter 2019): w -= lr decay w; m = b1 m + (1 - b1) g;
-// v = b2 v + (1 - b2) g^2; w -= lr m' / (sqrt(v') + eps) with m' = m / (1 - b1^t), v' likewise.
-// SGD: w -= lr decay w; m = b1 m + g; w -= lr m. g is grad * grad_scale; `step` is t, from 1.
-// All parameters in one pass over the threads.
+// w = w (1 - lr weight_decay) - lr direction, where the optimizer makes the direction of
+// grad * grad_scale and of what it keeps (ops/optimizers/); `step` counts from 1. All parameters in
+// one pass over the threads.
 void update(std::span<const ParamState> states, const UpdateRule& rule, double lr,
             double grad_scale, int64_t step);
 

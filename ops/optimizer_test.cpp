@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "ops/optimizers/list.h"
 #include "ops/sampling.h"
 #include "ops/testing.h"
 
@@ -59,14 +60,23 @@ struct Beside {
   void step(const std::vector<float>& g, const UpdateRule& rule, double lr, double scale, int t) {
     update_one({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())}, rule, lr, scale,
                t);
-    const double b1 = rule.beta1, b2 = rule.beta2;
+    const auto& [b1, b2, epsilon, decay] = rule.numbers;
     for (size_t i = 0; i < w.size(); ++i) {
       const double gi = double(g[i]) * scale;
-      w64[i] -= lr * rule.weight_decay * w64[i];
-      m64[i] = b1 * m64[i] + (rule.sgd ? 1 : 1 - b1) * gi;
-      v64[i] = b2 * v64[i] + (1 - b2) * gi * gi;
-      const double m_hat = m64[i] / (1 - std::pow(b1, t)), v_hat = v64[i] / (1 - std::pow(b2, t));
-      w64[i] -= lr * (rule.sgd ? m64[i] : m_hat / (std::sqrt(v_hat) + rule.epsilon));
+      const double mixed = b1 * m64[i] + (1 - b1) * gi;
+      double direction = 0;
+      if (rule.optimizer == &Sgd::kInfo) {
+        direction = m64[i] = b1 * m64[i] + gi;
+      } else if (rule.optimizer == &Lion::kInfo) {
+        direction = mixed > 0 ? 1 : -1;
+        m64[i] = b2 * m64[i] + (1 - b2) * gi;
+      } else {
+        m64[i] = mixed;
+        v64[i] = b2 * v64[i] + (1 - b2) * gi * gi;
+        direction = (m64[i] / (1 - std::pow(b1, t))) /
+                    (std::sqrt(v64[i] / (1 - std::pow(b2, t))) + epsilon);
+      }
+      w64[i] -= lr * decay * w64[i] + lr * direction;
     }
     const at::Tensor master = at::from_blob(w.data(), {int64_t(w.size())}, at::kFloat);
     expect_same_bits(compute, master.to(at::kBFloat16));
@@ -92,7 +102,7 @@ TEST(Update, AdamWMatchesDoubleOverTenSteps) {
 TEST(Update, SgdMatchesDoubleOverTenSteps) {
   for (const size_t n : kLengths) {
     Beside both(n, 2);
-    const UpdateRule rule{true, 0.9, 0, 0, 0.1};
+    const UpdateRule rule{&Sgd::kInfo, {}};
     const double lr = 0.01;
     for (int t = 1; t <= 10; ++t) both.step(draw(n, unsigned(200 + t)), rule, lr, 0.37, t);
     for (size_t i = 0; i < n; ++i) {
@@ -103,9 +113,40 @@ TEST(Update, SgdMatchesDoubleOverTenSteps) {
   }
 }
 
+// Beside rounding, an average that is nothing but rounding could have the other sign: none is here.
+TEST(Update, LionMatchesDoubleOverTenSteps) {
+  for (const size_t n : kLengths) {
+    Beside both(n, 3);
+    const UpdateRule rule{&Lion::kInfo, {.beta2 = 0.99}};
+    const double lr = 0.01;
+    for (int t = 1; t <= 10; ++t) both.step(draw(n, unsigned(300 + t)), rule, lr, 0.37, t);
+    for (size_t i = 0; i < n; ++i) {
+      ASSERT_NEAR(both.w[i], both.w64[i], 16 * 10 * kUnit32 * (std::abs(both.w64[i]) + lr)) << i;
+      ASSERT_EQ(both.v[i], 0.0F) << "Lion leaves the second moment alone";
+    }
+  }
+}
+
+TEST(Update, LionsDirectionIsZeroWhereNothingPulls) {
+  std::vector<float> w = {1.0F, 1.0F}, g = {0.0F, -2.0F}, m = {0.0F, 0.0F};
+  update_one({w, g, m, {}}, {&Lion::kInfo, {.weight_decay = 0}}, 0.25, 1.0, 1);
+  EXPECT_EQ(w, (std::vector<float>{1.0F, 1.25F}));
+}
+
+// Each parameter takes its own part of the rate, the decay and epsilon.
+TEST(Update, HasFactorsForEachParameter) {
+  const OptimizerNumbers numbers{.epsilon = 1e-2, .weight_decay = 0.2};
+  const ParamFactors factors{.rate = 0.5, .decay = 3, .epsilon = 10};
+  std::vector<float> g = draw(100, 1), w = draw(100, 2), m(100), v(100);
+  std::vector<float> w2 = w, m2(100), v2(100);
+  update_one({w, g, m, v, nullptr, factors}, {.numbers = numbers}, 0.02, 1, 1);
+  update_one({w2, g, m2, v2}, {.numbers = {.epsilon = 1e-1, .weight_decay = 0.6}}, 0.01, 1, 1);
+  for (size_t i = 0; i < w.size(); ++i) EXPECT_FLOAT_EQ(w[i], w2[i]) << i;
+}
+
 TEST(Update, SgdHasMomentumAndDecoupledDecay) {
   std::vector<float> w = {1.0F}, g = {0.5F}, m = {2.0F};
-  update_one({w, g, m, {}}, {true, 0.9, 0, 0, 0.1}, 0.1, 2.0, 1);
+  update_one({w, g, m, {}}, {&Sgd::kInfo, {}}, 0.1, 2.0, 1);
   EXPECT_FLOAT_EQ(m[0], 0.9F * 2.0F + 1.0F);
   EXPECT_FLOAT_EQ(w[0], 1.0F * 0.99F - 0.1F * 2.8F);
 }
@@ -121,9 +162,9 @@ TEST(Update, TheComputeCopyIsRoundedToNearestEven) {
   const at::Tensor compute = at::empty({int64_t(w.size())}, at::kBFloat16);
   const at::Tensor expected =
       at::from_blob(w.data(), {int64_t(w.size())}, at::kFloat).to(at::kBFloat16);
-  for (const bool sgd : {false, true}) {
+  for (const Optimizer* optimizer : kOptimizers) {
     update_one({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())},
-               {sgd, 0.9, 0.95, 1e-8, 0}, 0.01, 1.0, 1);
+               {optimizer, {.weight_decay = 0}}, 0.01, 1.0, 1);
     expect_same_bits(compute, expected);
   }
 }
@@ -140,9 +181,10 @@ TEST(Update, OfManyParametersIsThatOfEach) {
     std::vector<ParamState> states;
     for (size_t i = 0; i < together.size(); ++i) {
       grads.push_back(draw(kLengths[i], unsigned(t)));
-      const bool decays = i % 2 == 0;
-      states.push_back({together[i].w, grads[i], together[i].m, together[i].v, nullptr, decays});
-      alone[i].step(grads[i], {false, 0.9, 0.95, 1e-8, decays ? 0.1 : 0.0}, 0.01, 0.5, t);
+      const double decays = i % 2 == 0 ? 1 : 0;
+      states.push_back(
+          {together[i].w, grads[i], together[i].m, together[i].v, nullptr, {.decay = decays}});
+      alone[i].step(grads[i], {.numbers = {.weight_decay = 0.1 * decays}}, 0.01, 0.5, t);
     }
     update(states, {}, 0.01, 0.5, t);
     for (size_t i = 0; i < together.size(); ++i) EXPECT_EQ(together[i].w, alone[i].w) << i;

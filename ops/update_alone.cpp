@@ -8,7 +8,7 @@ void update_alone(std::span<const ParamState> states, const UpdateRule& rule, do
                   double grad_scale, int64_t step) {
   const kernels::UpdateNumbers numbers = kernels::update_numbers(rule, lr, grad_scale, step);
   for (const ParamState& state : states) {
-    kernels::optimizer_kernels().update(state, numbers, 0, state.value.size());
+    kernels::update(state, numbers, 0, state.value.size());
   }
 }
 

@@ -28,7 +28,8 @@ struct Request {
 
   bool by_layer() const { return size.training && rules.clip == "layer"; }
   StateForm form(GradientForm gradient) const {
-    return {precision, size.training, size.training && rules.state == "compact", gradient};
+    return {precision, size.training, size.training && rules.state == "compact", gradient,
+            size.optimizer};
   }
   std::vector<bool> recompute_choices() const {
     if (!size.training || rules.recompute == "on") return {true};
@@ -133,7 +134,7 @@ void plan_disk(const Request& r, const MemoryEstimate& estimate, Plan& plan) {
     for (const ParamSpec& param : spec.params) {
       const bool rounded = param.is_matrix() && plan.execution.form.compact;
       weights += double(param.count()) * (rounded ? 2 : 4);
-      others += in_file ? 0 : 8 * double(param.count());
+      others += in_file ? 0 : 4.0 * r.size.optimizer->kept() * double(param.count());
     }
   }
   plan.snapshot_gb = (weights + others) / 1e9;

@@ -28,6 +28,7 @@ struct RunSize {
   int64_t keep_checkpoints = 0;
   int64_t systems = 1;      // that share the micro-batches
   double network_gbit = 0;  // a second, between them
+  const ops::Optimizer* optimizer = &ops::AdamW::kInfo;
 
   int64_t micro_batch_tokens() const { return micro_batch_size * sequence_length; }
   // Of a step; the most that one system has of them.

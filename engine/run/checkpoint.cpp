@@ -14,8 +14,8 @@
 
 #include "base/disk_rate.h"
 #include "base/error.h"
+#include "engine/run/take_over.h"
 #include "engine/run/watch.h"
-#include "engine/storage/file_storage.h"
 #include "formats/dataset.h"
 
 namespace gigagpt::engine {
@@ -37,25 +37,6 @@ at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
 std::span<const std::byte> bytes_of(const at::Tensor& contiguous) {
   return {static_cast<const std::byte*>(contiguous.data_ptr()), contiguous.nbytes()};
 }
-
-// Tells the share of all values that have been read or written.
-class ValueCounter {
- public:
-  ValueCounter(Store& store, int copies, const Progress& progress)
-      : progress_(progress),
-        all_(copies * double(parameter_count(store.storage().layout().specs()))) {
-    add(0);
-  }
-  void add(int64_t values) {
-    done_ += double(values);
-    if (progress_) progress_(done_ / all_);
-  }
-
- private:
-  const Progress& progress_;
-  const double all_;
-  double done_ = 0;
-};
 
 // The file that the leader writes. The others ask their store for the same values, which sends
 // them there.
@@ -139,10 +120,11 @@ void for_each_parameter(Store& store, Visit visit) {
   }
 }
 
-// Calls visit(name in the file, parameter, what) for both moments of every parameter.
+// Calls visit(name in the file, parameter, what) for what the optimizer keeps of every parameter.
 template <class Visit>
 void for_each_moment(Store& store, Visit visit) {
   for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq}) {
+    if (!store.form().keeps(kept)) continue;
     const std::string prefix = kept == Array::kExpAvg ? "exp_avg/" : "exp_avg_sq/";
     for_each_parameter(store, [&](const std::string& name) { visit(prefix + name, name, kept); });
   }
@@ -220,50 +202,6 @@ void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store
   });
 }
 
-// What one system kept of a state, to all that keep it now.
-void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
-  std::vector<float> values;
-  const auto load = [&](const ParamSpec&, const Segment& piece) {
-    values.resize(size_t(piece.count));
-    for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
-      if (file != nullptr) file->read(kept, piece.layer, piece.begin, values);
-      store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
-      store.storage().write(kept, piece.layer, piece.begin, values);
-      counter.add(piece.count);
-    }
-  };
-  for (const Segment& segment : layout.segments()) {
-    if (layout.is_own(segment)) layout.for_each_parameter(segment, load);
-  }
-}
-
-// As load_checkpoint, from the files of a run on another number of systems, which must be there for
-// the one that leads.
-void load_files(const ResumePoint& from, Store& store, const Progress& progress) {
-  StateForm form = store.form();
-  form.gradient = from.other_gradient;
-  const std::vector<LayerSpec>& specs = store.storage().layout().specs();
-  ValueCounter counter(store, 3, progress);
-  store.storage().begin_writing(from.step);
-  for (size_t i = 0; i < from.other_files.size(); ++i) {
-    const Shard shard{int(i), int(from.other_files.size())};
-    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
-    std::unique_ptr<FileStorage> file;
-    store.cluster().together([&] {
-      if (!store.cluster().leads()) return;
-      file = std::make_unique<FileStorage>(layout, from.other_files[i], FileStorage::Mode::kOpen,
-                                           StreamOptions(), Cluster::alone());
-      if (file->step() == from.step + 1) file->take_back_step();
-      file->settle();
-    });
-    load_file(file.get(), layout, store, counter);
-  }
-  store.storage().finish_writing();
-  if (!store.cluster().leads() || store.storage().file_id().empty()) return;
-  // The state is in the new files now.
-  for (const Path& file : from.other_files) std::filesystem::remove(file);
-}
-
 // Version of this program and of LibTorch and oneDNN, the CPU, the threads and the precision in
 // use: enough to tell why two runs differ in their last bits. And what the data is known by.
 formats::TextPairs manifest(const Store& store, const std::string& data) {
@@ -312,7 +250,7 @@ void load_checkpoint(const Path& checkpoint, Store& store, bool optimizer, int64
                  : std::nullopt;
   });
   const bool whole = cluster.any(moments.has_value());
-  ValueCounter counter(store, whole ? 3 : 1, progress);
+  ValueCounter counter(store, whole ? arrays_of(store) : 1, progress);
   store.storage().begin_writing(step);
   read_weights(weights, store, counter);
   if (whole) read_optimizer(moments, store, counter);
@@ -353,7 +291,7 @@ int64_t Checkpoints::start(Store& store, int64_t seed, const Progress& progress)
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};
   size_bytes_ = uint64_t(parameter_count(store.storage().layout().specs())) * 4 *
-                (store.file_id().empty() ? 3 : 1);
+                uint64_t(store.file_id().empty() ? arrays_of(store) : 1);
   // A file may be a step ahead of what it said when a killed process was still writing.
   if (from_ && from_->in_store) return store.step();
   return from_ ? from_->step : 0;
@@ -424,7 +362,7 @@ Path Checkpoints::save(int64_t step, Store& store, bool best,
   if (cluster_.leads()) pending.emplace(target);
   const Path folder = pending ? pending->path() : target;
   const std::string file_id = store.file_id();
-  ValueCounter counter(store, file_id.empty() ? 3 : 1, progress);
+  ValueCounter counter(store, file_id.empty() ? arrays_of(store) : 1, progress);
   formats::TrainerState state{
       step, step * rules_.size.step_tokens(), rules_.config, manifest(store, rules_.data), {}};
   state.files = {write_weights(folder / "model.safetensors", store, counter)};

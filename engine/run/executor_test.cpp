@@ -112,7 +112,8 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   store.initialise(3, {});
   Executor executor(model, store, {});
   auto values = copy_values(store);
-  Update update{.rule = {true, 0.0, 0, 0, 0.5}, .lr = 0.1, .step = 1};
+  Update update{
+      .rule = {&ops::Sgd::kInfo, {.beta1 = 0, .weight_decay = 0.5}}, .lr = 0.1, .step = 1};
   const double norm = executor.compute_gradients(make_batches(0), 1, update, {})->norm;
   double squares = 0;
   std::map<std::string, at::Tensor> grads;
@@ -274,9 +275,12 @@ TEST(Update, ByLayersEqualsThePlainFormulas) {
   const double max_norm = 0.5, lr = 0.1;
   const auto before = copy_values(store);
   const auto oracle = run_oracle(model, before, make_batches(0), 1);
-  const auto result =
-      train_step(executor, store, make_batches(0), 1,
-                 {.rule = {true, 0.0, 0, 0, 0.0}, .lr = lr, .max_norm = max_norm, .step = 1}, {});
+  const auto result = train_step(executor, store, make_batches(0), 1,
+                                 {.rule = {&ops::Sgd::kInfo, {.beta1 = 0, .weight_decay = 0}},
+                                  .lr = lr,
+                                  .max_norm = max_norm,
+                                  .step = 1},
+                                 {});
   EXPECT_EQ(result->loss, oracle.loss);
   double all = 0;
   for (const auto& layer : specs_of(model)) {

@@ -36,8 +36,8 @@ inline std::vector<MicroBatch> make_batches(int64_t step) {
   return batches;
 }
 
-inline Update update_to(int64_t step) {
-  return {.rule = {.seed = 3}, .lr = 0.01, .max_norm = 0.5, .step = step};
+inline Update update_to(int64_t step, const ops::Optimizer* optimizer = &ops::AdamW::kInfo) {
+  return {.rule = {optimizer, {}, /*seed=*/3}, .lr = 0.01, .max_norm = 0.5, .step = step};
 }
 
 struct Way {
@@ -49,10 +49,10 @@ struct Way {
 
 inline std::string text_of(const Way& s) {
   return fmt::format(
-      "window {} recompute {} segment {} buffers {} ahead {} memory {} cache {} {}{}{}",
+      "window {} recompute {} segment {} buffers {} ahead {} memory {} cache {} {}{}{} {}",
       s.executor.window, s.executor.recompute, s.stream.segment_elements, s.stream.buffers,
       s.stream.ahead, s.stream.memory_bytes, s.stream.cache_bytes, precision_name(s.form.precision),
-      s.form.compact ? " compact" : "", int(s.form.gradient));
+      s.form.compact ? " compact" : "", int(s.form.gradient), s.form.optimizer->name);
 }
 
 // A model that trains on a file in a folder of its own, or in RAM.
@@ -68,7 +68,7 @@ class Trainer {
   double step() {
     const int64_t step = store_.step();
     return train_step(executor_, store_, make_batches(step), mix(9, uint64_t(step)),
-                      update_to(step + 1), {})
+                      update_to(step + 1, store_.form().optimizer), {})
         ->loss;
   }
   Store& store() { return store_; }
@@ -112,6 +112,7 @@ inline Values all_state(Store& store) {
   Values all;
   for (const auto& [name, _] : copy_values(store)) {
     for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
+      if (!store.form().keeps(kept)) continue;
       all[name + std::to_string(int(kept))] = tensor_of(store, kept, name);
     }
   }
@@ -130,8 +131,8 @@ inline void expect_same(const Values& actual, const Values& expected) {
 inline const Values& resident_after(int64_t steps, StateForm form) {
   // How a file keeps gradients is nothing to a state in RAM, but for clipping layer by layer.
   if (form.gradient == GradientForm::kBf16) form.gradient = GradientForm::kFp32;
-  static std::map<std::tuple<int64_t, Precision, bool, GradientForm>, Values> known;
-  auto& values = known[{steps, form.precision, form.compact, form.gradient}];
+  static std::map<std::tuple<int64_t, Precision, bool, GradientForm, std::string>, Values> known;
+  auto& values = known[{steps, form.precision, form.compact, form.gradient, form.optimizer->name}];
   if (!values.empty()) return values;
   const int64_t window = form.gradient == GradientForm::kNone ? 0 : 1;
   Trainer trainer({.file = false, .form = form, .executor = {window}}, "",

@@ -32,6 +32,12 @@ std::vector<Path> files_of(const CheckpointRules& rules, int systems) {
   return files;
 }
 
+// What the file holds or, if it is still to be made from one of an older version, what that holds.
+std::optional<Summary> peek_own(const Path& file) {
+  const auto found = StateFile::peek(file);
+  return found ? found : StateFile::peek(place_of_older(file));
+}
+
 // What is common to the files of a run; nothing if there is no run in them. Throws Error if some
 // are missing, or of another run.
 std::optional<Summary> common_summary(const std::vector<std::optional<Summary>>& all,
@@ -69,7 +75,7 @@ std::optional<Summary> summary_of_all(const CheckpointRules& rules, Cluster& clu
   const auto file_of = [&](int rank) {
     return store_file(rules.store, rules.out_dir, {rank, cluster.systems()});
   };
-  const auto mine = cluster.together([&] { return StateFile::peek(file_of(cluster.rank())); });
+  const auto mine = cluster.together([&] { return peek_own(file_of(cluster.rank())); });
   return common_summary(cluster.gather(mine), file_of(0));
 }
 
@@ -149,6 +155,8 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
   point.run_id = found.run_id;
   point.other_gradient = found.gradient;
   if (other) point.other_files = std::move(files);
+  const bool same_names = other && systems == rules.size.systems;
+  for (Path& file : point.other_files) file = same_names ? place_of_older(file) : file;
   if (!newest.empty()) {
     if (!rules.dataset.empty()) formats::check_same_tokens(newest, rules.dataset);
     compare_runs(formats::read_trainer_state(newest), rules, point);
@@ -240,7 +248,7 @@ std::optional<ResumePoint> find_on_leader(const CheckpointRules& rules,
   if (use_others)
     point = find_store(rules, others->second, others->first, /*other=*/true);
   else if (ours)
-    point = find_store(rules, *ours, systems, /*other=*/false);
+    point = find_store(rules, *ours, systems, /*other=*/ours->is_old());
   return point ? point : find_checkpoint_point(rules);
 }
 
@@ -267,6 +275,17 @@ std::vector<Path> find_store_files(const std::string& store, const Path& out_dir
     files.push_back(store_file(store, out_dir, {rank, of}));
   }
   return files;
+}
+
+Path place_of_older(const Path& store) {
+  return store.string() + ".older";
+}
+
+void put_older_aside(const Path& store) {
+  const auto found = StateFile::peek(store);
+  if (!found || !found->is_old()) return;
+  fs::rename(store, place_of_older(store));
+  sync_parent_directory(store);
 }
 
 std::string set_damaged_aside(const Path& out_dir, bool sums) {
@@ -319,7 +338,9 @@ std::string origin_text(const ResumePoint& from, Precision precision) {
   }
   std::string text = from.note.empty() ? "" : from.note + "\n";
   text += fmt::format("continuing from {} at step {}", from.checkpoint.string(), from.step);
-  if (!from.other_files.empty())
+  if (!from.other_files.empty() && from.other_files.front() == place_of_older(from.checkpoint))
+    text += ", in the format of an older version; it is written anew";
+  else if (!from.other_files.empty())
     text += fmt::format(", which {} systems made", from.other_files.size());
   if (from.moments_lost) {
     text +=

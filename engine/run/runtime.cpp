@@ -42,6 +42,7 @@ std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, cons
     const StateForm& form = plan.execution.form;
     if (file.empty()) return std::make_unique<MemoryStorage>(specs, form, cluster);
     if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
+    if (from && !from->other_files.empty()) put_older_aside(file);
     StreamOptions options;
     options.memory_bytes = plan.layer_bytes;
     options.cache_bytes = plan.cache_bytes;

@@ -4,12 +4,14 @@
 #include <array>
 #include <set>
 
+#include "engine/state/store_header.h"
 #include "formats/json.h"
 
 namespace gigagpt::engine {
 namespace {
 
 using nlohmann::json;
+using nlohmann::ordered_json;
 
 // Far above what this program makes, far below what would fill a memory.
 constexpr int64_t kMostSegmentElements = 1 << 24;
@@ -39,7 +41,12 @@ ParamSpec read_parameter(const json& from, int64_t most, int64_t& elements,
   if (count > most - elements) fail("{}: its layers are larger than the file", where);
   elements += count;
   param.rule.fp32 = from.value("fp32", false);
-  if (from.contains("decays")) param.rule.decay = from["decays"].get<bool>();
+  if (from.contains("decays")) param.rule.decay = from["decays"].get<bool>();  // version 2
+  if (from.contains("decay")) {
+    param.rule.decay = true;
+    param.rule.factors = {from.at("rate").get<double>(), from.at("decay").get<double>(),
+                          from.at("epsilon").get<double>()};
+  }
   return param;
 }
 
@@ -72,29 +79,43 @@ std::vector<LayerSpec> read_layers(const json& root, int64_t most, int64_t segme
   return layers;
 }
 
+// How its updates differ from others', and what is kept of it for them.
+void add_rule(const ParamSpec& param, const StateForm& form, ordered_json& to) {
+  const ops::ParamFactors factors = param.factors();
+  to["rate"] = factors.rate;
+  to["decay"] = factors.decay;
+  to["epsilon"] = factors.epsilon;
+  to["kept"] = ordered_json::object();
+  if (form.keeps(Array::kExpAvg)) to["kept"]["exp_avg"] = param.shape;
+  if (form.keeps(Array::kExpAvgSq)) to["kept"]["exp_avg_sq"] = param.shape;
+}
+
 }  // namespace
 
-std::string describe(const StateLayout& layout) {
-  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
+std::string describe(const StateLayout& layout, uint32_t version) {
+  const bool old = version == StoreHeader::kOldVersion, training = layout.training();
+  ordered_json layers = ordered_json::array();
   for (size_t i = 0; i < layout.layer_count(); ++i) {
     const LayerSpec& spec = layout.spec(i);
-    nlohmann::ordered_json params = nlohmann::ordered_json::array();
+    ordered_json params = ordered_json::array();
     for (const ParamSpec& p : spec.params) {
-      params.push_back({{"name", p.name}, {"shape", p.shape}});
-      if (p.rule.fp32) params.back()["fp32"] = true;
-      if (p.rule.decay) params.back()["decays"] = *p.rule.decay;
+      ordered_json param = {{"name", p.name}, {"shape", p.shape}};
+      if (p.rule.fp32) param["fp32"] = true;
+      if (old && p.rule.decay) param["decays"] = *p.rule.decay;
+      if (!old && training) add_rule(p, layout.form(), param);
+      params.push_back(std::move(param));
     }
     layers.push_back({{"name", spec.name},
                       {"prefix", spec.prefix},
                       {"parameters", params},
                       {"shared", spec.shared}});
   }
-  nlohmann::ordered_json description = {
-      {"precision", precision_name(layout.precision())},
-      {"training", layout.training()},
-      {"compact", layout.form().compact},
-      {"gradient", kGradientForms[size_t(layout.form().gradient)]},
-      {"segment_elements", layout.segment_elements()}};
+  ordered_json description = {{"precision", precision_name(layout.precision())},
+                              {"training", training},
+                              {"compact", layout.form().compact},
+                              {"gradient", kGradientForms[size_t(layout.form().gradient)]}};
+  if (!old && training) description["optimizer"] = layout.form().optimizer->name;
+  description["segment_elements"] = layout.segment_elements();
   if (layout.shard().systems > 1) {
     description["system"] = layout.shard().rank;
     description["systems"] = layout.shard().systems;
@@ -103,7 +124,8 @@ std::string describe(const StateLayout& layout) {
   return formats::to_text(description);
 }
 
-StateLayout read_description(std::string_view text, uint64_t file_bytes, const std::string& where) {
+StateLayout read_description(std::string_view text, uint32_t version, uint64_t file_bytes,
+                             const std::string& where) {
   try {
     const json root = formats::parse_json<json>(text, where);
     const auto precision = root.at("precision").get<std::string>();
@@ -122,6 +144,13 @@ StateLayout read_description(std::string_view text, uint64_t file_bytes, const s
     if (found == kGradientForms.end()) fail("{}: unknown form of gradients", where);
     form.gradient = GradientForm(found - kGradientForms.begin());
     if (form.compact && precision != "bf16") fail("{}: compact, but not in bf16", where);
+    if (form.training && version != StoreHeader::kOldVersion) {
+      const auto name = root.at("optimizer").get<std::string>();
+      form.optimizer = ops::find_optimizer(name);
+      if (form.optimizer == nullptr) {
+        fail("{}: this program does not know its optimizer {}", where, name);
+      }
+    }
     Shard shard;
     if (root.contains("systems")) {
       shard.systems = int(formats::whole_number(root, "systems", 2, kMostSystems, where));

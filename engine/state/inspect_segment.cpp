@@ -40,7 +40,7 @@ std::vector<std::string> StateFile::inspect_segment(size_t segment, InspectedVal
   const bool working = part_passes(Array::kWorking, parts.info);
   for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
     const bool master = kept == Array::kMaster;
-    if (!master && !layout_.training()) continue;
+    if (!layout_.form().keeps(kept)) continue;
     const bool is_working = master && !layout_.form().has_masters();
     if (is_working ? !working : !part_passes(kept, parts.info)) continue;
     values[size_t(kept)] = read_segment(layout_, s, arrays_in_slot(layout_, s, slot), kept);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "formats/stored_weights.h"
+#include "ops/optimizer.h"
 
 namespace gigagpt::engine {
 
@@ -28,6 +29,8 @@ struct ParamRule {
   Init init = {};
   bool looked_up = false;  // its own layer only looks up rows of it, so that few get a gradient
   std::optional<bool> decay = {};  // by weight_decay; null: if it has two or more dimensions
+  // What its updates take of the learning rate, the weight decay and the optimizer's epsilon.
+  ops::ParamFactors factors = {};
   bool fp32 = false;               // is used in fp32, whatever products are made in
   double per_token = 1;            // share of the tokens that are multiplied by it; 0: none is
   std::string stored_name = {};    // in a checkpoint, within its layer; "": its own
@@ -46,7 +49,11 @@ struct ParamSpec {
   }
   // Whether it is multiplied in the precision of products; vectors are always in fp32.
   bool is_matrix() const { return shape.size() >= 2 && !rule.fp32; }
-  bool decays() const { return rule.decay.value_or(shape.size() >= 2); }
+  ops::ParamFactors factors() const {
+    ops::ParamFactors factors = rule.factors;
+    if (!rule.decay.value_or(shape.size() >= 2)) factors.decay = 0;
+    return factors;
+  }
 };
 
 struct LayerSpec {

@@ -155,7 +155,8 @@ int64_t StateLayout::matrices_in(const Segment& segment) const {
   return std::clamp<int64_t>(layers_[segment.layer].matrices - segment.begin, 0, segment.count);
 }
 
-uint64_t StateLayout::moment_bytes(const Segment& segment) const {
+uint64_t StateLayout::kept_bytes(const Segment& segment, Array array) const {
+  if (!form_.keeps(array)) return 0;
   const int64_t coded = coded_in(segment);
   return 4 * uint64_t(segment.count - coded) + 4 * uint64_t(coded / kCodeElements) +
          uint64_t(coded);
@@ -175,9 +176,11 @@ SlotParts StateLayout::slot_parts(const Segment& segment) const {
   const uint64_t elements = uint64_t(segment.count);
   const bool masters = own && form_.has_masters();
   parts.master = masters ? before(parts.info, 4 * elements) : parts.working;
-  const uint64_t moment = own ? moment_bytes(segment) : 0;
-  parts.exp_avg_sq = before(masters ? parts.master.at : parts.info, moment);
-  parts.exp_avg = before(parts.exp_avg_sq.at, moment);
+  const auto kept = [&](uint64_t end, Array array) {
+    return before(end, own ? kept_bytes(segment, array) : 0);
+  };
+  parts.exp_avg_sq = kept(masters ? parts.master.at : parts.info, Array::kExpAvgSq);
+  parts.exp_avg = kept(parts.exp_avg_sq.at, Array::kExpAvg);
   parts.state = parts.gradient_info = parts.exp_avg.at;
   // A complete gradient is its owner's; sums of some windows wait here.
   const bool waits =

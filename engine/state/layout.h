@@ -15,6 +15,7 @@
 #include "base/async_file.h"
 #include "engine/state/layer_spec.h"
 #include "ops/kernels/codes.h"
+#include "ops/optimizers/list.h"
 
 namespace gigagpt::engine {
 
@@ -51,7 +52,12 @@ struct StateForm {
   // bf16 weights without masters, moments in 8 bits (ops/compact.h). Needs bf16.
   bool compact = false;
   GradientForm gradient = GradientForm::kFp32;
+  const ops::Optimizer* optimizer = &ops::AdamW::kInfo;  // which decides what is kept
 
+  bool keeps(Array array) const {
+    if (array == Array::kExpAvg) return training && optimizer->exp_avg;
+    return array != Array::kExpAvgSq || (training && optimizer->exp_avg_sq);
+  }
   // Whether there are master weights beside the working ones.
   bool has_masters() const { return training && precision == Precision::kBf16 && !compact; }
   bool operator==(const StateForm&) const = default;
@@ -150,8 +156,8 @@ class StateLayout {
   }
   // Of a gradient while it is added up, in fp32.
   uint64_t gradient_bytes(size_t layer) const { return 4 * uint64_t(layers_[layer].size); }
-  // Of either moment of a segment.
-  uint64_t moment_bytes(const Segment& segment) const;
+  // Of what the optimizer keeps of a segment in one of its arrays.
+  uint64_t kept_bytes(const Segment& segment, Array array) const;
   // Of the segment's elements those whose moments are in 8 bits, and those in matrices.
   int64_t coded_in(const Segment& segment) const;
   int64_t matrices_in(const Segment& segment) const;

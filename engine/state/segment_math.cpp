@@ -83,12 +83,16 @@ std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segme
     const int64_t begin = piece.begin - segment.begin;
     const auto count = size_t(piece.count);
     const bool copy = param.is_matrix() && layout.form().has_masters();
+    const auto kept = [&](Array array, std::byte* bytes) {
+      return layout.form().keeps(array) ? std::span(at<float>(bytes, begin), count)
+                                        : std::span<float>();
+    };
     states.push_back({{at<float>(arrays.master, begin), count},
                       {at<float>(arrays.gradient, begin), count},
-                      {at<float>(arrays.exp_avg, begin), count},
-                      {at<float>(arrays.exp_avg_sq, begin), count},
+                      kept(Array::kExpAvg, arrays.exp_avg),
+                      kept(Array::kExpAvgSq, arrays.exp_avg_sq),
                       copy ? at<Bf16>(arrays.working, begin) : nullptr,
-                      param.decays()});
+                      param.factors()});
   });
   return states;
 }
@@ -104,7 +108,7 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
                                          const SegmentArrays& arrays) {
   std::vector<CompactPiece> pieces;
   const auto add = [&](int64_t first, int64_t count, const ParamSpec& param) {
-    CompactPiece piece{.first = first, .count = size_t(count), .decays = param.decays()};
+    CompactPiece piece{.first = first, .count = size_t(count), .factors = param.factors()};
     std::byte* weights = working_at(layout, segment, arrays, first);
     if (param.is_matrix())
       piece.rounded = at<Bf16>(weights, 0);
@@ -115,8 +119,11 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
       piece.narrow_grad = at<Bf16>(arrays.gradient, place);
     else
       piece.grad = at<float>(arrays.gradient, place);
-    piece.exp_avg = moment_at(layout, segment, arrays.exp_avg, first);
-    piece.exp_avg_sq = moment_at(layout, segment, arrays.exp_avg_sq, first);
+    const StateForm& form = layout.form();
+    if (form.keeps(Array::kExpAvg))
+      piece.exp_avg = moment_at(layout, segment, arrays.exp_avg, first);
+    if (form.keeps(Array::kExpAvgSq))
+      piece.exp_avg_sq = moment_at(layout, segment, arrays.exp_avg_sq, first);
     pieces.push_back(piece);
   };
   const int64_t coded_end = segment.begin + layout.coded_in(segment);
@@ -132,8 +139,15 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
   return pieces;
 }
 
+void check_kept(const StateLayout& layout, const Update& update) {
+  const ops::Optimizer& needs = *update.rule.optimizer;
+  GIGAGPT_ASSERT(!needs.exp_avg || layout.form().keeps(Array::kExpAvg));
+  GIGAGPT_ASSERT(!needs.exp_avg_sq || layout.form().keeps(Array::kExpAvgSq));
+}
+
 void update_segment_alone(const StateLayout& layout, const Segment& segment,
                           const SegmentArrays& arrays, const Update& update) {
+  check_kept(layout, update);
   if (!layout.form().compact) {
     ops::update_alone(param_states(layout, segment, arrays), update.rule, update.lr,
                       update.grad_scale, update.step);

@@ -33,6 +33,8 @@ void copy_vectors(const StateLayout& layout, const Segment& segment, const Segme
 std::vector<ops::CompactPiece> compact_pieces(const StateLayout& layout, const Segment& segment,
                                               const SegmentArrays& arrays);
 
+// Asserts that what the update's optimizer keeps is there.
+void check_kept(const StateLayout& layout, const Update& update);
 // One optimizer step of a segment, on the caller's thread alone.
 void update_segment_alone(const StateLayout& layout, const Segment& segment,
                           const SegmentArrays& arrays, const Update& update);

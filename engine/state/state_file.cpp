@@ -7,31 +7,16 @@
 #include "base/crc32c.h"
 #include "base/error.h"
 #include "engine/state/description.h"
+#include "engine/state/store_header.h"
 
 namespace gigagpt::engine {
 namespace {
 
-constexpr char kHeaderMagic[8] = {'G', 'I', 'G', 'A', 's', 't', 'o', 'r'};
 constexpr char kInfoMagic[8] = {'G', 'I', 'G', 'A', 'i', 'n', 'f', 'o'};
 constexpr uint64_t kDescriptionBegin = 2 * kBlockBytes;  // after both headers
 
-// The two headers and the blocks before parts, as they lie in the file: little-endian, the rest of
-// the block zeros, with their own CRC-32C last.
-struct HeaderBlock {
-  char magic[8];
-  uint32_t version;
-  uint32_t sgd;
-  uint64_t run_id, sequence;
-  uint64_t description_bytes, slot_count, slot_bytes;
-  int64_t step, step_tokens;
-  uint64_t pending;
-  double beta1, beta2, epsilon, weight_decay, lr, grad_scale;
-  uint64_t seed;
-  uint32_t gradient_form;
-  uint32_t description_crc;
-  uint32_t unused;
-  uint32_t crc;
-};
+// The blocks before parts, as they lie in the file: little-endian, the rest of the block zeros,
+// with their own CRC-32C last.
 constexpr uint32_t kState = 0, kGradientOnly = 1;  // what an info block is of
 struct InfoBlock {
   char magic[8];
@@ -42,56 +27,42 @@ struct InfoBlock {
   uint32_t crc;
 };
 
-template <class Block>
-uint32_t crc_of(const Block& block) {
-  return crc32c(std::as_bytes(std::span(&block, 1)).first(offsetof(Block, crc)));
+uint32_t crc_of(const InfoBlock& block) {
+  return crc32c(std::as_bytes(std::span(&block, 1)).first(offsetof(InfoBlock, crc)));
 }
 
-template <class Block>
-Block block_at(const std::byte* bytes) {
-  Block block;
+InfoBlock block_at(const std::byte* bytes) {
+  InfoBlock block;
   std::memcpy(&block, bytes, sizeof block);
   return block;
 }
 
-template <class Block>
-void put_block(Block block, std::byte* bytes) {
+void put_block(InfoBlock block, std::byte* bytes) {
   block.crc = crc_of(block);
   std::memset(bytes, 0, kBlockBytes);
   std::memcpy(bytes, &block, sizeof block);
 }
 
-// Of the two at the start of a file; nothing if neither is intact.
-std::optional<HeaderBlock> newest_header(const std::byte* bytes) {
-  std::optional<HeaderBlock> newest;
-  for (const std::byte* at : {bytes, bytes + kBlockBytes}) {
-    const auto block = block_at<HeaderBlock>(at);
-    const bool intact =
-        std::memcmp(block.magic, kHeaderMagic, 8) == 0 && block.crc == crc_of(block);
-    if (intact && (!newest || block.sequence > newest->sequence)) newest = block;
-  }
-  return newest;
-}
-
 // The newest header of a file that has room for `least_bytes`.
-HeaderBlock read_header_of(AsyncFile& file, uint64_t least_bytes) {
+StoreHeader read_header_of(AsyncFile& file, uint64_t least_bytes) {
   const std::string where = "store: " + file.path().string();
   if (file.size_bytes() < least_bytes) fail("{} is not a gigaGPT store, or is truncated", where);
   const PageBuffer headers(kDescriptionBegin);
   file.run({false, 0, {headers.bytes()}});
-  const auto header = newest_header(headers.data());
+  const auto header = newest_header(headers.data(), where);
   if (!header) fail("{} is not a gigaGPT store, or both its headers are damaged", where);
-  if (header->version != StateFile::kVersion) {
-    fail("{} has version {}, this program knows {}", where, header->version, StateFile::kVersion);
-  }
   return *header;
 }
 
 // What of a segment has an array in its state.
 std::vector<Array> state_arrays(const StateForm& form) {
-  if (!form.training) return {Array::kWorking};
-  if (!form.has_masters()) return {Array::kExpAvg, Array::kExpAvgSq, Array::kWorking};
-  return {Array::kExpAvg, Array::kExpAvgSq, Array::kMaster, Array::kWorking};
+  std::vector<Array> arrays;
+  for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq}) {
+    if (form.keeps(kept)) arrays.push_back(kept);
+  }
+  if (form.has_masters()) arrays.push_back(Array::kMaster);
+  arrays.push_back(Array::kWorking);
+  return arrays;
 }
 
 InfoBlock make_info(uint64_t run_id, uint32_t kind, size_t segment, int64_t step) {
@@ -105,7 +76,7 @@ InfoBlock make_info(uint64_t run_id, uint32_t kind, size_t segment, int64_t step
 }
 
 bool is_info(const std::byte* bytes, uint64_t run_id, uint32_t kind, size_t segment, int64_t step) {
-  const auto info = block_at<InfoBlock>(bytes);
+  const auto info = block_at(bytes);
   return info.crc == crc_of(info) && info.run_id == run_id && info.kind == kind &&
          info.segment == segment && info.step == step;
 }
@@ -122,10 +93,11 @@ uint64_t draw_run_id() {
 }
 
 StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& layout,
-                     const EngineMaker& engine)
+                     const EngineMaker& engine, uint32_t version)
     : layout_(layout),
       file_(path, mode, engine),
-      description_(describe(layout)),
+      version_(version),
+      description_(describe(layout, version)),
       slots_(layout.segments().size(), kNone),
       state_steps_(layout.segments().size(), -1) {
   slots_begin_ = kDescriptionBegin + whole_blocks(description_.size());
@@ -134,7 +106,8 @@ StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& 
 std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout& layout,
                                              size_t spare_slots, int64_t step_tokens,
                                              uint64_t run_id, const EngineMaker& engine) {
-  std::unique_ptr<StateFile> made(new StateFile(path, AsyncFile::Mode::kCreate, layout, engine));
+  std::unique_ptr<StateFile> made(
+      new StateFile(path, AsyncFile::Mode::kCreate, layout, engine, StoreHeader::kVersion));
   made->run_id_ = run_id != 0 ? run_id : draw_run_id();
   made->step_tokens_ = step_tokens;
   made->slot_count_ = layout.own_segments() + spare_slots;
@@ -156,7 +129,10 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
 
 std::unique_ptr<StateFile> StateFile::open(const Path& path, const StateLayout& layout,
                                            const EngineMaker& engine) {
-  std::unique_ptr<StateFile> opened(new StateFile(path, AsyncFile::Mode::kOpen, layout, engine));
+  const auto summary = peek(path);
+  std::unique_ptr<StateFile> opened(
+      new StateFile(path, AsyncFile::Mode::kOpen, layout, engine,
+                    summary ? summary->version : StoreHeader::kVersion));
   // What a killed process wrote may not be durable yet; places that it replaced are used again.
   opened->file_.sync();
   opened->read_header();
@@ -166,18 +142,19 @@ std::unique_ptr<StateFile> StateFile::open(const Path& path, const StateLayout& 
 }
 
 std::unique_ptr<StateFile> StateFile::open_to_inspect(const Path& path) {
+  const auto [layout, version] = layout_in(path);
   std::unique_ptr<StateFile> opened(
-      new StateFile(path, AsyncFile::Mode::kRead, layout_in(path), {}));
+      new StateFile(path, AsyncFile::Mode::kRead, layout, {}, version));
   opened->read_header();
   opened->find_segments();
   return opened;
 }
 
 // Reads through a lock of its own: a description that is just being written is none.
-StateLayout StateFile::layout_in(const Path& path) {
+std::pair<StateLayout, uint32_t> StateFile::layout_in(const Path& path) {
   AsyncFile file(path, AsyncFile::Mode::kRead);
   const std::string where = "store: " + path.string();
-  const HeaderBlock header = read_header_of(file, kDescriptionBegin);
+  const StoreHeader header = read_header_of(file, kDescriptionBegin);
   const uint64_t size = file.size_bytes(), bytes = header.description_bytes;
   if (bytes > kMostDescriptionBytes) fail("{}: its description is too long", where);
   if (whole_blocks(bytes) > size - kDescriptionBegin) fail("{} is cut off", where);
@@ -187,11 +164,11 @@ StateLayout StateFile::layout_in(const Path& path) {
   if (crc32c(memory.bytes().first(bytes)) != header.description_crc) {
     fail("{}: its description, {} bytes from byte {}, is damaged", where, bytes, kDescriptionBegin);
   }
-  StateLayout layout = read_description(text, size, where + ": its description");
-  if (describe(layout) != text || header.slot_bytes != layout.slot_bytes()) {
+  StateLayout layout = read_description(text, header.version, size, where + ": its description");
+  if (describe(layout, header.version) != text || header.slot_bytes != layout.slot_bytes()) {
     fail("{}: its description is not written as this program writes it", where);
   }
-  return layout;
+  return {std::move(layout), header.version};
 }
 
 std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
@@ -200,10 +177,10 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
   if (file.size_bytes() < kDescriptionBegin) return std::nullopt;
   std::vector<std::byte> bytes(kDescriptionBegin);
   file.read_at(0, bytes);
-  const auto header = newest_header(bytes.data());
-  if (!header || header->step < 0) return std::nullopt;
-  return Summary{header->run_id, header->step, header->step_tokens,
-                 GradientForm(header->gradient_form)};
+  const auto header = newest_header(bytes.data(), "store: " + path.string());
+  if (!header || header->update.step < 0) return std::nullopt;
+  return Summary{header->run_id, header->update.step, header->step_tokens, header->gradient,
+                 header->version};
 }
 
 // In one that was never completed an intact header says so, or there are no segments.
@@ -213,7 +190,7 @@ bool StateFile::is_damaged(const Path& path) {
   if (file.size_bytes() < kDescriptionBegin) return file.size_bytes() > 0;
   std::vector<std::byte> bytes(kDescriptionBegin);
   file.read_at(0, bytes);
-  if (newest_header(bytes.data())) return false;
+  if (newest_header(bytes.data(), "store: " + path.string())) return false;
   char magic[sizeof kInfoMagic];
   for (uint64_t at = kDescriptionBegin; at < kSearched && at + sizeof magic <= file.size_bytes();
        at += kBlockBytes) {
@@ -228,15 +205,15 @@ bool StateFile::is_foreign(const Path& path) {
   if (!std::filesystem::exists(path)) return false;
   const File file = File::open_read(path);
   if (file.size_bytes() == 0) return false;
-  char magic[8] = {};
+  std::byte magic[8] = {};
   if (file.size_bytes() < sizeof magic) return true;
-  file.read_at(0, std::as_writable_bytes(std::span(magic)));
-  const char zeros[8] = {};
-  return std::memcmp(magic, kHeaderMagic, 8) != 0 && std::memcmp(magic, zeros, 8) != 0;
+  file.read_at(0, magic);
+  const std::byte zeros[8] = {};
+  return !begins_a_store(magic) && std::memcmp(magic, zeros, 8) != 0;
 }
 
 uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots) {
-  return kDescriptionBegin + whole_blocks(describe(layout).size()) +
+  return kDescriptionBegin + whole_blocks(describe(layout, StoreHeader::kVersion).size()) +
          (layout.own_segments() + spare_slots) * layout.slot_bytes() +
          (layout.segments().size() - layout.own_segments()) * layout.others_slot_bytes();
 }
@@ -255,32 +232,26 @@ void StateFile::write_header(const Update& u, bool pending) {
   update_ = u;
   pending_ = pending;
   ++sequence_;
-  HeaderBlock block = {};
-  std::copy_n(kHeaderMagic, 8, block.magic);
-  block.version = StateFile::kVersion;
-  block.run_id = run_id_;
-  block.sequence = sequence_;
-  block.description_bytes = description_.size();
-  block.description_crc = crc32c(std::as_bytes(std::span(description_)));
-  block.slot_count = slot_count_;
-  block.slot_bytes = layout_.slot_bytes();
-  block.step = u.step;
-  block.step_tokens = step_tokens_;
-  block.pending = pending;
-  block.sgd = u.rule.sgd;
-  block.beta1 = u.rule.beta1, block.beta2 = u.rule.beta2, block.epsilon = u.rule.epsilon;
-  block.weight_decay = u.rule.weight_decay, block.lr = u.lr, block.grad_scale = u.grad_scale;
-  block.seed = u.rule.seed;
-  block.gradient_form = uint32_t(layout_.form().gradient);
+  const StoreHeader header = {.version = version_,
+                              .run_id = run_id_,
+                              .sequence = sequence_,
+                              .description_bytes = description_.size(),
+                              .description_crc = crc32c(std::as_bytes(std::span(description_))),
+                              .slot_count = slot_count_,
+                              .slot_bytes = layout_.slot_bytes(),
+                              .step_tokens = step_tokens_,
+                              .gradient = layout_.form().gradient,
+                              .pending = pending,
+                              .update = u};
   const PageBuffer memory(kBlockBytes);
-  put_block(block, memory.data());
+  header.write_to(memory.data());
   file_.run({true, sequence_ % 2 * kBlockBytes, {memory.bytes()}});
   file_.sync();
 }
 
 void StateFile::read_header() {
   const std::string name = file_.path().string();
-  const HeaderBlock newest = read_header_of(file_, slots_begin_);
+  const StoreHeader newest = read_header_of(file_, slots_begin_);
   const PageBuffer memory(description_.size());
   file_.run({false, kDescriptionBegin, {memory.bytes()}});
   const bool same = newest.description_bytes == description_.size() &&
@@ -291,12 +262,8 @@ void StateFile::read_header() {
   sequence_ = newest.sequence;
   step_tokens_ = newest.step_tokens;
   slot_count_ = newest.slot_count;
-  pending_ = newest.pending != 0;
-  update_ = {.rule = {newest.sgd != 0, newest.beta1, newest.beta2, newest.epsilon,
-                      newest.weight_decay, newest.seed},
-             .lr = newest.lr,
-             .step = newest.step,
-             .grad_scale = newest.grad_scale};
+  pending_ = newest.pending;
+  update_ = newest.update;
   if (step() < 0) fail("store: {} was never completed; delete it to start again", name);
   const uint64_t room = (file_.size_bytes() - slots_begin_) / layout_.slot_bytes();
   if (slot_count_ > std::min<uint64_t>(room, kNone)) fail("store: {} is cut off", name);
@@ -308,7 +275,7 @@ void StateFile::find_segments() {
   const PageBuffer memory(kBlockBytes);
   for (uint32_t slot = 0; slot < slot_count_; ++slot) {
     file_.run({false, offset_of(slot) + layout_.info_offset(), {memory.bytes()}});
-    const auto info = block_at<InfoBlock>(memory.data());
+    const auto info = block_at(memory.data());
     const bool ours = std::memcmp(info.magic, kInfoMagic, 8) == 0 && info.run_id == run_id_ &&
                       info.kind == kState && info.segment < slots_.size() &&
                       layout_.is_own(layout_.segments()[info.segment]) &&
@@ -344,7 +311,7 @@ bool StateFile::is_whole(size_t segment, uint32_t slot) {
   const SlotParts parts = parts_of(segment);
   const PageBuffer memory(parts.end);
   file_.run({false, offset_of(slot) + parts.state, {parts.state_in(memory.data())}});
-  const auto info = block_at<InfoBlock>(memory.data() + parts.info);
+  const auto info = block_at(memory.data() + parts.info);
   const auto arrays = state_arrays(layout_.form());
   return std::all_of(arrays.begin(), arrays.end(), [&](Array kept) {
     return crc_of_part(parts.of(kept), memory.data()) == info.part_crcs[size_t(kept)];
@@ -403,8 +370,7 @@ void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byt
 void StateFile::check_part(size_t segment, Array part, const std::byte* info,
                            const std::byte* bytes) const {
   const SlotPart place = parts_of(segment).of(part);
-  if (crc32c({bytes, place.size_bytes}) == block_at<InfoBlock>(info).part_crcs[size_t(part)])
-    return;
+  if (crc32c({bytes, place.size_bytes}) == block_at(info).part_crcs[size_t(part)]) return;
   constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient",
                                     "weights"};
   fail(

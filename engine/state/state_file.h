@@ -8,10 +8,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/async_file.h"
 #include "engine/state/layout.h"
+#include "engine/state/store_header.h"
 #include "engine/state/update.h"
 
 namespace gigagpt::engine {
@@ -26,7 +28,7 @@ class StateFile {
   static std::unique_ptr<StateFile> create(const Path& path, const StateLayout& layout,
                                            size_t spare_slots, int64_t step_tokens, uint64_t run_id,
                                            const EngineMaker& engine);
-  // Throws Error if it is no store, damaged, of another version or of another model.
+  // Throws Error if it is no store, damaged, of a later version or of another model.
   static std::unique_ptr<StateFile> open(const Path& path, const StateLayout& layout,
                                          const EngineMaker& engine);
 
@@ -40,6 +42,8 @@ class StateFile {
     int64_t step = 0;         // steps completed
     int64_t step_tokens = 0;  // as given to create()
     GradientForm gradient = GradientForm::kFp32;
+    uint32_t version = 0;  // of the format
+    bool is_old() const { return version == StoreHeader::kOldVersion; }
     std::string id() const;  // as Storage::file_id
   };
   static std::optional<Summary> peek(const Path& path);
@@ -96,14 +100,14 @@ class StateFile {
   // moments, by Array, empty if they are not kept or something is wrong.
   using InspectedValues = std::array<std::vector<float>, 3>;
   std::vector<std::string> inspect_segment(size_t segment, InspectedValues& values);
-  static constexpr uint32_t kVersion = 2;  // of the format
+  uint32_t version() const { return version_; }  // of the format
   int64_t step_tokens() const { return step_tokens_; }
   uint64_t slot_count() const { return slot_count_; }
 
  private:
   StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& layout,
-            const EngineMaker& engine);
-  static StateLayout layout_in(const Path& path);
+            const EngineMaker& engine, uint32_t version);
+  static std::pair<StateLayout, uint32_t> layout_in(const Path& path);
   void read_header();
   void find_segments();
   // Of what the header allows for; what is older in a slot is a left-over, whole or not.
@@ -119,6 +123,7 @@ class StateFile {
 
   StateLayout layout_;
   AsyncFile file_;
+  uint32_t version_;
   uint64_t run_id_ = 0;
   uint64_t sequence_ = 0;  // of the newest header
   int64_t step_tokens_ = 0;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "ops/optimizers/list.h"
+
 namespace gigagpt::engine {
 
 std::vector<Option> OptimizerRules::options() {
@@ -16,9 +18,10 @@ std::vector<Option> OptimizerRules::options() {
        at_least(0)},
       {"adam_epsilon", &adam_epsilon, "AdamW's epsilon", above(0)},
       {"lr_decay", &lr_decay, "shape of the decay", one_of({"cosine", "linear"})},
-      {"optimizer", &optimizer, "update rule", one_of({"adamw", "sgd"})},
-      {"beta1", &beta1, "AdamW's decay of the first moment; SGD's momentum", between(0, 0.99999)},
-      {"beta2", &beta2, "AdamW's decay of the second moment", between(0, 0.99999)},
+      {"optimizer", &optimizer, "update rule", one_of(ops::optimizer_names())},
+      {"beta1", &beta1, "decay of the gradient's average; SGD's momentum", between(0, 0.99999)},
+      {"beta2", &beta2, "decay of its square's average; Lion's of its average",
+       between(0, 0.99999)},
   };
 }
 
@@ -31,7 +34,9 @@ double OptimizerRules::learning_rate_at(int64_t step, int64_t num_steps) const {
 }
 
 Update OptimizerRules::update_at(int64_t step, int64_t num_steps, int64_t seed) const {
-  return {.rule = {optimizer == "sgd", beta1, beta2, adam_epsilon, weight_decay, uint64_t(seed)},
+  return {.rule = {ops::find_optimizer(optimizer),
+                   {beta1, beta2, adam_epsilon, weight_decay},
+                   uint64_t(seed)},
           .lr = learning_rate_at(step, num_steps),
           .max_norm = max_gradient_norm,
           .step = step + 1};

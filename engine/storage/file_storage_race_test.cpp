@@ -31,7 +31,7 @@ float gradient_at(int64_t step, size_t layer, int64_t element) {
 }
 
 // Momentum is 0, so w -= lr g is all that a step does.
-const ops::UpdateRule kPlain{.sgd = true, .beta1 = 0, .weight_decay = 0};
+const ops::UpdateRule kPlain{&ops::Sgd::kInfo, {.beta1 = 0, .weight_decay = 0}};
 constexpr double kRate = 0.5;
 
 class Model {

@@ -28,8 +28,8 @@ MemoryStorage::MemoryStorage(std::vector<LayerSpec> specs, const StateForm& form
     LayerMemory& memory = memory_[i];
     if (form.training) {
       const Segment shard = layout().shard_of(i);
-      memory.exp_avg = PageBuffer(layout().moment_bytes(shard));
-      memory.exp_avg_sq = PageBuffer(layout().moment_bytes(shard));
+      memory.exp_avg = PageBuffer(layout().kept_bytes(shard, Array::kExpAvg));
+      memory.exp_avg_sq = PageBuffer(layout().kept_bytes(shard, Array::kExpAvgSq));
       const bool keeps_gradient = form.gradient != GradientForm::kNone;
       if (keeps_gradient) memory.gradient = PageBuffer(layout().gradient_bytes(i));
       if (form.has_masters()) memory.master = PageBuffer(4 * size_t(shard.count));
@@ -79,6 +79,7 @@ std::byte* MemoryStorage::acquire(const Request& request) {
 
 void MemoryStorage::update(size_t layer, const Update& update) {
   const Segment segment = layout().shard_of(layer);
+  check_kept(layout(), update);
   if (!layout().form().compact) {
     ops::update(param_states(layout(), segment, arrays(layer)), update.rule, update.lr,
                 update.grad_scale, update.step);

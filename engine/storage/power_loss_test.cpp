@@ -42,8 +42,8 @@ struct Arrays {
 
   Arrays(const StateLayout& layout, const Segment& whole)
       : master(4 * size_t(whole.count)),
-        exp_avg(layout.moment_bytes(whole)),
-        exp_avg_sq(layout.moment_bytes(whole)),
+        exp_avg(layout.kept_bytes(whole, Array::kExpAvg)),
+        exp_avg_sq(layout.kept_bytes(whole, Array::kExpAvgSq)),
         working(layout.working_bytes(whole.layer)),
         gradient(layout.gradient_bytes(whole.layer)) {}
   SegmentArrays pointers(const StateForm& form) {
@@ -87,7 +87,10 @@ class Expected {
   }
 
   static Update update(uint64_t life, int64_t step) {
-    return {.rule = {.beta2 = 0.99}, .lr = 0.01 * double(life), .step = step, .grad_scale = 0.5};
+    return {.rule = {.numbers = {.beta2 = 0.99}},
+            .lr = 0.01 * double(life),
+            .step = step,
+            .grad_scale = 0.5};
   }
   static void add_gradient(std::span<float> gradient, uint64_t life, int64_t step, size_t layer,
                            int window) {

@@ -3,7 +3,8 @@
 #define HWY_TARGET_INCLUDE "ops/kernels/optimizer.cpp"
 #include <hwy/foreach_target.h>
 
-#include <cmath>
+#include <algorithm>
+#include <type_traits>
 
 #include "ops/kernels/optimizer.h"
 #include "ops/kernels/simd-inl.h"
@@ -11,44 +12,49 @@
 HWY_BEFORE_NAMESPACE();
 namespace gigagpt::ops::kernels::HWY_NAMESPACE {
 
-template <bool kCompute>
-void AdamW(const ParamState& s, const UpdateNumbers& n, size_t begin, size_t end) {
-  ForVectors(end - begin, [&](auto d, size_t offset) {
-    const size_t i = begin + offset;
-    const auto set = [&](float x) { return hn::Set(d, x); };
-    const auto g = hn::Mul(LoadF(d, s.grad.data() + i), set(n.grad_scale));
-    const auto m = hn::MulAdd(g, set(n.one_minus_beta1),
-                              hn::Mul(LoadF(d, s.exp_avg.data() + i), set(n.beta1)));
-    const auto v = hn::MulAdd(hn::Mul(g, g), set(n.one_minus_beta2),
-                              hn::Mul(LoadF(d, s.exp_avg_sq.data() + i), set(n.beta2)));
-    const auto step =
-        hn::Div(hn::Mul(m, set(n.rate)), hn::MulAdd(hn::Sqrt(v), set(n.v_scale), set(n.epsilon)));
-    const auto w = hn::MulSub(LoadF(d, s.value.data() + i), set(n.keep), step);
-    StoreF(d, m, s.exp_avg.data() + i);
-    StoreF(d, v, s.exp_avg_sq.data() + i);
-    StoreF(d, w, s.value.data() + i);
-    if constexpr (kCompute) StoreF(d, w, s.compute + i);
-  });
+// Compilers turn this into vectors: see ops/optimizers/optimizer.h. `Weight` is what the new
+// weights are rounded to besides, or void.
+template <class Given, class Weight>
+HWY_INLINE void UpdateBy(const Given& given, const ParamState& s, const UpdateNumbers& n,
+                         size_t begin, size_t end) {
+  const Given optimizer = given;
+  const double lr = n.lr * s.factors.rate;
+  const auto rate = float(lr), scale = float(n.grad_scale);
+  const auto keep = float(1 - lr * n.numbers.weight_decay * s.factors.decay);
+  float* HWY_RESTRICT w = s.value.data();
+  const float* HWY_RESTRICT g = s.grad.data();
+  float* HWY_RESTRICT m = s.exp_avg.data();
+  float* HWY_RESTRICT v = s.exp_avg_sq.data();
+  Bf16* HWY_RESTRICT rounded = s.compute;
+  for (size_t i = begin; i < end; ++i) {
+    const float gradient = scale * g[i];
+    float direction;
+    if constexpr (Given::kInfo.exp_avg && Given::kInfo.exp_avg_sq) {
+      direction = optimizer.step(gradient, m[i], v[i]);
+    } else if constexpr (Given::kInfo.exp_avg) {
+      direction = optimizer.step(gradient, m[i]);
+    } else if constexpr (Given::kInfo.exp_avg_sq) {
+      direction = optimizer.step(gradient, v[i]);
+    } else {
+      direction = optimizer.step(gradient);
+    }
+    w[i] = keep * w[i] - rate * direction;
+    if constexpr (!std::is_void_v<Weight>) rounded[i] = to_bf16(w[i]);
+  }
 }
 
-void Sgd(const ParamState& s, const UpdateNumbers& n, size_t begin, size_t end) {
-  ForVectors(end - begin, [&](auto d, size_t offset) {
-    const size_t i = begin + offset;
-    const auto g = hn::Mul(LoadF(d, s.grad.data() + i), hn::Set(d, n.grad_scale));
-    const auto m = hn::MulAdd(LoadF(d, s.exp_avg.data() + i), hn::Set(d, n.beta1), g);
-    const auto w = hn::NegMulAdd(m, hn::Set(d, n.rate),
-                                 hn::Mul(LoadF(d, s.value.data() + i), hn::Set(d, n.keep)));
-    StoreF(d, m, s.exp_avg.data() + i);
-    StoreF(d, w, s.value.data() + i);
-    if (s.compute != nullptr) StoreF(d, w, s.compute + i);
-  });
+template <class Given>
+void Update(const ParamState& s, const UpdateNumbers& n, size_t begin, size_t end) {
+  StepNumbers numbers = n.numbers;
+  numbers.epsilon *= s.factors.epsilon;
+  const Given optimizer(numbers);
+  s.compute == nullptr ? UpdateBy<Given, void>(optimizer, s, n, begin, end)
+                       : UpdateBy<Given, Bf16>(optimizer, s, n, begin, end);
 }
 
-void Update(const ParamState& s, const UpdateNumbers& numbers, size_t begin, size_t end) {
-  UpdateNumbers n = numbers;
-  if (!s.decays) n.keep = 1.0F;
-  if (n.sgd) return Sgd(s, n, begin, end);
-  s.compute == nullptr ? AdamW<false>(s, n, begin, end) : AdamW<true>(s, n, begin, end);
+template <class... All>
+constexpr auto UpdatesOf(std::tuple<All...>*) {
+  return std::array{&Update<All>...};
 }
 
 double SumOfSquares(const float* values, size_t n) {
@@ -83,8 +89,9 @@ void Widen(const Bf16* values, size_t n, float* wide) {
   ForVectors(n, [&](auto d, size_t i) { StoreF(d, LoadF(d, values + i), wide + i); });
 }
 
-const OptimizerKernels& Optimizer() {
-  static constexpr OptimizerKernels kernels = {Update, SumOfSquares, Add, Round, Widen};
+const OptimizerKernels& Kernels() {
+  static constexpr OptimizerKernels kernels = {UpdatesOf(static_cast<Optimizers*>(nullptr)),
+                                               SumOfSquares, Add, Round, Widen};
   return kernels;
 }
 
@@ -94,24 +101,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace gigagpt::ops::kernels {
 
-UpdateNumbers update_numbers(const UpdateRule& rule, double lr, double grad_scale, int64_t step) {
-  const double b1_power = std::pow(rule.beta1, double(step));
-  const double b2_power = std::pow(rule.beta2, double(step));
-  return {rule.sgd,
-          float(1.0 - lr * rule.weight_decay),
-          float(grad_scale),
-          float(rule.beta1),
-          float(rule.beta2),
-          float(1.0 - rule.beta1),
-          float(1.0 - rule.beta2),
-          float(rule.sgd ? lr : lr / (1.0 - b1_power)),
-          float(1.0 / std::sqrt(1.0 - b2_power)),
-          float(rule.epsilon)};
+HWY_EXPORT(Kernels);
+const OptimizerKernels& optimizer_kernels() {
+  return HWY_DYNAMIC_DISPATCH(Kernels)();
 }
 
-HWY_EXPORT(Optimizer);
-const OptimizerKernels& optimizer_kernels() {
-  return HWY_DYNAMIC_DISPATCH(Optimizer)();
+UpdateNumbers update_numbers(const UpdateRule& rule, double lr, double grad_scale, int64_t step) {
+  const auto* const place = std::find(kOptimizers.begin(), kOptimizers.end(), rule.optimizer);
+  return {size_t(place - kOptimizers.begin()), {rule.numbers, step}, lr, grad_scale};
 }
 
 }  // namespace gigagpt::ops::kernels

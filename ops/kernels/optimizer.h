@@ -2,29 +2,29 @@
 // Plain arrays, no LibTorch.
 #pragma once
 
+#include <array>
 #include <cstddef>
 
 #include "ops/kernels/bf16.h"
 #include "ops/optimizer.h"
+#include "ops/optimizers/list.h"
 
 namespace gigagpt::ops::kernels {
 
-// The numbers of a step in the forms that the loops use.
+// A step's numbers, common to all parameters.
 struct UpdateNumbers {
-  bool sgd;
-  float keep;  // 1 - lr weight_decay
-  float grad_scale;
-  float beta1, beta2;
-  float one_minus_beta1, one_minus_beta2;
-  float rate;     // AdamW: lr / (1 - beta1^t); SGD: lr
-  float v_scale;  // 1 / sqrt(1 - beta2^t)
-  float epsilon;
+  size_t optimizer;  // in the list of all
+  StepNumbers numbers;
+  double lr;
+  double grad_scale;
 };
-UpdateNumbers update_numbers(const UpdateRule& rule, double lr, double grad_scale, int64_t step);
 
+using UpdateKernel = void (*)(const ParamState& state, const UpdateNumbers& numbers, size_t begin,
+                              size_t end);
 struct OptimizerKernels {
-  // The elements [begin, end): the same bits for every way of cutting a parameter into stretches.
-  void (*update)(const ParamState& state, const UpdateNumbers& numbers, size_t begin, size_t end);
+  // For each optimizer, the elements [begin, end): the same bits for every way of cutting a
+  // parameter into stretches.
+  std::array<UpdateKernel, kOptimizers.size()> updates;
   double (*sum_of_squares)(const float* values, size_t n);
   void (*add)(const float* values, float scale, size_t n, float* sum);  // sum += scale * values
   void (*round)(const float* values, size_t n, Bf16* rounded);
@@ -32,5 +32,11 @@ struct OptimizerKernels {
 };
 
 const OptimizerKernels& optimizer_kernels();  // the best for this CPU
+
+UpdateNumbers update_numbers(const UpdateRule& rule, double lr, double grad_scale, int64_t step);
+inline void update(const ParamState& state, const UpdateNumbers& numbers, size_t begin,
+                   size_t end) {
+  optimizer_kernels().updates[numbers.optimizer](state, numbers, begin, end);
+}
 
 }  // namespace gigagpt::ops::kernels

@@ -1,0 +1,53 @@
+// The seam between an optimizer and what applies it: an optimizer is one struct in a file of its
+// own here, and its name in ops/optimizers/list.h.
+//
+// The struct has `static constexpr Optimizer kInfo`, which says what is kept for each element, a
+// constructor that takes the numbers of a step, and step(), which moves what is kept and returns
+// the direction:
+//
+//   float step(float g, float& exp_avg, float& exp_avg_sq) const;   // with what it keeps of these
+//
+// The engine then does w = w (1 - lr weight_decay) - lr direction, with each parameter's own rate
+// and decay. step() is compiled for every kind of CPU without fused operations, so its bits are the
+// same on all. It is inlined into loops that compilers turn into vectors: no branches, no calls but
+// std::sqrt and the like.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+namespace gigagpt::ops {
+
+// An optimizer as the rest of the program knows it.
+struct Optimizer {
+  const char* name;
+  // Whether it keeps a number of either sign for each element, and one that is not negative. In
+  // `state: compact` they have 8 bits each.
+  bool exp_avg = false;
+  bool exp_avg_sq = false;
+
+  int kept() const { return int(exp_avg) + int(exp_avg_sq); }
+};
+
+// Config keys of the same meaning set them.
+struct OptimizerNumbers {
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;
+};
+
+// Those of one step, counted from 1.
+struct StepNumbers : OptimizerNumbers {
+  StepNumbers(const OptimizerNumbers& numbers, int64_t step_)
+      : OptimizerNumbers(numbers),
+        step(step_),
+        correction1(1 - std::pow(beta1, double(step))),
+        correction2(1 - std::pow(beta2, double(step))) {}
+
+  int64_t step;
+  // What an average that began at zero still lacks: it is divided by these.
+  double correction1, correction2;
+};
+
+}  // namespace gigagpt::ops
