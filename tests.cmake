@@ -77,6 +77,7 @@ if(GIGAGPT_SANITIZE)
 endif()
 
 if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
+  room_test(schedule LABEL slow SOURCES engine/storage/schedule_test.cpp LIBRARIES storage)
   room_test(kills ALL_CORES TENSORS LABEL slow SOURCES gpt/kill_test.cpp LIBRARIES gpt)
   room_test(systems ALL_CORES TENSORS LABEL slow SOURCES gpt/optimizer_table_test.cpp gpt/systems_test.cpp LIBRARIES gpt)
   room_test(systems_programs ALL_CORES LABEL slow SOURCES cli/systems_test.cpp LIBRARIES arguments)

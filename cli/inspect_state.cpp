@@ -20,7 +20,7 @@ void print_facts(const StateFile& file, const Path& path) {
   size_t owing = 0;
   for (size_t i = 0; i < layout.segments().size(); ++i) {
     const bool own = layout.is_own(layout.segments()[i]);
-    owing += own && file.has_slot(i) && file.state_step(i) < file.step() ? 1 : 0;
+    owing += own && file.slots().has_slot(i) && file.slots().steps[i] < file.step() ? 1 : 0;
   }
   fmt::print("{}: a store, version {}, id {}\n", path.string(), file.version(), file.id());
   print_fact("step", fmt::format("{}, each of {} tokens{}", file.step(), file.step_tokens(),

@@ -24,18 +24,19 @@ std::vector<std::string> StateFile::inspect_segment(size_t segment, InspectedVal
   };
   const Segment& s = layout_.segments()[segment];
   const SlotParts parts = parts_of(segment);
-  const bool owes_update = layout_.training() && state_steps_[segment] < step();
+  const bool owes_update = layout_.training() && slots_.steps[segment] < step();
+  const SegmentPlace place = place_of(segment);
   const uint64_t begin = owes_update ? parts.gradient_info : parts.state;
   const PageBuffer memory(parts.end);
   std::byte* slot = memory.data();
   const bool usable = passes([&] {
     const auto bytes = memory.bytes().subspan(begin, parts.end - begin);
-    file_.run({false, slot_offset(segment) + begin, {bytes}});
-    check_state_info(segment, slot + parts.info);
+    file_.run({false, offset_of(place) + begin, {bytes}});
+    check_state_info(place, slot + parts.info);
   });
   if (!usable) return problems;
   const auto part_passes = [&](Array kept, uint64_t info) {
-    return passes([&] { check_part(segment, kept, slot + info, slot + parts.of(kept).at); });
+    return passes([&] { check_part(place, kept, slot + info, slot + parts.of(kept).at); });
   };
   const bool working = part_passes(Array::kWorking, parts.info);
   for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
@@ -47,7 +48,7 @@ std::vector<std::string> StateFile::inspect_segment(size_t segment, InspectedVal
   }
   if (!owes_update) return problems;
   const bool described =
-      passes([&] { check_gradient_info(segment, step(), slot + parts.gradient_info); });
+      passes([&] { check_gradient_info(place, step(), slot + parts.gradient_info); });
   if (described) part_passes(Array::kGradient, parts.gradient_info);
   return problems;
 }

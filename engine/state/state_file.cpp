@@ -98,8 +98,7 @@ StateFile::StateFile(const Path& path, AsyncFile::Mode mode, const StateLayout& 
       file_(path, mode, engine),
       version_(version),
       description_(describe(layout, version)),
-      slots_(layout.segments().size(), kNone),
-      state_steps_(layout.segments().size(), -1) {
+      slots_(layout.segments().size()) {
   slots_begin_ = kDescriptionBegin + whole_blocks(description_.size());
 }
 
@@ -111,7 +110,7 @@ std::unique_ptr<StateFile> StateFile::create(const Path& path, const StateLayout
   made->run_id_ = run_id != 0 ? run_id : draw_run_id();
   made->step_tokens_ = step_tokens;
   made->slot_count_ = layout.own_segments() + spare_slots;
-  for (size_t slot = made->slot_count_; slot-- > 0;) made->spares_.push_back(uint32_t(slot));
+  for (size_t slot = made->slot_count_; slot-- > 0;) made->slots_.spares.push_back(uint32_t(slot));
   try {
     made->file_.reserve(planned_bytes(layout, spare_slots));
     const PageBuffer text(made->description_.size());
@@ -218,9 +217,10 @@ uint64_t StateFile::planned_bytes(const StateLayout& layout, size_t spare_slots)
          (layout.segments().size() - layout.own_segments()) * layout.others_slot_bytes();
 }
 
-uint64_t StateFile::slot_offset(size_t segment) const {
-  if (layout_.is_own(layout_.segments()[segment])) return offset_of(slots_[segment]);
-  return offset_of(uint32_t(slot_count_)) + layout_.place_of(segment) * layout_.others_slot_bytes();
+uint64_t StateFile::offset_of(const SegmentPlace& place) const {
+  if (layout_.is_own(layout_.segments()[place.segment])) return offset_of(place.slot);
+  return offset_of(uint32_t(slot_count_)) +
+         layout_.place_of(place.segment) * layout_.others_slot_bytes();
 }
 
 std::string StateFile::Summary::id() const {
@@ -266,7 +266,7 @@ void StateFile::read_header() {
   update_ = newest.update;
   if (step() < 0) fail("store: {} was never completed; delete it to start again", name);
   const uint64_t room = (file_.size_bytes() - slots_begin_) / layout_.slot_bytes();
-  if (slot_count_ > std::min<uint64_t>(room, kNone)) fail("store: {} is cut off", name);
+  if (slot_count_ > std::min<uint64_t>(room, SlotTable::kNone)) fail("store: {} is cut off", name);
 }
 
 // A crash may have left a segment's content of the step before and after in two slots, the latter
@@ -277,30 +277,30 @@ void StateFile::find_segments() {
     file_.run({false, offset_of(slot) + layout_.info_offset(), {memory.bytes()}});
     const auto info = block_at(memory.data());
     const bool ours = std::memcmp(info.magic, kInfoMagic, 8) == 0 && info.run_id == run_id_ &&
-                      info.kind == kState && info.segment < slots_.size() &&
+                      info.kind == kState && info.segment < slots_.slots.size() &&
                       layout_.is_own(layout_.segments()[info.segment]) &&
                       info.crc == crc_of(info) && info.step <= step() && info.step >= oldest_step();
     if (!ours) {
-      give_back(slot);
+      slots_.spares.push_back(slot);
       continue;
     }
-    const int64_t found = state_steps_[info.segment];
+    const int64_t found = slots_.steps[info.segment];
     bool counts = info.step > found;
     if (found >= 0)
-      counts =
-          counts ? is_whole(info.segment, slot) : !is_whole(info.segment, slots_[info.segment]);
-    const uint32_t unused = counts ? move(info.segment, slot) : slot;
-    if (counts) state_steps_[info.segment] = info.step;
-    if (unused != kNone) give_back(unused);
+      counts = counts ? is_whole(info.segment, slot)
+                      : !is_whole(info.segment, slots_.slots[info.segment]);
+    const uint32_t unused = counts ? slots_.move(info.segment, slot) : slot;
+    if (counts) slots_.steps[info.segment] = info.step;
+    if (unused != SlotTable::kNone) slots_.spares.push_back(unused);
   }
 }
 
 bool StateFile::is_found(size_t segment) const {
-  return has_slot(segment) && state_steps_[segment] >= oldest_step();
+  return slots_.has_slot(segment) && slots_.steps[segment] >= oldest_step();
 }
 
 void StateFile::check_found() const {
-  for (size_t segment = 0; segment < slots_.size(); ++segment) {
+  for (size_t segment = 0; segment < slots_.slots.size(); ++segment) {
     if (is_found(segment) || !layout_.is_own(layout_.segments()[segment])) continue;
     fail("store: {} is missing from {}; go on from a checkpoint", place_name(segment),
          file_.path().string());
@@ -318,75 +318,64 @@ bool StateFile::is_whole(size_t segment, uint32_t slot) {
   });
 }
 
-uint32_t StateFile::take_spare() {
-  GIGAGPT_ASSERT(has_spare());
-  const uint32_t slot = spares_.back();
-  spares_.pop_back();
-  return slot;
-}
-
-uint32_t StateFile::move(size_t segment, uint32_t slot) {
-  return std::exchange(slots_[segment], slot);
-}
-
 std::string StateFile::place_name(size_t segment) const {
   const Segment& s = layout_.segments()[segment];
   return fmt::format("segment {} ({}, elements {} to {})", segment, layout_.spec(s.layer).name,
                      s.begin, s.begin + s.count);
 }
 
-void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) {
+void StateFile::describe_state(size_t segment, int64_t step, std::byte* slot) const {
   const SlotParts parts = parts_of(segment);
   InfoBlock info = make_info(run_id_, kState, segment, step);
   for (const Array kept : state_arrays(layout_.form())) {
     info.part_crcs[size_t(kept)] = crc_of_part(parts.of(kept), slot);
   }
   put_block(info, slot + parts.info);
-  state_steps_[segment] = step;
 }
 
 void StateFile::describe_part(size_t segment, Array part, int64_t step, const std::byte* bytes,
-                              std::byte* info_block) {
+                              std::byte* info_block) const {
   const bool gradient = part == Array::kGradient;
   InfoBlock info = make_info(run_id_, gradient ? kGradientOnly : kState, segment, step);
   info.part_crcs[size_t(part)] = crc32c({bytes, parts_of(segment).of(part).size_bytes});
   put_block(info, info_block);
-  if (!gradient) state_steps_[segment] = step;
 }
 
-void StateFile::check_state_info(size_t segment, const std::byte* info) const {
-  if (is_info(info, run_id_, kState, segment, state_steps_[segment])) return;
+void StateFile::check_state_info(const SegmentPlace& place, const std::byte* info) const {
+  if (is_info(info, run_id_, kState, place.segment, place.step)) return;
   fail("{}: the description of {} at byte {} is damaged; go on from a checkpoint",
-       file_.path().string(), place_name(segment), slot_offset(segment) + parts_of(segment).info);
+       file_.path().string(), place_name(place.segment),
+       offset_of(place) + parts_of(place.segment).info);
 }
 
-void StateFile::check_gradient_info(size_t segment, int64_t step, const std::byte* info) const {
-  if (is_info(info, run_id_, kGradientOnly, segment, step)) return;
+void StateFile::check_gradient_info(const SegmentPlace& place, int64_t step,
+                                    const std::byte* info) const {
+  if (is_info(info, run_id_, kGradientOnly, place.segment, step)) return;
   fail("{}: the description of the gradient of {} at byte {} is damaged; go on from a checkpoint",
-       file_.path().string(), place_name(segment),
-       slot_offset(segment) + parts_of(segment).gradient_info);
+       file_.path().string(), place_name(place.segment),
+       offset_of(place) + parts_of(place.segment).gradient_info);
 }
 
-void StateFile::check_part(size_t segment, Array part, const std::byte* info,
+void StateFile::check_part(const SegmentPlace& place, Array part, const std::byte* info,
                            const std::byte* bytes) const {
-  const SlotPart place = parts_of(segment).of(part);
-  if (crc32c({bytes, place.size_bytes}) == block_at(info).part_crcs[size_t(part)]) return;
+  const SlotPart there = parts_of(place.segment).of(part);
+  if (crc32c({bytes, there.size_bytes}) == block_at(info).part_crcs[size_t(part)]) return;
   constexpr const char* kNames[] = {"master weights", "first moment", "second moment", "gradient",
                                     "weights"};
   fail(
       "{}: the checksum of {}'s {} at byte {} does not match: file or disk are damaged; go on "
       "from a checkpoint",
-      file_.path().string(), place_name(segment), kNames[size_t(part)],
-      slot_offset(segment) + place.at);
+      file_.path().string(), place_name(place.segment), kNames[size_t(part)],
+      offset_of(place) + there.at);
 }
 
-void StateFile::check_state(size_t segment, const std::byte* slot) const {
-  const SlotParts parts = parts_of(segment);
-  check_state_info(segment, slot + parts.info);
+void StateFile::check_state(const SegmentPlace& place, const std::byte* slot) const {
+  const SlotParts parts = parts_of(place.segment);
+  check_state_info(place, slot + parts.info);
   for (const Array kept : state_arrays(layout_.form())) {
     // Beside masters working weights are written without being looked at.
     if (kept == Array::kWorking && layout_.form().has_masters()) continue;
-    check_part(segment, kept, slot + parts.info, slot + parts.of(kept).at);
+    check_part(place, kept, slot + parts.info, slot + parts.of(kept).at);
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/async_file.h"
 #include "engine/state/layout.h"
+#include "engine/state/slot_table.h"
 #include "engine/state/store_header.h"
 #include "engine/state/update.h"
 
@@ -20,6 +21,13 @@ namespace gigagpt::engine {
 
 // Tells a run's files from those of other runs; never 0.
 uint64_t draw_run_id();
+
+// Where a segment's content is in the file, and the step that its state is of.
+struct SegmentPlace {
+  size_t segment = 0;
+  uint32_t slot = SlotTable::kNone;  // if it is this system's
+  int64_t step = 0;
+};
 
 class StateFile {
  public:
@@ -67,33 +75,26 @@ class StateFile {
   void write_header(const Update& update, bool pending);
   void write_header(int64_t step) { write_header({.step = step}, /*pending=*/false); }
 
-  // Slots. A segment's new content goes to a spare one, so that the old one stays whole until it is
-  // on the disk; only after a sync may that be given back. Segments of other systems have places of
-  // their own, which hold nothing after a crash.
-  bool has_slot(size_t segment) const { return slots_[segment] != kNone; }
-  uint64_t slot_offset(size_t segment) const;
+  // What was found in the slots, for whoever moves segments from here on.
+  SlotTable& slots() { return slots_; }
+  const SlotTable& slots() const { return slots_; }
   uint64_t offset_of(uint32_t slot) const { return slots_begin_ + slot * layout_.slot_bytes(); }
-  bool has_spare() const { return !spares_.empty(); }
-  uint32_t take_spare();
-  void give_back(uint32_t slot) { spares_.push_back(slot); }
-  uint32_t move(size_t segment, uint32_t slot);  // returns the old one, or kNone
-  static constexpr uint32_t kNone = ~0U;
-
-  // The steps that a segment's state and gradient are of. Kept for the checks below.
-  int64_t state_step(size_t segment) const { return state_steps_[segment]; }
+  // Segments of other systems have places of their own, which hold nothing after a crash.
+  uint64_t offset_of(const SegmentPlace& place) const;
 
   // Fills the block before a state from the parts in `slot`, memory laid out as the slot is.
-  void describe_state(size_t segment, int64_t step, std::byte* slot);
+  void describe_state(size_t segment, int64_t step, std::byte* slot) const;
   // The block before a gradient, or before working weights alone, of another system's segment.
   void describe_part(size_t segment, Array part, int64_t step, const std::byte* bytes,
-                     std::byte* info);
+                     std::byte* info) const;
 
   // Checks blocks and parts that were read: throws Error naming the segment and what is wrong.
-  void check_state_info(size_t segment, const std::byte* info) const;
-  void check_gradient_info(size_t segment, int64_t step, const std::byte* info) const;
-  void check_part(size_t segment, Array part, const std::byte* info, const std::byte* bytes) const;
+  void check_state_info(const SegmentPlace& place, const std::byte* info) const;
+  void check_gradient_info(const SegmentPlace& place, int64_t step, const std::byte* info) const;
+  void check_part(const SegmentPlace& place, Array part, const std::byte* info,
+                  const std::byte* bytes) const;
   // All that an update needs of a slot but the gradient.
-  void check_state(size_t segment, const std::byte* slot) const;
+  void check_state(const SegmentPlace& place, const std::byte* slot) const;
 
   // Reads a segment and checks every part of it, its gradient too where the update is still to be
   // made. Returns all that is wrong with it; `values` are then those of the masters and of both
@@ -113,6 +114,9 @@ class StateFile {
   // Of what the header allows for; what is older in a slot is a left-over, whole or not.
   int64_t oldest_step() const { return pending_ ? step() - 1 : step(); }
   bool is_found(size_t segment) const;
+  SegmentPlace place_of(size_t segment) const {
+    return {segment, slots_.slots[segment], slots_.steps[segment]};
+  }
   void check_found() const;
   // Whether all parts of the segment's state in that slot are as their block says.
   bool is_whole(size_t segment, uint32_t slot);
@@ -131,9 +135,7 @@ class StateFile {
   std::string description_;
   Update update_ = {.step = -1};  // the last one
   bool pending_ = false;
-  std::vector<uint32_t> slots_;  // per segment
-  std::vector<uint32_t> spares_;
-  std::vector<int64_t> state_steps_;
+  SlotTable slots_;
 };
 
 }  // namespace gigagpt::engine

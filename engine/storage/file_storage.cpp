@@ -1,8 +1,7 @@
-// What callers of a FileStorage see: they leave requests for its thread and wait for their effect.
+// What callers of a FileStorage see: they leave messages for its thread and wait for answers.
 #include "engine/storage/file_storage.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 #include "base/system.h"
@@ -11,7 +10,31 @@
 namespace gigagpt::engine {
 namespace {
 
-constexpr size_t kInfoBlocks = 64;  // transfers of parts under way at once
+ScheduleLimits limits_of(const StreamOptions& options, const StateLayout& layout, bool has_peers) {
+  ScheduleLimits limits{.buffers = options.buffers,
+                        .ahead = options.ahead,
+                        .memory_bytes = options.memory_bytes,
+                        .has_peers = has_peers};
+  if (layout.training()) {
+    const uint64_t slots = options.cache_bytes / std::max<uint64_t>(1, layout.slot_bytes());
+    limits.cached = size_t(std::min<uint64_t>(layout.own_segments(), slots));
+  }
+  return limits;
+}
+
+std::unique_ptr<StateFile> open_file(const Path& path, FileStorage::Mode mode,
+                                     const StateLayout& layout, const StreamOptions& options) {
+  if (mode == FileStorage::Mode::kOpen) return StateFile::open(path, layout, options.engine);
+  // As many again wait for a sync while the others are on their way.
+  const size_t spare_slots = layout.training() ? 2 * options.buffers : 0;
+  return StateFile::create(path, layout, spare_slots, options.step_tokens, options.run_id,
+                           options.engine);
+}
+
+// One that is made has no step yet.
+int64_t step_of(const StateFile& file) {
+  return std::max<int64_t>(file.step(), 0);
+}
 
 }  // namespace
 
@@ -24,159 +47,109 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, co
 FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
                          const StreamOptions& options, Cluster& cluster)
     : Storage(std::move(given), cluster),
-      options_(options),
-      has_peers_(!cluster.is_alone()),
-      weights_(layout().layer_count()),
-      gradients_(layout().layer_count()),
-      gradient_written_(layout().layer_count()),
-      stale_(layout().layer_count(), has_peers_),
-      unreduced_(layout().layer_count()),
+      io_(layout(), open_file(path, mode, layout(), options),
+          limits_of(options, layout(), !cluster.is_alone()), options.poison),
+      schedule_(layout(), limits_of(options, layout(), !cluster.is_alone()), io_.file().slots(),
+                step_of(io_.file())),
+      update_(io_.file().update()),
       layer_updates_(layout().layer_count()),
-      weight_reads_(layout().layer_count()),
-      pending_(layout().layer_count()),
-      in_cache_(layout().segments().size()),
-      info_blocks_(kInfoBlocks * kBlockBytes),
-      state_writes_(layout().layer_count()),
-      others_writes_(layout().layer_count()),
       exchange_(cluster, layout()) {
-  for (size_t i = 0; i < options.buffers; ++i) {
-    buffers_.emplace_back(layout().slot_bytes());
-    free_buffers_.push_back(i);
-  }
-  const bool training = layout().training();
-  cached_ = std::min(layout().own_segments(),
-                     options.cache_bytes / std::max<uint64_t>(1, layout().slot_bytes()));
-  for (size_t i = 0; training && i < cached_; ++i) buffers_.emplace_back(layout().slot_bytes());
-  for (size_t i = 0; i < kInfoBlocks; ++i) free_blocks_.push_back(i);
-  if (mode == Mode::kCreate) {
-    // As many again wait for a sync while the others are on their way.
-    const size_t spare_slots = training ? 2 * options.buffers : 0;
-    file_ = StateFile::create(path, layout(), spare_slots, options.step_tokens, options.run_id,
-                              options.engine);
-  } else {
-    file_ = StateFile::open(path, layout(), options.engine);
-    step_ = file_->step();
-    update_ = file_->update();
-    for (size_t i = 0; i < layout().segments().size(); ++i) {
-      const bool old = layout().is_own(segment(i)) && file_->state_step(i) < step_;
-      if (old) pending_[segment(i).layer] = true;
-    }
-  }
+  mailbox_.step = step_of(io_.file());
+  mailbox_.reduced.resize(layout().layer_count());
   thread_ = std::thread([this] { run(); });
 }
 
 FileStorage::~FileStorage() {
   {
     const MutexLock lock(mutex_);
-    stopping_ = true;
+    mailbox_.stopping = true;
   }
-  file_->file().wake();
+  io_.file().file().wake();
   thread_.join();
 }
 
-void FileStorage::rethrow_error() {
-  if (error_) std::rethrow_exception(error_);
+void FileStorage::leave(Message message) {
+  mailbox_.messages.push_back(std::move(message));
+  io_.file().file().wake();
+}
+
+void FileStorage::post(Message message) {
+  const MutexLock lock(mutex_);
+  mailbox_.counts.stall_ms += lock.waited_ms();
+  leave(std::move(message));
 }
 
 // Until the storage's thread has done what was asked of it.
-void FileStorage::wait_while(const bool& asked) {
-  file_->file().wake();
-  while (!error_ && asked) changed_.wait(mutex_);
-  rethrow_error();
-}
-
-void FileStorage::post(Event event, size_t index) {
-  {
-    const MutexLock lock(mutex_);
-    events_.emplace_back(event, index);
-  }
-  file_->file().wake();
+template <class Asked>
+void FileStorage::wait_while(const Asked& asked) {
+  while (!mailbox_.error && asked(mailbox_)) changed_.wait(mutex_);
+  if (mailbox_.error) std::rethrow_exception(mailbox_.error);
 }
 
 void FileStorage::run_on_thread(const std::function<void()>& work) {
   const MutexLock lock(mutex_);
-  GIGAGPT_ASSERT(expected_.empty() && started_.empty());
-  work_ = &work;
-  file_->file().wake();
-  while (!error_ && work_ != nullptr) changed_.wait(mutex_);
-  rethrow_error();
-}
-
-std::byte* FileStorage::gradient_at(size_t index) {
-  const MutexLock lock(mutex_);
-  const Segment& s = segment(index);
-  return gradients_[s.layer].memory.data() + 4 * s.begin;
-}
-
-std::byte* FileStorage::weights_at(size_t index) {
-  const MutexLock lock(mutex_);
-  const Segment& s = segment(index);
-  return weights_[s.layer].memory.data() + layout().working_at(s.layer, s.begin);
+  mailbox_.work = &work;
+  leave({Message::Kind::kWork});
+  wait_while([](const Mailbox& mailbox) { return mailbox.work != nullptr; });
 }
 
 int64_t FileStorage::step() const {
   const MutexLock lock(mutex_);
-  return step_;
+  return mailbox_.step;
 }
 
 void FileStorage::expect(std::span<const Request> requests) {
   const MutexLock lock(mutex_);
-  counts_.stall_ms += lock.waited_ms();
-  expected_.insert(expected_.end(), requests.begin(), requests.end());
-  file_->file().wake();
+  mailbox_.counts.stall_ms += lock.waited_ms();
+  for (const Request& request : requests)
+    mailbox_.messages.push_back({.kind = Message::Kind::kExpect, .request = request});
+  io_.file().file().wake();
 }
 
 std::byte* FileStorage::acquire(const Request& request) {
   const MutexLock lock(mutex_);
-  counts_.stall_ms += lock.waited_ms();
-  const LayerBuffer& buffer = buffer_of(request);
-  if (started_.empty() || buffer.missing > 0) {
+  mailbox_.counts.stall_ms += lock.waited_ms();
+  if (mailbox_.answers.empty()) {
     const Zone zone("waiting for the disk");
     const Stopwatch watch;
-    waiting_ = true;  // the thread gives what is waited for its memory in any case
-    file_->file().wake();
-    while (!error_ && (started_.empty() || buffer.missing > 0)) changed_.wait(mutex_);
-    waiting_ = false;
-    counts_.stall_ms += watch.seconds() * 1e3;
+    leave({Message::Kind::kWait});  // what is waited for gets its memory in any case
+    wait_while([](const Mailbox& mailbox) { return mailbox.answers.empty(); });
+    mailbox_.counts.stall_ms += watch.seconds() * 1e3;
   }
-  rethrow_error();
-  GIGAGPT_ASSERT(started_.front().layer == request.layer &&
-                 started_.front().gradient == request.gradient);
-  started_.pop_front();
-  file_->file().wake();  // one more can be started
-  return buffer.memory.data();
+  if (mailbox_.error) std::rethrow_exception(mailbox_.error);
+  const auto [answered, memory] = mailbox_.answers.front();
+  GIGAGPT_ASSERT(answered.layer == request.layer && answered.gradient == request.gradient);
+  mailbox_.answers.pop_front();
+  leave({Message::Kind::kAcquired});  // one more can be started
+  return memory;
 }
 
 void FileStorage::release(const Request& request) {
+  post({.kind = Message::Kind::kRelease, .request = request});
+}
+
+void FileStorage::reduce(size_t layer, bool hold) {
   const MutexLock lock(mutex_);
-  counts_.stall_ms += lock.waited_ms();
-  LayerBuffer& buffer = buffer_of(request);
-  GIGAGPT_ASSERT(buffer.busy);
-  if (request.gradient && !request.keep) {
-    gradient_written_[request.layer] = true;
-    buffer.missing = layout().segment_count(request.layer);
-    events_.emplace_back(&FileStorage::gradient_released, request.layer);
-  } else if (!request.gradient && !request.keep && buffer.leaving > 0) {
-    buffer.dropped = true;
-  } else {
-    buffer.busy = false;
-    if (!request.keep) take_memory(buffer);
-  }
-  file_->file().wake();
+  mailbox_.counts.stall_ms += lock.waited_ms();
+  mailbox_.reduced[layer] = false;
+  leave({.kind = Message::Kind::kReduce, .index = layer, .hold = hold});
 }
 
 double FileStorage::reduced_square_sum(size_t layer) {
   const MutexLock lock(mutex_);
-  counts_.stall_ms += lock.waited_ms();
-  if (unreduced_[layer] > 0) {
+  mailbox_.counts.stall_ms += lock.waited_ms();
+  if (!mailbox_.reduced[layer]) {
     const Zone zone("waiting for the network");
     const Stopwatch watch;
-    file_->file().wake();
-    while (!error_ && unreduced_[layer] > 0) changed_.wait(mutex_);
-    counts_.stall_ms += watch.seconds() * 1e3;
+    wait_while([&](const Mailbox& mailbox) { return !mailbox.reduced[layer]; });
+    mailbox_.counts.stall_ms += watch.seconds() * 1e3;
   }
-  rethrow_error();
+  if (mailbox_.error) std::rethrow_exception(mailbox_.error);
   return exchange_.square_sum_of_layer(layer);
+}
+
+void FileStorage::release_reduced(size_t layer) {
+  post({.kind = Message::Kind::kReleaseReduced, .index = layer});
 }
 
 void FileStorage::meet_at_one_step() {
@@ -187,7 +160,7 @@ void FileStorage::meet_at_one_step() {
     if (own > least + 1) {
       fail(
           "store: {} is at step {}, the file of another system at step {}: go on from a checkpoint",
-          file_->file().path().string(), own, least);
+          io_.file().file().path().string(), own, least);
     }
     if (own > least) take_back_step();
   });
@@ -197,105 +170,133 @@ void FileStorage::take_back_step() {
   const int64_t before = step() - 1;
   run_on_thread([&] {
     thread_role_.assert_held();
-    file_->write_header(before);
-    pending_.assign(pending_.size(), false);
+    io_.file().write_header(before);
+    schedule_.forget_updates();
   });
   const MutexLock lock(mutex_);
-  step_ = before;
+  mailbox_.step = before;
 }
 
 void FileStorage::abandon() {
   const MutexLock lock(mutex_);
-  abandoning_ = true;
-  wait_while(abandoning_);
+  mailbox_.abandoning = true;
+  leave({Message::Kind::kAbandon});
+  wait_while([](const Mailbox& mailbox) { return mailbox.abandoning; });
 }
 
 void FileStorage::defer(const Update& update) {
   const MutexLock lock(mutex_);
-  counts_.stall_ms += lock.waited_ms();
-  GIGAGPT_ASSERT(keeps_gradients() && expected_.empty() && update.step == step_ + 1);
-  step_ = update.step;
-  deferring_ = update;
-  file_->file().wake();
+  mailbox_.counts.stall_ms += lock.waited_ms();
+  GIGAGPT_ASSERT(update.step == mailbox_.step + 1);
+  mailbox_.step = update.step;
+  leave({.kind = Message::Kind::kDefer, .update = update});
 }
 
 void FileStorage::begin_updates() {
   if (keeps_gradients()) return;
   run_on_thread([&] {
-    if (file_->step() >= 0) file_->write_header(-1);
+    if (io_.file().step() >= 0) io_.file().write_header(-1);
   });
 }
 
 void FileStorage::update_layer(size_t layer, const Update& update) {
   const MutexLock lock(mutex_);
-  counts_.stall_ms += lock.waited_ms();
-  LayerBuffer& buffer = gradients_[layer];
-  GIGAGPT_ASSERT(!keeps_gradients() && buffer.busy);
-  step_ = update.step;
-  layer_updates_[layer] = update;
-  stale_[layer] = has_peers_;
-  buffer.missing = 0;
-  for (size_t i = layout().first_segment(layer); i < layout().first_segment(layer + 1); ++i) {
-    if (layout().is_own(segment(i))) ++buffer.missing;
-  }
-  if (buffer.missing == 0) {
-    take_memory(buffer);
-    buffer.busy = false;
-  } else {
-    events_.emplace_back(&FileStorage::update_asked, layer);
-  }
-  file_->file().wake();
+  mailbox_.counts.stall_ms += lock.waited_ms();
+  mailbox_.step = update.step;
+  leave({.kind = Message::Kind::kUpdateLayer, .index = layer, .update = update});
 }
 
 void FileStorage::settle() {
   const MutexLock lock(mutex_);
-  counts_.stall_ms += lock.waited_ms();
-  GIGAGPT_ASSERT(expected_.empty() && started_.empty());
+  mailbox_.counts.stall_ms += lock.waited_ms();
   const Stopwatch watch;
-  settling_ = true;
-  wait_while(settling_);
-  counts_.stall_ms += watch.seconds() * 1e3;
+  mailbox_.settling = true;
+  leave({Message::Kind::kSettle});
+  wait_while([](const Mailbox& mailbox) { return mailbox.settling; });
+  mailbox_.counts.stall_ms += watch.seconds() * 1e3;
 }
 
-std::vector<int64_t> FileStorage::weight_reads() const {
-  const MutexLock lock(mutex_);
-  return weight_reads_;
+std::vector<int64_t> FileStorage::weight_reads() {
+  std::vector<int64_t> reads;
+  run_on_thread([&] {
+    thread_role_.assert_held();
+    for (size_t i = 0; i < layout().layer_count(); ++i) reads.push_back(schedule_.weight_reads(i));
+  });
+  return reads;
+}
+
+uint64_t FileStorage::slot_offset(size_t segment) {
+  uint64_t offset = 0;
+  run_on_thread([&] {
+    thread_role_.assert_held();
+    offset = io_.file().offset_of(place_of(segment));
+  });
+  return offset;
 }
 
 IoCounts FileStorage::counts() const {
   const MutexLock lock(mutex_);
-  IoCounts counts = counts_;
+  IoCounts counts = mailbox_.counts;
   counts.sent_bytes = cluster().sent_bytes();
   return counts;
 }
 
-bool FileStorage::give_memory(LayerBuffer& buffer, uint64_t bytes) {
-  const auto same = std::find_if(unused_.begin(), unused_.end(), [&](const PageBuffer& unused) {
-    return unused.size_bytes() - bytes < kBlockBytes;
-  });
-  if (same != unused_.end()) {
-    buffer.memory = std::move(*same);
-    unused_.erase(same);
-  } else {
-    while (held_bytes_ + bytes > options_.memory_bytes && !unused_.empty()) {
-      held_bytes_ -= unused_.back().size_bytes();
-      unused_.pop_back();
-    }
-    // Nobody else can free any, so what is waited for gets it.
-    const bool needed = waiting_ && started_.empty() && idle();
-    if (held_bytes_ + bytes > options_.memory_bytes && !needed) return false;
-    buffer.memory = PageBuffer(bytes);
-    held_bytes_ += buffer.memory.size_bytes();
+// Calls visit(segment, its element that the piece begins with, piece) for what of `values` lies in
+// each segment.
+template <class Values, class Visit>
+void FileStorage::in_segments(size_t layer, int64_t first, Values values, const Visit& visit) {
+  while (!values.empty()) {
+    const size_t index = layout().segment_of(layer, first);
+    const Segment& s = layout().segments()[index];
+    const auto piece = values.first(std::min(values.size(), size_t(s.end() - first)));
+    visit(index, first, piece);
+    values = values.subspan(piece.size());
+    first += int64_t(piece.size());
   }
-  buffer.present = true;
-  return true;
 }
 
-void FileStorage::take_memory(LayerBuffer& buffer) {
-  if (options_.poison) std::memset(buffer.memory.data(), 0xFF, buffer.memory.size_bytes());
-  unused_.push_back(std::move(buffer.memory));
-  buffer.present = false;
-  buffer.missing = 0;
+void FileStorage::read(Array kept, size_t layer, int64_t first, std::span<float> values) {
+  run_on_thread([&] {
+    in_segments(layer, first, values, [&](size_t segment, int64_t begin, std::span<float> piece) {
+      thread_role_.assert_held();
+      io_.read(place_of(segment), kept, begin, piece);
+    });
+  });
+}
+
+void FileStorage::begin_writing(int64_t step) {
+  run_on_thread([&] {
+    thread_role_.assert_held();
+    schedule_.forget_copies();
+  });
+  const MutexLock lock(mutex_);
+  mailbox_.step = step;
+}
+
+void FileStorage::write(Array kept, size_t layer, int64_t first, std::span<const float> values) {
+  const int64_t step = this->step();
+  run_on_thread([&] {
+    in_segments(layer, first, values,
+                [&](size_t segment, int64_t begin, std::span<const float> piece) {
+                  thread_role_.assert_held();
+                  if (!layout().is_own(layout().segments()[segment])) return;
+                  begin_edit(segment, step);
+                  io_.write(kept, begin, piece);
+                });
+  });
+}
+
+void FileStorage::finish_writing() {
+  const int64_t step = this->step();
+  run_on_thread([&] {
+    thread_role_.assert_held();
+    for (size_t i = 0; i < layout().segments().size(); ++i) {
+      const bool own = layout().is_own(layout().segments()[i]);
+      if (own && !schedule_.slots().has_slot(i)) begin_edit(i, step);
+    }
+    store_edited(step);
+    io_.file().write_header(step);
+  });
 }
 
 }  // namespace gigagpt::engine
