@@ -97,7 +97,7 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
     formats/json.cpp base/async_file.cpp base/control_groups.cpp base/error.cpp base/file.cpp base/lock.cpp base/option.cpp base/system.cpp
     base/trace.cpp
     base/transfer_engines.cpp ops/compact.cpp ops/update_alone.cpp ops/kernels/codes.cpp
-    ops/kernels/optimizer.cpp)
+    ops/kernels/optimizer.cpp ops/optimizers/list.cpp)
   target_compile_options(race_test PRIVATE -fsanitize=thread -g1)
   target_compile_definitions(race_test PRIVATE
                              HWY_DISABLED_TARGETS=\(HWY_SSSE3|HWY_SSE4|HWY_AVX3_DL\))

@@ -9,6 +9,7 @@
 #include "base/crc32c.h"
 #include "cli/testing.h"
 #include "engine/storage/file_storage.h"
+#include "ops/optimizers/sgd.h"
 
 namespace gigagpt::cli {
 namespace {

@@ -72,6 +72,7 @@ void adopt_vocabulary(const std::vector<Setting>& settings, GPTConfig& config) {
 
 void apply_run_settings(const std::vector<Setting>& settings, GPTConfig& config) {
   apply_settings(settings, config);
+  config.num_steps = config.optim.run_length(config.num_steps);
   adopt_vocabulary(settings, config);
   if (!config.saves.checkpoint_path) return;
   Path checkpoint;

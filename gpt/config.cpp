@@ -39,6 +39,7 @@ void GPTConfig::check() const {
   const double tokens = double(num_steps) * double(batch_size) * double(sequence_length);
   if (tokens > 0x1p60) fail("num_steps: a run of {} tokens is too long to count", tokens);
   check_model();
+  optim.check(num_steps);
   if (sequence_length > max_position_embeddings) {
     fail("sequence_length: {} is above max_position_embeddings {}", sequence_length,
          max_position_embeddings);
@@ -64,6 +65,7 @@ engine::RunSize GPTConfig::run_size(bool training) const {
   engine::RunSize size{batch_size, micro_batch(), sequence_length, training, num_steps};
   size.checkpoint_steps = saves.checkpoint_steps;
   size.checkpoint_minutes = saves.checkpoint_minutes;
+  size.checkpoint_moments = saves.checkpoint_moments;
   size.keep_checkpoints = saves.keep_checkpoints, size.systems = num_systems;
   size.network_gbit = systems.network(num_systems);
   size.optimizer = ops::find_optimizer(optim.optimizer);

@@ -88,9 +88,9 @@ TEST(Config, OptionsOfAllFamiliesCoverEveryField) {
   }
   size_t all = 0;
   for (const auto& [_, size] : bytes) all += size;
-  // What is left is padding after `bias`, `document_mask` and `keep_best`, and after the llama's
-  // three fields in a row, the only ones that are not of eight bytes or more.
-  EXPECT_EQ(sizeof(GPTConfig) - all, 7 + 7 + 7 + 5U);
+  // What is left is padding after `bias`, `document_mask`, `checkpoint_moments` and `keep_best`,
+  // and after the llama's three fields in a row, the only ones that are not of eight bytes or more.
+  EXPECT_EQ(sizeof(GPTConfig) - all, 7 + 7 + 7 + 7 + 5U);
 }
 
 TEST(Config, DefaultsAreThoseOfGigaGpt) {
@@ -167,6 +167,74 @@ TEST(LearningRate, StaysAtATenthAfterTheDecay) {
       EXPECT_NEAR(config.optim.learning_rate_at(step, config.num_steps), 0.2, 1e-15) << step;
     }
   }
+}
+
+TEST(LearningRate, EndsAtMinLr) {
+  for (const char* decay : {"cosine", "linear", "wsd"}) {
+    GPTConfig config = schedule(decay);
+    config.optim.min_lr = 0.5;
+    EXPECT_NEAR(config.optim.learning_rate_at(12, 12), 0.5, 1e-15) << decay;
+  }
+  GPTConfig config = schedule("linear");
+  config.optim.min_lr = 0;
+  EXPECT_NEAR(config.optim.learning_rate_at(8, 12), 1, 1e-15);
+}
+
+TEST(LearningRate, IsConstantOrFallsWithTheRootOfTheSteps) {
+  const GPTConfig constant = schedule("constant"), root = schedule("inverse_sqrt");
+  for (const int64_t step : {4, 8, 1000}) EXPECT_EQ(constant.optim.learning_rate_at(step, 12), 2);
+  EXPECT_EQ(root.optim.learning_rate_at(1, 12), 0.5);
+  EXPECT_EQ(root.optim.learning_rate_at(4, 12), 2);
+  EXPECT_NEAR(root.optim.learning_rate_at(16, 12), 1, 1e-15);
+  EXPECT_NEAR(root.optim.learning_rate_at(400, 12), 0.2, 1e-15);
+}
+
+TEST(LearningRate, IsStableUntilTheLastStretch) {
+  GPTConfig config = schedule("wsd");
+  config.optim.decay_steps = 4;
+  const auto at = [&](int64_t step) { return config.optim.learning_rate_at(step, 12); };
+  EXPECT_EQ(at(1), 0.5);
+  EXPECT_EQ(at(4), 2);
+  EXPECT_EQ(at(8), 2);
+  EXPECT_NEAR(at(10), 1.1, 1e-15);
+  EXPECT_NEAR(at(12), 0.2, 1e-15);
+  config.optim.decay_steps.reset();  // a tenth: the last step
+  EXPECT_EQ(at(11), 2);
+  EXPECT_NEAR(at(12), 0.2, 1e-15);
+  EXPECT_EQ(config.optim.run_length(12), 12);
+  config.optim.decay_from = 5;
+  EXPECT_EQ(config.optim.run_length(12), 12);
+  EXPECT_EQ(at(5), 2);
+  EXPECT_NEAR(at(12), 0.2, 1e-15);
+  config.optim.decay_steps = 2;  // the run ends with the decay
+  EXPECT_EQ(config.optim.run_length(12), 7);
+  EXPECT_EQ(config.optim.run_length(7), 7);
+  EXPECT_NEAR(at(6), 1.1, 1e-15);
+}
+
+TEST(LearningRate, RefusesSchedulesThatCannotBe) {
+  const auto error_of = [](const auto& change) {
+    GPTConfig config = schedule("wsd");
+    change(config.optim);
+    try {
+      config.check();
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  using Rules = engine::OptimizerRules;
+  EXPECT_EQ(error_of([](Rules&) {}), "");
+  EXPECT_EQ(error_of([](Rules& rules) { rules.decay_steps = 9; }),
+            "decay_steps: the decay would begin at step 3, in the 4 steps of warm-up");
+  EXPECT_EQ(error_of([](Rules& rules) { rules.decay_from = 12; }),
+            "decay_from: step 12 is not before num_steps 12");
+  EXPECT_EQ(error_of([](Rules& rules) { rules.min_lr = 3; }), "min_lr: 3 is above learning_rate 2");
+  EXPECT_EQ(error_of([](Rules& rules) {
+              rules.lr_decay = "cosine";
+              rules.decay_from = 5;
+            }),
+            "decay_from: it is for lr_decay: wsd, not cosine");
 }
 
 TEST(LearningRate, TakesRunsWithoutWarmUpOrWithNothingElse) {

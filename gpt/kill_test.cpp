@@ -89,6 +89,8 @@ class Kills : public testing::Test {
     config.seed = seed;
     config.precision = seed % 2 == 0 ? "fp32" : "bf16";
     config.storage.state = seed % 4 == 3 ? "compact" : "full";
+    const auto optimizers = ops::optimizer_names();
+    config.optim.optimizer = optimizers[size_t(seed) % optimizers.size()];
     config.dropout = 0.1;
     config.num_steps = 120;
     config.saves.checkpoint_steps = 7;
@@ -186,12 +188,14 @@ std::vector<float> state_of(const GPTConfig& config) {
   using namespace engine;
   const auto precision = config.precision == "bf16" ? Precision::kBf16 : Precision::kFp32;
   const StateForm form{precision, true, config.storage.state == "compact",
-                       StateFile::peek(config.storage.store)->gradient};
+                       StateFile::peek(config.storage.store)->gradient,
+                       ops::find_optimizer(config.optim.optimizer)};
   FileStorage storage(config.layers(), form, config.storage.store, FileStorage::Mode::kOpen, {});
   EXPECT_EQ(storage.step(), config.num_steps);
   storage.settle();
   std::vector<float> all;
   for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
+    if (!form.keeps(kept)) continue;
     for (size_t i = 0; i < storage.layout().layer_count(); ++i) {
       for (size_t p = 0; p < storage.layout().spec(i).params.size(); ++p) {
         std::vector<float> values(size_t(storage.layout().spec(i).params[p].count()));

@@ -31,6 +31,60 @@ TEST_F(Training, WhatKilledRunsLeaveGoesWithTheNextStart) {
   EXPECT_FALSE(std::filesystem::exists(out / ".lock"));
 }
 
+// A decay that is started from a checkpoint: to the bits of a run in RAM, whose checkpoints have
+// the moments; the run that it leaves goes on as if nothing had been.
+TEST_F(Training, ForksTheFileOfARunForADecay) {
+  config_.optim.lr_decay = "wsd";
+  config_.optim.decay_steps = 2;
+  config_.saves.checkpoint_steps = 2;
+  config_.num_steps = 20;
+  const auto decayed = [&](const Path& from, const std::string& name, const std::string& store) {
+    GPTConfig config = config_;
+    config.saves.checkpoint_path = from.string();
+    config.out_dir = out(name).string();
+    config.storage.store = store;
+    config.optim.decay_from = config.optim.decay_steps = 3;
+    *config.optim.decay_from = formats::read_trainer_state(from).step;
+    config.num_steps = config.optim.run_length(config.num_steps);
+    std::string notes;
+    TrainEvents events = quiet();
+    events.planned = [&](const auto&, const std::string& origin) { notes = origin; };
+    train(config, {}, events);
+    const int64_t last = config.num_steps;
+    return std::pair(
+        read_text(Path(config.out_dir) / fmt::format("checkpoint_{}", last) / "model.safetensors"),
+        notes);
+  };
+  config_.out_dir = out("ram").string();
+  config_.storage.store = "memory";
+  train(config_, {}, quiet(nullptr, 4));
+  const auto [expected, _] = decayed(out("ram") / "checkpoint_4", "ram_decay", "memory");
+  const auto [earlier, __] = decayed(out("ram") / "checkpoint_2", "ram_early", "memory");
+
+  config_.out_dir = out("file").string();
+  config_.storage.store = (out("file") / "model.store").string();
+  train(config_, {}, quiet(nullptr, 4));
+  const std::string before = read_text(config_.storage.store);
+  for (const std::string& store :
+       {std::string("memory"), (out("file_decay") / "model.store").string()}) {
+    const auto [actual, notes] = decayed(out("file") / "checkpoint_4", "file_decay", store);
+    EXPECT_TRUE(actual == expected);
+    EXPECT_NE(notes.find("with the moments in " + config_.storage.store), std::string::npos);
+    std::filesystem::remove_all(out("file_decay"));
+  }
+  EXPECT_TRUE(read_text(config_.storage.store) == before);
+  // The file is at step 4: what it had at step 2 is gone.
+  const auto [lost, notes] = decayed(out("file") / "checkpoint_2", "file_early", "memory");
+  EXPECT_FALSE(lost == earlier);
+  EXPECT_NE(notes.find("start from zero"), std::string::npos) << notes;
+
+  config_.out_dir = out("kept").string();
+  config_.storage.store = (out("kept") / "model.store").string();
+  config_.saves.checkpoint_moments = true;
+  train(config_, {}, quiet(nullptr, 4));
+  EXPECT_TRUE(decayed(out("kept") / "checkpoint_2", "kept_decay", "memory").first == earlier);
+}
+
 // Files of this process cannot grow above `bytes` while it lives, as on a disk that is full.
 struct FullDisk {
   explicit FullDisk(rlim_t bytes) {

@@ -162,7 +162,7 @@ TEST(Update, TheComputeCopyIsRoundedToNearestEven) {
   const at::Tensor compute = at::empty({int64_t(w.size())}, at::kBFloat16);
   const at::Tensor expected =
       at::from_blob(w.data(), {int64_t(w.size())}, at::kFloat).to(at::kBFloat16);
-  for (const Optimizer* optimizer : kOptimizers) {
+  for (const Optimizer* optimizer : optimizers()) {
     update_one({w, g, m, v, reinterpret_cast<kernels::Bf16*>(compute.data_ptr())},
                {optimizer, {.weight_decay = 0}}, 0.01, 1.0, 1);
     expect_same_bits(compute, expected);

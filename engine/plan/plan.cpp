@@ -134,7 +134,9 @@ void plan_disk(const Request& r, const MemoryEstimate& estimate, Plan& plan) {
     for (const ParamSpec& param : spec.params) {
       const bool rounded = param.is_matrix() && plan.execution.form.compact;
       weights += double(param.count()) * (rounded ? 2 : 4);
-      others += in_file ? 0 : 4.0 * r.size.optimizer->kept() * double(param.count());
+      others += in_file && !r.size.checkpoint_moments
+                    ? 0
+                    : 4.0 * r.size.optimizer->kept() * double(param.count());
     }
   }
   plan.snapshot_gb = (weights + others) / 1e9;
@@ -300,6 +302,8 @@ std::vector<Option> SaveRules::options() {
        one_of({"auto", "true", "false"})},
       {"checkpoint_minutes", &checkpoint_minutes, "the same in minutes; 0: any", at_least(0)},
       {"keep_checkpoints", &keep_checkpoints, "newest checkpoints to keep; 0: all", at_least(0)},
+      {"checkpoint_moments", &checkpoint_moments,
+       "the optimizer's, too, where a file has them; else only in RAM"},
   };
 }
 

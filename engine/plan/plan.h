@@ -26,8 +26,9 @@ struct RunSize {
   int64_t checkpoint_steps = 0;
   double checkpoint_minutes = 0;
   int64_t keep_checkpoints = 0;
-  int64_t systems = 1;      // that share the micro-batches
-  double network_gbit = 0;  // a second, between them
+  bool checkpoint_moments = false;  // also where the state is in a file
+  int64_t systems = 1;              // that share the micro-batches
+  double network_gbit = 0;          // a second, between them
   const ops::Optimizer* optimizer = &ops::AdamW::kInfo;
 
   int64_t micro_batch_tokens() const { return micro_batch_size * sequence_length; }
@@ -69,6 +70,7 @@ struct SaveRules {
   std::string load_weights_only = "auto";  // "auto", "true", "false"
   double checkpoint_minutes = 30;
   int64_t keep_checkpoints = 3;
+  bool checkpoint_moments = false;
 
   std::vector<Option> options();  // they point into this object
 };

@@ -244,7 +244,7 @@ void load_checkpoint(const Path& checkpoint, Store& store, bool optimizer, int64
   const auto moments = open([&] {
     const bool there = cluster.leads() && optimizer &&
                        std::filesystem::exists(checkpoint / "trainer_state.json") &&
-                       store_of(checkpoint).empty();
+                       has_moments(checkpoint);
     return there ? std::optional<SafetensorsReader>(std::in_place,
                                                     checkpoint / formats::kOptimizerFile)
                  : std::nullopt;
@@ -275,8 +275,8 @@ Checkpoints::Checkpoints(CheckpointRules rules, Cluster& cluster, Note note)
 
 int64_t Checkpoints::start(Store& store, int64_t seed, const Progress& progress) try {
   const bool goes_on = from_ && !from_->weights_alone;
-  const bool here =
-      goes_on && (from_->in_out_dir || from_->in_store || !from_->other_files.empty());
+  const bool here = goes_on && (from_->in_out_dir || from_->in_store ||
+                                (!from_->other_files.empty() && !from_->keeps_files));
   cluster_.together([&] {
     if (cluster_.leads() && !here)
       carry_left_out(goes_on ? from_->checkpoint : Path(), rules_.out_dir);
@@ -291,7 +291,7 @@ int64_t Checkpoints::start(Store& store, int64_t seed, const Progress& progress)
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};
   size_bytes_ = uint64_t(parameter_count(store.storage().layout().specs())) * 4 *
-                uint64_t(store.file_id().empty() ? arrays_of(store) : 1);
+                uint64_t(saves_moments(store) ? arrays_of(store) : 1);
   // A file may be a step ahead of what it said when a killed process was still writing.
   if (from_ && from_->in_store) return store.step();
   return from_ ? from_->step : 0;
@@ -319,6 +319,10 @@ bool Checkpoints::due(int64_t step, bool wanted) {
       every.checkpoint_minutes > 0 && since_saved_.seconds() > 60 * every.checkpoint_minutes;
   const bool due = wanted || by_step || cluster_.any(by_time && cluster_.leads());
   return due && has_room("the run goes on without, and the next one that is due is tried");
+}
+
+bool Checkpoints::saves_moments(const Store& store) const {
+  return store.file_id().empty() || rules_.size.checkpoint_moments;
 }
 
 bool Checkpoints::has_room(const char* otherwise) {
@@ -362,14 +366,13 @@ Path Checkpoints::save(int64_t step, Store& store, bool best,
   if (cluster_.leads()) pending.emplace(target);
   const Path folder = pending ? pending->path() : target;
   const std::string file_id = store.file_id();
-  ValueCounter counter(store, file_id.empty() ? arrays_of(store) : 1, progress);
+  ValueCounter counter(store, saves_moments(store) ? arrays_of(store) : 1, progress);
   formats::TrainerState state{
       step, step * rules_.size.step_tokens(), rules_.config, manifest(store, rules_.data), {}};
   state.files = {write_weights(folder / "model.safetensors", store, counter)};
-  if (file_id.empty())
+  if (saves_moments(store))
     state.files.push_back(write_optimizer(folder / formats::kOptimizerFile, store, counter));
-  else
-    state.manifest.emplace_back("store", file_id);
+  if (!file_id.empty()) state.manifest.emplace_back("store", file_id);
   if (pending) {
     carry_left_out(rules_.out_dir, folder);
     write_rest(folder);

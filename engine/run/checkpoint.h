@@ -75,6 +75,7 @@ class Checkpoints {
  private:
   bool sets_aside();
   bool has_room(const char* otherwise);
+  bool saves_moments(const Store& store) const;
   CheckpointRules rules_;
   Cluster& cluster_;
   Note note_;

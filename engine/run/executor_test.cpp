@@ -8,6 +8,7 @@
 #include "engine/model/autoencoder.h"
 #include "engine/model/oracle.h"
 #include "engine/run/step_testing.h"
+#include "ops/optimizers/sgd.h"
 #include "ops/testing.h"
 
 namespace gigagpt::engine {

@@ -74,7 +74,7 @@ TEST_F(FileStorageTest, EveryFormHasTheSameBitsInAFileAndInRam) {
 
 // Also stopped and gone on with, while an update is pending or not.
 TEST_F(FileStorageTest, EveryOptimizerHasTheSameBitsInAFileAndInRam) {
-  for (const ops::Optimizer* optimizer : ops::kOptimizers) {
+  for (const ops::Optimizer* optimizer : ops::optimizers()) {
     for (Way way : all_ways()) {
       const bool plain = way.stream.buffers == 3 && way.stream.segment_elements == 2048;
       if (!plain || way.executor.window == 2 || way.stream.memory_bytes == 1) continue;

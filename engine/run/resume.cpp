@@ -15,7 +15,8 @@ namespace gigagpt::engine {
 
 // Defines to_json() and from_json(), for the other systems.
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ResumePoint, checkpoint, step, in_out_dir, in_store,
-                                   moments_lost, weights_alone, other_files, other_gradient, run_id)
+                                   moments_lost, weights_alone, other_files, keeps_files,
+                                   other_gradient, other_step, run_id)
 
 namespace {
 
@@ -154,6 +155,7 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
   ResumePoint point{.checkpoint = first, .step = found.step, .in_store = !other};
   point.run_id = found.run_id;
   point.other_gradient = found.gradient;
+  point.other_step = found.step;
   if (other) point.other_files = std::move(files);
   const bool same_names = other && systems == rules.size.systems;
   for (Path& file : point.other_files) file = same_names ? place_of_older(file) : file;
@@ -194,6 +196,24 @@ bool wants_weights_alone(const formats::TrainerState& was, const formats::TextPa
   return path_of(was.config) != path_of(config);
 }
 
+// For a checkpoint without moments: they may still be in the files of the run that it is of, at the
+// same step.
+void find_moments(const formats::TrainerState& state, ResumePoint& point) {
+  const std::string store = find_text(state.config, "store"), id = store_of(point.checkpoint);
+  CheckpointRules theirs;
+  theirs.out_dir = point.checkpoint.parent_path();
+  theirs.store = store.empty() ? "auto" : store;
+  const auto found = find_other_files(theirs, /*systems=*/0);
+  if (!found || found->second.id() != id || found->second.step != state.step) {
+    point.moments_lost = true;
+    return;
+  }
+  point.other_files = files_of(theirs, found->first);
+  point.other_gradient = found->second.gradient;
+  point.other_step = found->second.step;
+  point.keeps_files = true;
+}
+
 std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
   const auto& [out_dir, store, wanted, size, config, dataset, data] = rules;
   const int64_t step_tokens = size.step_tokens();
@@ -222,7 +242,7 @@ std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
   point.weights_alone = !point.in_out_dir && wants_weights_alone(state, config);
   if (point.weights_alone) return point;
   compare_runs(state, rules, point);
-  point.moments_lost = !store_of(point.checkpoint).empty();
+  if (!has_moments(point.checkpoint)) find_moments(state, point);
   point.step = state.tokens / step_tokens;
   if (state.tokens % step_tokens != 0) {
     fail(
@@ -315,6 +335,10 @@ std::string set_damaged_aside(const Path& out_dir, bool sums) {
   return fmt::format("{}; it was set aside as {}.damaged", damage, damaged.front().string());
 }
 
+bool has_moments(const Path& checkpoint) {
+  return store_of(checkpoint).empty() || fs::exists(checkpoint / formats::kOptimizerFile);
+}
+
 std::string store_of(const Path& checkpoint) {
   if (!fs::exists(checkpoint / "trainer_state.json")) return "";
   return find_text(formats::read_trainer_state(checkpoint).manifest, "store");
@@ -338,14 +362,16 @@ std::string origin_text(const ResumePoint& from, Precision precision) {
   }
   std::string text = from.note.empty() ? "" : from.note + "\n";
   text += fmt::format("continuing from {} at step {}", from.checkpoint.string(), from.step);
-  if (!from.other_files.empty() && from.other_files.front() == place_of_older(from.checkpoint))
+  if (from.keeps_files)
+    text += fmt::format(", with the moments in {}", from.other_files.front().string());
+  else if (!from.other_files.empty() && from.other_files.front() == place_of_older(from.checkpoint))
     text += ", in the format of an older version; it is written anew";
   else if (!from.other_files.empty())
     text += fmt::format(", which {} systems made", from.other_files.size());
   if (from.moments_lost) {
     text +=
-        "; it has weights alone: the optimizer's moments, in a file that is not there, start "
-        "from zero";
+        "; it has weights alone: the optimizer's moments, in a file that is not there or at "
+        "another step by now, start from zero (checkpoint_moments: true keeps them)";
   }
   if (!from.differences.empty()) text += "\nnot as before: " + from.differences;
   if (!from.precision.empty() && from.precision != precision_name(precision)) {

@@ -26,6 +26,8 @@ struct ResumePoint {
   // its state is in, in the order of those.
   std::vector<Path> other_files = {};
   GradientForm other_gradient = GradientForm::kFp32;  // in those
+  int64_t other_step = 0;                             // that they are all at, or one ahead of
+  bool keeps_files = false;                           // which go on being those of another run
   uint64_t run_id = 0;                                // of the files
   std::string note = {};         // for the user: what was found damaged on the way
   std::string differences = {};  // for the user: what the run is asked to do otherwise from here on
@@ -78,8 +80,9 @@ std::string set_damaged_aside(const Path& out_dir, bool sums);
 // last. Throws Error if there is none, or its files have other sizes than they should.
 Path find_checkpoint(const Path& given, const Path& out_dir = {});
 
-// The file that a checkpoint's moments are in, as its id; "" if they are beside it, or there are
-// none.
+// The file that a run's state was in when the checkpoint was made, as its id; "" if it was in RAM.
 std::string store_of(const Path& checkpoint);
+// Whether the moments are beside the weights.
+bool has_moments(const Path& checkpoint);
 
 }  // namespace gigagpt::engine

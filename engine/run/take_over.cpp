@@ -45,13 +45,13 @@ void load_files(const ResumePoint& from, Store& store, const Progress& progress)
       if (!store.cluster().leads()) return;
       file = std::make_unique<FileStorage>(layout, from.other_files[i], FileStorage::Mode::kOpen,
                                            StreamOptions(), Cluster::alone());
-      if (file->step() == from.step + 1) file->take_back_step();
+      if (file->step() == from.other_step + 1) file->take_back_step();
       file->settle();
     });
     load_file(file.get(), layout, store, counter);
   }
   store.storage().finish_writing();
-  if (!store.cluster().leads() || store.storage().file_id().empty()) return;
+  if (!store.cluster().leads() || store.storage().file_id().empty() || from.keeps_files) return;
   // The state is in the new files now.
   for (const Path& file : from.other_files) std::filesystem::remove(file);
 }

@@ -15,7 +15,7 @@
 #include "base/async_file.h"
 #include "engine/state/layer_spec.h"
 #include "ops/kernels/codes.h"
-#include "ops/optimizers/list.h"
+#include "ops/optimizers/adamw.h"
 
 namespace gigagpt::engine {
 

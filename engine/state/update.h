@@ -32,6 +32,8 @@ struct OptimizerRules {
   int64_t warmup_steps = 1500;
   std::optional<int64_t> decay_steps = {};
   std::string lr_decay = "cosine";
+  std::optional<double> min_lr = {};
+  std::optional<int64_t> decay_from = {};
   std::string optimizer = "adamw";
   double weight_decay = 0.1;
   double max_gradient_norm = 1.0;
@@ -41,10 +43,21 @@ struct OptimizerRules {
 
   std::vector<Option> options();  // they point into this object
 
+  // Throws Error for a schedule that a run of so many steps cannot have.
+  void check(int64_t num_steps) const;
+  // How long a run that is to have so many steps is: with decay_from it ends with the decay.
+  int64_t run_length(int64_t num_steps) const;
   // The learning rate of a step, counted from 0, of a run of so many.
   double learning_rate_at(int64_t step, int64_t num_steps) const;
   // The update that is due then.
   Update update_at(int64_t step, int64_t num_steps, int64_t seed) const;
+
+ private:
+  // Where the decay of wsd begins, and how many steps it takes.
+  struct Stretch {
+    int64_t begin, steps;
+  };
+  Stretch last_stretch(int64_t num_steps) const;
 };
 
 }  // namespace gigagpt::engine

@@ -10,6 +10,7 @@
 #include "base/testing.h"
 #include "engine/storage/file_storage.h"
 #include "engine/systems/systems_testing.h"
+#include "ops/optimizers/sgd.h"
 
 namespace gigagpt::engine {
 namespace {

@@ -86,8 +86,8 @@ class Expected {
     return states_.back()[layer].working;
   }
 
-  static Update update(uint64_t life, int64_t step) {
-    return {.rule = {.numbers = {.beta2 = 0.99}},
+  Update update(uint64_t life, int64_t step) const {
+    return {.rule = {layout_.form().optimizer, {.beta2 = 0.99}},
             .lr = 0.01 * double(life),
             .step = step,
             .grad_scale = 0.5};
@@ -144,8 +144,9 @@ Way way_of(uint64_t seed) {
       StateForm{Precision::kBf16, true, /*compact=*/true},
       StateForm{Precision::kBf16, true, /*compact=*/true,
                 windows == 1 ? GradientForm::kBf16 : GradientForm::kFp32}};
-  return {forms[seed / 90 % 4], 1 + seed / 2 % 3, std::array<uint64_t, 3>{0, 3, 7}[seed / 6 % 3],
-          windows};
+  StateForm form = forms[seed / 90 % 4];
+  form.optimizer = ops::optimizers()[seed % ops::optimizers().size()];
+  return {form, 1 + seed / 2 % 3, std::array<uint64_t, 3>{0, 3, 7}[seed / 6 % 3], windows};
 }
 
 // A process that trains on the file.
@@ -204,7 +205,7 @@ class Life {
       storage_->release(request);
     }
     expected_.run_step(number_, way_.windows);
-    storage_->defer(Expected::update(number_, step));
+    storage_->defer(expected_.update(number_, step));
   }
 
   void settle() {
@@ -214,6 +215,7 @@ class Life {
 
   void check_all() {
     for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
+      if (!way_.form.keeps(kept)) continue;
       for_each_param([&](size_t layer, int64_t begin, int64_t count) {
         std::vector<float> values(static_cast<size_t>(count));
         storage_->read(kept, layer, begin, values);

@@ -4,10 +4,12 @@
 #include <hwy/foreach_target.h>
 
 #include <algorithm>
+#include <array>
 #include <type_traits>
 
 #include "ops/kernels/optimizer.h"
 #include "ops/kernels/simd-inl.h"
+#include "ops/optimizers/list.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace gigagpt::ops::kernels::HWY_NAMESPACE {
@@ -56,6 +58,7 @@ template <class... All>
 constexpr auto UpdatesOf(std::tuple<All...>*) {
   return std::array{&Update<All>...};
 }
+constexpr auto kUpdates = UpdatesOf(static_cast<Optimizers*>(nullptr));
 
 double SumOfSquares(const float* values, size_t n) {
   const hn::ScalableTag<double> d;
@@ -90,8 +93,7 @@ void Widen(const Bf16* values, size_t n, float* wide) {
 }
 
 const OptimizerKernels& Kernels() {
-  static constexpr OptimizerKernels kernels = {UpdatesOf(static_cast<Optimizers*>(nullptr)),
-                                               SumOfSquares, Add, Round, Widen};
+  static constexpr OptimizerKernels kernels = {kUpdates.data(), SumOfSquares, Add, Round, Widen};
   return kernels;
 }
 
@@ -107,8 +109,9 @@ const OptimizerKernels& optimizer_kernels() {
 }
 
 UpdateNumbers update_numbers(const UpdateRule& rule, double lr, double grad_scale, int64_t step) {
-  const auto* const place = std::find(kOptimizers.begin(), kOptimizers.end(), rule.optimizer);
-  return {size_t(place - kOptimizers.begin()), {rule.numbers, step}, lr, grad_scale};
+  const auto all = optimizers();
+  const auto place = std::find(all.begin(), all.end(), rule.optimizer);
+  return {size_t(place - all.begin()), {rule.numbers, step}, lr, grad_scale};
 }
 
 }  // namespace gigagpt::ops::kernels

@@ -2,18 +2,16 @@
 // Plain arrays, no LibTorch.
 #pragma once
 
-#include <array>
 #include <cstddef>
 
 #include "ops/kernels/bf16.h"
 #include "ops/optimizer.h"
-#include "ops/optimizers/list.h"
 
 namespace gigagpt::ops::kernels {
 
 // A step's numbers, common to all parameters.
 struct UpdateNumbers {
-  size_t optimizer;  // in the list of all
+  size_t optimizer;  // its place among optimizers()
   StepNumbers numbers;
   double lr;
   double grad_scale;
@@ -22,9 +20,9 @@ struct UpdateNumbers {
 using UpdateKernel = void (*)(const ParamState& state, const UpdateNumbers& numbers, size_t begin,
                               size_t end);
 struct OptimizerKernels {
-  // For each optimizer, the elements [begin, end): the same bits for every way of cutting a
+  // For each of optimizers(), the elements [begin, end): the same bits for every way of cutting a
   // parameter into stretches.
-  std::array<UpdateKernel, kOptimizers.size()> updates;
+  const UpdateKernel* updates;
   double (*sum_of_squares)(const float* values, size_t n);
   void (*add)(const float* values, float scale, size_t n, float* sum);  // sum += scale * values
   void (*round)(const float* values, size_t n, Bf16* rounded);

@@ -15,6 +15,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace gigagpt::ops {
 
@@ -28,6 +31,11 @@ struct Optimizer {
 
   int kept() const { return int(exp_avg) + int(exp_avg_sq); }
 };
+
+// All that there are, in the order of their names.
+std::span<const Optimizer* const> optimizers();
+const Optimizer* find_optimizer(const std::string& name);  // null if there is none of that name
+std::vector<std::string> optimizer_names();
 
 // Config keys of the same meaning set them.
 struct OptimizerNumbers {
