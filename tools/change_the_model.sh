@@ -66,4 +66,4 @@ for diff in "$work"/*.diff; do
   fi
   count=$((count + 1))
 done
-[[ $count -ge 5 ]] || { echo "only $count diffs were found"; exit 1; }
+[[ $count -ge 6 ]] || { echo "only $count diffs were found"; exit 1; }
