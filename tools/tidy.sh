@@ -35,13 +35,17 @@ else
   files=$(comm -12 <(changed_since_release) <(known))
 fi
 files=$(grep -vE '^(build|bench)' <<<"$files" || true)
+# GCC's precompiled headers mean nothing to clang, which reads each file with what it includes itself.
+commands=$(mktemp -d)
+trap 'rm -rf "$commands"' EXIT
+sed -E 's#-Winvalid-pch -include [^ ]+cmake_pch\.hxx##' "$build/compile_commands.json" >"$commands/compile_commands.json"
 echo "clang-tidy: $(grep -c . <<<"$files") files"
 # What links LibTorch is compiled with OpenMP.
 with_libtorch=$(grep -B1 '"file"' "$build/compile_commands.json" | grep -A1 -- '-fopenmp' | grep -oE '"file": "[^"]*"' |
   cut -d'"' -f4 | sed "s|^$PWD/||" | sort -u)
-export build with_libtorch
+export commands with_libtorch
 read_file() {
-  local options=(-quiet -p "$build" --extra-arg=-Wthread-safety)
+  local options=(-quiet -p "$commands" --extra-arg=-Wthread-safety)
   ! grep -qxF "$1" <<<"$with_libtorch" || options+=(--extra-arg=-stdlib=libc++)
   [[ $1 != *_test.cpp ]] || options+=('--checks=-*,clang-diagnostic-*,bugprone-undelegated-constructor')
   clang-tidy "${options[@]}" "$1" 2> >(grep -vE ' warnings? .*generated\.$' >&2)

@@ -68,15 +68,15 @@ FileStorage::~FileStorage() {
   thread_.join();
 }
 
-void FileStorage::leave(Message message) {
-  mailbox_.messages.push_back(std::move(message));
+void FileStorage::leave(const Message& message) {
+  mailbox_.messages.push_back(message);
   io_.file().file().wake();
 }
 
-void FileStorage::post(Message message) {
+void FileStorage::post(const Message& message) {
   const MutexLock lock(mutex_);
   mailbox_.counts.stall_ms += lock.waited_ms();
-  leave(std::move(message));
+  leave(message);
 }
 
 // Until the storage's thread has done what was asked of it.

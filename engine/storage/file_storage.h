@@ -115,8 +115,8 @@ class FileStorage : public Storage {
   };
 
   // The calling thread's.
-  void post(Message message) EXCLUDES(mutex_);
-  void leave(Message message) REQUIRES(mutex_);
+  void post(const Message& message) EXCLUDES(mutex_);
+  void leave(const Message& message) REQUIRES(mutex_);
   template <class Asked>
   void wait_while(const Asked& asked) REQUIRES(mutex_);
   // Has the storage's thread do something once nothing is under way, and waits until it is done.
