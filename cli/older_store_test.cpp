@@ -148,6 +148,58 @@ TEST_F(OlderStore, IsTakenOverByAnotherNumberOfSystems) {
   expect_weights(kCompact);
 }
 
+// Some files may have been made anew, and others not: none is removed before all are whole.
+TEST_F(OlderStore, OfSeveralSystemsIsTakenOverWhateverWasDoneBefore) {
+  const Old two = {"two", "--precision fp32 --num_systems 2", 7, {}, 0};
+  const auto name = [&](int rank, const char* end = "") {
+    return path(fmt::format("model.{}-of-2.store{}", rank, end));
+  };
+  const auto unpack_two = [&](const char* end) {
+    for (const int rank : {0, 1}) {
+      EXPECT_EQ(
+          shell(fmt::format("gzip -dc {} > {}", fixture(fmt::format("two.{}-of-2.store.gz", rank)),
+                            name(rank, end)))
+              .status,
+          0);
+    }
+  };
+  unpack_two("");
+  const Outcome ran = go_on(two, two.step);
+  EXPECT_EQ(ran.status, 0) << ran.text;
+  expect_weights(two);
+  EXPECT_FALSE(std::filesystem::exists(name(0, ".older")));
+  EXPECT_FALSE(std::filesystem::exists(name(1, ".older")));
+  for (const int behind : {0, 1}) {
+    SCOPED_TRACE(behind);
+    std::filesystem::remove_all(path("out"));
+    unpack_two(".older");
+    File::create(name(behind)).write(std::string(100000, '\0'));  // reserved, and nothing more
+    const Outcome again = go_on(two, two.step);
+    EXPECT_EQ(again.status, 0) << again.text;
+    EXPECT_NE(again.text.find("in the format of an older version"), std::string::npos)
+        << again.text;
+    expect_weights(two);
+  }
+  // Interrupted before it could be removed, it goes with the next start, and does not come back.
+  std::filesystem::remove_all(path("out"));
+  unpack_two(".older");
+  const Outcome next = go_on(two, two.step + 1);
+  EXPECT_EQ(next.status, 0) << next.text;
+  EXPECT_EQ(next.text.find("older version"), std::string::npos) << next.text;
+  EXPECT_FALSE(std::filesystem::exists(name(0, ".older")));
+  EXPECT_FALSE(std::filesystem::exists(name(1, ".older")));
+}
+
+// On other systems than those that were interrupted, too.
+TEST_F(OlderStore, SetAsideIsFoundByAnotherNumberOfSystems) {
+  unpack(kAdamW);
+  std::filesystem::rename(path("model.store"), path("model.store.older"));
+  const Outcome ran = go_on(kAdamW, kAdamW.step, "--num_systems 2");
+  EXPECT_EQ(ran.status, 0) << ran.text;
+  expect_weights(kAdamW);
+  EXPECT_FALSE(std::filesystem::exists(path("model.store.older")));
+}
+
 TEST_F(OlderStore, IsNotReplacedByARunOfItsOwn) {
   unpack(kAdamW);
   const std::string before = read_text(path("model.store"));

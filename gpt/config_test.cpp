@@ -186,7 +186,7 @@ TEST(LearningRate, IsConstantOrFallsWithTheRootOfTheSteps) {
   EXPECT_EQ(root.optim.learning_rate_at(1, 12), 0.5);
   EXPECT_EQ(root.optim.learning_rate_at(4, 12), 2);
   EXPECT_NEAR(root.optim.learning_rate_at(16, 12), 1, 1e-15);
-  EXPECT_NEAR(root.optim.learning_rate_at(400, 12), 0.2, 1e-15);
+  EXPECT_NEAR(root.optim.learning_rate_at(1600, 12), 0.1, 1e-15);
 }
 
 TEST(LearningRate, IsStableUntilTheLastStretch) {

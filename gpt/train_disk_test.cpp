@@ -67,12 +67,16 @@ TEST_F(Training, ForksTheFileOfARunForADecay) {
   const std::string before = read_text(config_.storage.store);
   for (const std::string& store :
        {std::string("memory"), (out("file_decay") / "model.store").string()}) {
-    const auto [actual, notes] = decayed(out("file") / "checkpoint_4", "file_decay", store);
+    const auto [actual, notes] = decayed(out("file") / "checkpoint_4/", "file_decay", store);
     EXPECT_TRUE(actual == expected);
     EXPECT_NE(notes.find("with the moments in " + config_.storage.store), std::string::npos);
     std::filesystem::remove_all(out("file_decay"));
   }
   EXPECT_TRUE(read_text(config_.storage.store) == before);
+  {  // In use by another, it cannot be read: the weights are what there is.
+    const AsyncFile user(config_.storage.store, AsyncFile::Mode::kRead);
+    EXPECT_FALSE(decayed(out("file") / "checkpoint_4", "file_used", "memory").first == expected);
+  }
   // The file is at step 4: what it had at step 2 is gone.
   const auto [lost, notes] = decayed(out("file") / "checkpoint_2", "file_early", "memory");
   EXPECT_FALSE(lost == earlier);

@@ -155,6 +155,11 @@ void plan_disk(const Request& r, const MemoryEstimate& estimate, Plan& plan) {
   plan.freed_gb = double(used_bytes(r.out_dir)) / 1e9;
   const bool elsewhere = in_file && plan.execution.file.parent_path() != r.out_dir;
   if (elsewhere) plan.freed_gb += double(used_bytes(plan.execution.file)) / 1e9;
+  // What is taken over goes when the new file is whole.
+  const Path store_path = store_file(r.rules.store, r.out_dir, r.shard);
+  const Path older = StateFile::place_of_older(store_path);
+  if (r.existing && r.existing->is_old())
+    plan.freed_gb -= double(used_bytes(std::filesystem::exists(older) ? older : store_path)) / 1e9;
 }
 
 std::string disk_refusal(const Request& r, const Plan& plan) {
@@ -303,7 +308,7 @@ std::vector<Option> SaveRules::options() {
       {"checkpoint_minutes", &checkpoint_minutes, "the same in minutes; 0: any", at_least(0)},
       {"keep_checkpoints", &keep_checkpoints, "newest checkpoints to keep; 0: all", at_least(0)},
       {"checkpoint_moments", &checkpoint_moments,
-       "the optimizer's, too, where a file has them; else only in RAM"},
+       "save the optimizer's moments even if a store holds them"},
   };
 }
 
@@ -344,7 +349,8 @@ Plan make_plan(const std::vector<LayerSpec>& specs, Precision precision, const R
                const FreeBytes& free) {
   const Shard shard = size.training ? Shard{rank, int(size.systems)} : Shard{};
   Request request{specs, precision, size, rules, out_dir, machine, free, shard, std::nullopt, 0};
-  if (size.training) request.existing = StateFile::peek(store_file(rules.store, out_dir, shard));
+  if (size.training)
+    request.existing = StateFile::peek_or_older(store_file(rules.store, out_dir, shard));
   request.budget = 1e9 * rules.memory_gb.value_or(0.9 * available_memory_gb());
   check_rules(request);
   Plan plan = attempt(request);

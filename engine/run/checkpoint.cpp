@@ -15,6 +15,7 @@
 #include "base/disk_rate.h"
 #include "base/error.h"
 #include "engine/run/take_over.h"
+#include "engine/run/value_counter.h"
 #include "engine/run/watch.h"
 #include "formats/dataset.h"
 
@@ -282,7 +283,9 @@ int64_t Checkpoints::start(Store& store, int64_t seed, const Progress& progress)
       carry_left_out(goes_on ? from_->checkpoint : Path(), rules_.out_dir);
   });
   if (!from_) store.initialise(uint64_t(seed), progress);
-  if (from_ && !from_->other_files.empty()) {
+  if (from_ && from_->keeps_files) {
+    load_with_moments(store, progress);
+  } else if (from_ && !from_->other_files.empty()) {
     load_files(*from_, store, progress);
   } else if (from_ && !from_->in_store) {
     load_checkpoint(from_->checkpoint, store, /*optimizer=*/!from_->weights_alone, from_->step,
@@ -299,6 +302,16 @@ int64_t Checkpoints::start(Store& store, int64_t seed, const Progress& progress)
   if (!sets_aside()) throw;
   note_(origin(store.precision()));
   return start(store, seed, progress);
+}
+
+// From the files of another run or, if they cannot be read as they are, from its checkpoint alone.
+void Checkpoints::load_with_moments(Store& store, const Progress& progress) {
+  try {
+    load_files(*from_, store, progress);
+  } catch (const AgreedError& error) {
+    note_(fmt::format("{}; the optimizer's moments start from zero", error.what()));
+    load_checkpoint(from_->checkpoint, store, /*optimizer=*/false, from_->step, progress);
+  }
 }
 
 // Whether a checkpoint of "latest" was damaged and there is another to begin with.

@@ -61,12 +61,12 @@ class Checkpoints {
   void reload(int64_t step, Store& store, const Progress& progress);
 
   // Writes out_dir/checkpoint_<step> with model.safetensors (fp32 master weights as
-  // stored_tensors() lays them out), optimizer.safetensors (the moments, unless a file keeps them),
-  // trainer_state.json and whatever `write_rest` puts into the directory. Keeps the newest
-  // checkpoints, and the one that out_dir/best links to: this one, if it is the `best`. On an error
-  // nothing of the new one remains and the old ones are untouched. Waits for room on the disk, so
-  // that a run that ends loses nothing. Returns its path. Of several systems the one that leads
-  // writes; all take part.
+  // stored_tensors() lays them out), optimizer.safetensors (the moments; where a file has them, if
+  // that is asked for), trainer_state.json and whatever `write_rest` puts into the directory. Keeps
+  // the newest checkpoints, and the one that out_dir/best links to: this one, if it is the `best`.
+  // On an error nothing of the new one remains and the old ones are untouched. Waits for room on
+  // the disk, so that a run that ends loses nothing. Returns its path. Of several systems the one
+  // that leads writes; all take part.
   Path save(int64_t step, Store& store, bool best,
             const std::function<void(const Path&)>& write_rest, const Progress& progress);
 
@@ -76,6 +76,7 @@ class Checkpoints {
   bool sets_aside();
   bool has_room(const char* otherwise);
   bool saves_moments(const Store& store) const;
+  void load_with_moments(Store& store, const Progress& progress);
   CheckpointRules rules_;
   Cluster& cluster_;
   Note note_;

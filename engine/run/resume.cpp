@@ -33,12 +33,6 @@ std::vector<Path> files_of(const CheckpointRules& rules, int systems) {
   return files;
 }
 
-// What the file holds or, if it is still to be made from one of an older version, what that holds.
-std::optional<Summary> peek_own(const Path& file) {
-  const auto found = StateFile::peek(file);
-  return found ? found : StateFile::peek(place_of_older(file));
-}
-
 // What is common to the files of a run; nothing if there is no run in them. Throws Error if some
 // are missing, or of another run.
 std::optional<Summary> common_summary(const std::vector<std::optional<Summary>>& all,
@@ -55,6 +49,8 @@ std::optional<Summary> common_summary(const std::vector<std::optional<Summary>>&
     whole = whole && one->run_id == common->run_id;
     most = std::max(most, one->step);
     common->step = std::min(common->step, one->step);
+    // Where some have been made anew and others not, all are still to be.
+    common->version = std::min(common->version, one->version);
   }
   if (!common) return std::nullopt;
   if (whole && most <= common->step + 1) return common;
@@ -76,7 +72,8 @@ std::optional<Summary> summary_of_all(const CheckpointRules& rules, Cluster& clu
   const auto file_of = [&](int rank) {
     return store_file(rules.store, rules.out_dir, {rank, cluster.systems()});
   };
-  const auto mine = cluster.together([&] { return peek_own(file_of(cluster.rank())); });
+  const auto mine =
+      cluster.together([&] { return StateFile::peek_or_older(file_of(cluster.rank())); });
   return common_summary(cluster.gather(mine), file_of(0));
 }
 
@@ -85,7 +82,9 @@ std::set<std::pair<int, int>> find_shards(const std::string& store, const Path& 
   const Path plain = store_file(store, out_dir);
   std::set<std::pair<int, int>> shards;
   std::error_code missing;
-  if (fs::is_regular_file(plain, missing)) shards.emplace(1, 0);
+  const Path older = StateFile::place_of_older(plain);
+  if (fs::is_regular_file(plain, missing) || fs::is_regular_file(older, missing))
+    shards.emplace(1, 0);
   const Path folder = plain.has_parent_path() ? plain.parent_path() : Path(".");
   const std::string stem = plain.stem().string() + ".";
   for (const auto& entry : fs::directory_iterator(folder, missing)) {
@@ -93,16 +92,17 @@ std::set<std::pair<int, int>> find_shards(const std::string& store, const Path& 
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(stem)) continue;
     if (std::sscanf(name.c_str() + stem.size(), "%d-of-%d", &rank, &of) != 2) continue;
-    const bool ours = rank >= 0 && rank < of && of > 1 &&
-                      store_file(store, out_dir, {rank, of}).filename() == name;
-    if (ours) shards.emplace(of, rank);
+    if (rank < 0 || rank >= of || of < 2) continue;
+    const Path file = store_file(store, out_dir, {rank, of}).filename();
+    if (file == name || StateFile::place_of_older(file) == name) shards.emplace(of, rank);
   }
   return shards;
 }
 
 // Files of another number of systems beside where this run's would be: how many, and what is in
-// those of the latest step.
-std::optional<std::pair<int, Summary>> find_other_files(const CheckpointRules& rules, int systems) {
+// those of the latest step. With an id: in those of that run.
+std::optional<std::pair<int, Summary>> find_other_files(const CheckpointRules& rules, int systems,
+                                                        const std::string& id = "") {
   std::optional<std::pair<int, Summary>> best;
   std::set<int> numbers;
   for (const auto& [of, _] : find_shards(rules.store, rules.out_dir)) {
@@ -111,9 +111,10 @@ std::optional<std::pair<int, Summary>> find_other_files(const CheckpointRules& r
   for (const int of : numbers) {
     const std::vector<Path> files = files_of(rules, of);
     std::vector<std::optional<Summary>> all;
-    for (const Path& file : files) all.push_back(StateFile::peek(file));
+    for (const Path& file : files) all.push_back(StateFile::peek_or_older(file));
     const auto summary = common_summary(all, files.front());
-    if (summary && (!best || best->second.step < summary->step)) best = {of, *summary};
+    if (!summary || (!id.empty() && summary->id() != id)) continue;
+    if (!best || best->second.step < summary->step) best = {of, *summary};
   }
   return best;
 }
@@ -157,8 +158,10 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
   point.other_gradient = found.gradient;
   point.other_step = found.step;
   if (other) point.other_files = std::move(files);
-  const bool same_names = other && systems == rules.size.systems;
-  for (Path& file : point.other_files) file = same_names ? place_of_older(file) : file;
+  const bool same_names = other && systems == rules.size.systems;  // and so make way
+  for (Path& file : point.other_files) {
+    if (same_names || !fs::exists(file)) file = StateFile::place_of_older(file);
+  }
   if (!newest.empty()) {
     if (!rules.dataset.empty()) formats::check_same_tokens(newest, rules.dataset);
     compare_runs(formats::read_trainer_state(newest), rules, point);
@@ -169,7 +172,7 @@ std::optional<ResumePoint> find_store(const CheckpointRules& rules, const Summar
 // Beginning anew would write over what tells of a run that is not there any more.
 void check_nothing_was_here(const CheckpointRules& rules) {
   for (const Path& file : find_store_files(rules.store, rules.out_dir)) {
-    if (!StateFile::is_damaged(file)) continue;
+    if (!fs::exists(file) || !StateFile::is_damaged(file)) continue;
     fail(
         "store: {} is damaged at its beginning, and there is no checkpoint to go on from in {}; "
         "bring one back, or delete the store to begin anew",
@@ -198,13 +201,13 @@ bool wants_weights_alone(const formats::TrainerState& was, const formats::TextPa
 
 // For a checkpoint without moments: they may still be in the files of the run that it is of, at the
 // same step.
-void find_moments(const formats::TrainerState& state, ResumePoint& point) {
+void find_moments(const formats::TrainerState& state, ResumePoint& point) try {
   const std::string store = find_text(state.config, "store"), id = store_of(point.checkpoint);
   CheckpointRules theirs;
-  theirs.out_dir = point.checkpoint.parent_path();
+  theirs.out_dir = fs::canonical(point.checkpoint).parent_path();
   theirs.store = store.empty() ? "auto" : store;
-  const auto found = find_other_files(theirs, /*systems=*/0);
-  if (!found || found->second.id() != id || found->second.step != state.step) {
+  const auto found = find_other_files(theirs, /*systems=*/0, id);
+  if (!found || found->second.step != state.step) {
     point.moments_lost = true;
     return;
   }
@@ -212,6 +215,9 @@ void find_moments(const formats::TrainerState& state, ResumePoint& point) {
   point.other_gradient = found->second.gradient;
   point.other_step = found->second.step;
   point.keeps_files = true;
+} catch (const Error& error) {  // of files that are incomplete, say
+  point.moments_lost = true;
+  point.note = error.what();
 }
 
 std::optional<ResumePoint> find_checkpoint_point(const CheckpointRules& rules) {
@@ -297,17 +303,6 @@ std::vector<Path> find_store_files(const std::string& store, const Path& out_dir
   return files;
 }
 
-Path place_of_older(const Path& store) {
-  return store.string() + ".older";
-}
-
-void put_older_aside(const Path& store) {
-  const auto found = StateFile::peek(store);
-  if (!found || !found->is_old()) return;
-  fs::rename(store, place_of_older(store));
-  sync_parent_directory(store);
-}
-
 std::string set_damaged_aside(const Path& out_dir, bool sums) {
   std::vector<Path> damaged;
   std::string damage;
@@ -364,7 +359,8 @@ std::string origin_text(const ResumePoint& from, Precision precision) {
   text += fmt::format("continuing from {} at step {}", from.checkpoint.string(), from.step);
   if (from.keeps_files)
     text += fmt::format(", with the moments in {}", from.other_files.front().string());
-  else if (!from.other_files.empty() && from.other_files.front() == place_of_older(from.checkpoint))
+  else if (!from.other_files.empty() &&
+           from.other_files.front() == StateFile::place_of_older(from.checkpoint))
     text += ", in the format of an older version; it is written anew";
   else if (!from.other_files.empty())
     text += fmt::format(", which {} systems made", from.other_files.size());

@@ -20,7 +20,7 @@ struct ResumePoint {
   int64_t step = 0;  // steps completed
   bool in_out_dir = false;
   bool in_store = false;       // `checkpoint` is the file that the state lives in
-  bool moments_lost = false;   // they were in a file that is not there any more
+  bool moments_lost = false;   // they were in a file that is gone, or at another step by now
   bool weights_alone = false;  // a run of its own begins, at step 0
   // Of a run on another number of systems, or by an older version of this program: the files that
   // its state is in, in the order of those.
@@ -61,11 +61,6 @@ std::optional<ResumePoint> find_resume_point(const CheckpointRules& rules, Clust
 // "continuing from ... at step N", with what is done otherwise from here on, in a line each.
 // `precision` is what it computes in now.
 std::string origin_text(const ResumePoint& from, Precision precision);
-
-// Where the store of an older version is put, until what it holds is in a new one of its name.
-Path place_of_older(const Path& store);
-// Puts it there if it is one, for a run that takes it over.
-void put_older_aside(const Path& store);
 
 // The files of a run's state that are there, of one system or of any number.
 std::vector<Path> find_store_files(const std::string& store, const Path& out_dir);

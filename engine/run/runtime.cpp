@@ -28,6 +28,19 @@ Plan plan_together(const std::vector<LayerSpec>& specs, const std::string& wante
   });
 }
 
+// Makes way for a new store, which takes over what one of an older version holds; whether there was
+// one.
+bool put_older_aside(const Path& store) {
+  const auto found = StateFile::peek(store);
+  if (!found || !found->is_old()) return false;
+  const Path aside = StateFile::place_of_older(store);
+  std::error_code error;
+  std::filesystem::rename(store, aside, error);
+  if (error) fail("cannot rename {} to {}: {}", store.string(), aside.string(), error.message());
+  sync_parent_directory(store);
+  return true;
+}
+
 // The file of a model that is not trained is scratch: its name is gone once it is open.
 std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, const RunSize& size,
                                        const Plan& plan, const std::optional<ResumePoint>& from,
@@ -42,18 +55,27 @@ std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, cons
     const StateForm& form = plan.execution.form;
     if (file.empty()) return std::make_unique<MemoryStorage>(specs, form, cluster);
     if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path());
-    if (from && !from->other_files.empty()) put_older_aside(file);
+    const bool takes_over = from && !from->other_files.empty() && !from->keeps_files;
+    const bool made_way = takes_over && put_older_aside(file);
     StreamOptions options;
     options.memory_bytes = plan.layer_bytes;
     options.cache_bytes = plan.cache_bytes;
     options.step_tokens = size.step_tokens();
     options.run_id = run_id;
     const auto mode = reopen ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
-    auto opened = std::make_unique<FileStorage>(specs, form, file, mode, options, cluster);
-    if (!size.training) std::filesystem::remove(file);
-    return opened;
+    try {
+      auto opened = std::make_unique<FileStorage>(specs, form, file, mode, options, cluster);
+      if (!size.training) std::filesystem::remove(file);
+      return opened;
+    } catch (const Error&) {  // for lack of room, say: the older one can still be used where it was
+      std::error_code ignored;
+      if (made_way) std::filesystem::rename(StateFile::place_of_older(file), file, ignored);
+      throw;
+    }
   });
   if (reopen) dynamic_cast<FileStorage&>(*storage).meet_at_one_step();
+  std::error_code ignored;  // what an interrupted run had taken over, and not removed
+  if (reopen) std::filesystem::remove(StateFile::place_of_older(plan.execution.file), ignored);
   return storage;
 }
 

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "engine/run/value_counter.h"
 #include "engine/storage/file_storage.h"
 
 namespace gigagpt::engine {
@@ -25,35 +26,50 @@ void load_file(FileStorage* file, const StateLayout& layout, Store& store, Value
   }
 }
 
+std::vector<StateLayout> layouts_of(const ResumePoint& from, Store& store) {
+  StateForm form = store.form();
+  form.gradient = from.other_gradient;
+  const int systems = int(from.other_files.size());
+  std::vector<StateLayout> layouts;
+  for (int rank = 0; rank < systems; ++rank) {
+    // An older version kept all arrays, whatever the optimizer.
+    const auto found =
+        store.cluster().leads() ? StateFile::peek(from.other_files[size_t(rank)]) : std::nullopt;
+    if (store.cluster().any(found && found->is_old())) form.optimizer = &ops::AdamW::kInfo;
+    layouts.emplace_back(store.storage().layout().specs(), form, StateLayout::kSegmentElements,
+                         Shard{rank, systems});
+  }
+  return layouts;
+}
+
 }  // namespace
 
 void load_files(const ResumePoint& from, Store& store, const Progress& progress) {
-  StateForm form = store.form();
-  form.gradient = from.other_gradient;
-  const std::vector<LayerSpec>& specs = store.storage().layout().specs();
+  const std::vector<StateLayout> layouts = layouts_of(from, store);
+  // Whether all can be read shows before anything is written.
+  store.cluster().together([&] {
+    for (size_t i = 0; store.cluster().leads() && i < layouts.size(); ++i)
+      StateFile::open(from.other_files[i], layouts[i], {});
+  });
   ValueCounter counter(store, arrays_of(store), progress);
   store.storage().begin_writing(from.step);
-  for (size_t i = 0; i < from.other_files.size(); ++i) {
-    const Shard shard{int(i), int(from.other_files.size())};
-    // An older version kept all arrays, whatever the optimizer.
-    const auto found =
-        store.cluster().leads() ? StateFile::peek(from.other_files[i]) : std::nullopt;
-    if (store.cluster().any(found && found->is_old())) form.optimizer = &ops::AdamW::kInfo;
-    const StateLayout layout(specs, form, StateLayout::kSegmentElements, shard);
+  for (size_t i = 0; i < layouts.size(); ++i) {
     std::unique_ptr<FileStorage> file;
     store.cluster().together([&] {
       if (!store.cluster().leads()) return;
-      file = std::make_unique<FileStorage>(layout, from.other_files[i], FileStorage::Mode::kOpen,
-                                           StreamOptions(), Cluster::alone());
+      file =
+          std::make_unique<FileStorage>(layouts[i], from.other_files[i], FileStorage::Mode::kOpen,
+                                        StreamOptions(), Cluster::alone());
       if (file->step() == from.other_step + 1) file->take_back_step();
       file->settle();
     });
-    load_file(file.get(), layout, store, counter);
+    load_file(file.get(), layouts[i], store, counter);
   }
-  store.storage().finish_writing();
+  // Only when the new ones are whole on all systems the old ones go.
+  store.cluster().together([&] { store.storage().finish_writing(); });
   if (!store.cluster().leads() || store.storage().file_id().empty() || from.keeps_files) return;
-  // The state is in the new files now.
-  for (const Path& file : from.other_files) std::filesystem::remove(file);
+  std::error_code ignored;
+  for (const Path& file : from.other_files) std::filesystem::remove(file, ignored);
 }
 
 }  // namespace gigagpt::engine

@@ -17,7 +17,7 @@ struct SlotTable {
   static constexpr uint32_t kNone = ~0U;
 
   std::vector<uint32_t> slots = {};  // per segment
-  std::vector<int64_t> steps = {};   // per segment: of its state, as it is written at last
+  std::vector<int64_t> steps = {};   // per segment: of its state, as last written
   std::vector<uint32_t> spares = {};
   std::vector<uint32_t> retired = {}, syncing = {};  // old slots, before and during a sync
 
@@ -38,7 +38,6 @@ struct SlotTable {
     spares.insert(spares.end(), old.begin(), old.end());
     old.clear();
   }
-  bool operator==(const SlotTable&) const = default;
 };
 
 }  // namespace gigagpt::engine

@@ -182,6 +182,11 @@ std::optional<StateFile::Summary> StateFile::peek(const Path& path) {
                  header->version};
 }
 
+std::optional<StateFile::Summary> StateFile::peek_or_older(const Path& path) {
+  const auto found = peek(path);
+  return found ? found : peek(place_of_older(path));
+}
+
 // In one that was never completed an intact header says so, or there are no segments.
 bool StateFile::is_damaged(const Path& path) {
   constexpr uint64_t kSearched = uint64_t{64} << 20;  // a slot has less than half of that

@@ -55,6 +55,10 @@ class StateFile {
     std::string id() const;  // as Storage::file_id
   };
   static std::optional<Summary> peek(const Path& path);
+  // Where the store of an older version is put, until what it holds is in a new one of its name.
+  static Path place_of_older(const Path& path) { return path.string() + ".older"; }
+  // As peek(); if the file is still to be made from one of an older version, what that says.
+  static std::optional<Summary> peek_or_older(const Path& path);
 
   // Whether the file has been a store that was completed, and has lost its headers.
   static bool is_damaged(const Path& path);
@@ -76,7 +80,6 @@ class StateFile {
   void write_header(int64_t step) { write_header({.step = step}, /*pending=*/false); }
 
   // What was found in the slots, for whoever moves segments from here on.
-  SlotTable& slots() { return slots_; }
   const SlotTable& slots() const { return slots_; }
   uint64_t offset_of(uint32_t slot) const { return slots_begin_ + slot * layout_.slot_bytes(); }
   // Segments of other systems have places of their own, which hold nothing after a crash.

@@ -21,7 +21,8 @@ std::vector<Option> OptimizerRules::options() {
       {"lr_decay", &lr_decay, "schedule after warm-up", one_of(kSchedules)},
       {"decay_steps", &decay_steps, "of decay; null: all after warm-up (wsd: a tenth of the run)",
        at_least(1)},
-      {"min_lr", &min_lr, "where the decay ends; null: a tenth of learning_rate", at_least(0)},
+      {"min_lr", &min_lr, "where the decay ends; null: learning_rate / 10 (inverse_sqrt: 0)",
+       at_least(0)},
       {"decay_from", &decay_from, "wsd: the step to decay from, and to end decay_steps later",
        at_least(0)},
       {"weight_decay", &weight_decay, "decoupled weight decay of matrices", at_least(0)},
@@ -30,7 +31,7 @@ std::vector<Option> OptimizerRules::options() {
       {"adam_epsilon", &adam_epsilon, "AdamW's epsilon", above(0)},
       {"optimizer", &optimizer, "update rule", one_of(ops::optimizer_names())},
       {"beta1", &beta1, "decay of the gradient's average; SGD's momentum", between(0, 0.99999)},
-      {"beta2", &beta2, "decay of its square's average; Lion's of its average",
+      {"beta2", &beta2, "decay of its square's average; Lion: of its momentum",
        between(0, 0.99999)},
   };
 }

@@ -75,6 +75,11 @@ void FileStorage::leave(const Message& message) {
 
 void FileStorage::post(const Message& message) {
   const MutexLock lock(mutex_);
+  leave(message);
+}
+
+void FileStorage::ask(const Message& message) {
+  const MutexLock lock(mutex_);
   mailbox_.counts.stall_ms += lock.waited_ms();
   leave(message);
 }
@@ -125,7 +130,7 @@ std::byte* FileStorage::acquire(const Request& request) {
 }
 
 void FileStorage::release(const Request& request) {
-  post({.kind = Message::Kind::kRelease, .request = request});
+  ask({.kind = Message::Kind::kRelease, .request = request});
 }
 
 void FileStorage::reduce(size_t layer, bool hold) {
@@ -149,7 +154,7 @@ double FileStorage::reduced_square_sum(size_t layer) {
 }
 
 void FileStorage::release_reduced(size_t layer) {
-  post({.kind = Message::Kind::kReleaseReduced, .index = layer});
+  ask({.kind = Message::Kind::kReleaseReduced, .index = layer});
 }
 
 void FileStorage::meet_at_one_step() {

@@ -34,7 +34,7 @@ struct StreamOptions {
 
 // Two threads meet at a mailbox. The caller's leaves messages for the storage's own, which has a
 // Schedule decide and a SegmentIo do, and answers. The mailbox's mutex guards the mailbox alone:
-// nothing else is done under it. The cluster's thread only leaves messages.
+// nothing is decided, read, written or synced under it. The cluster's thread only leaves messages.
 class FileStorage : public Storage {
  public:
   using Mode = AsyncFile::Mode;  // kCreate or kOpen
@@ -115,7 +115,8 @@ class FileStorage : public Storage {
   };
 
   // The calling thread's.
-  void post(const Message& message) EXCLUDES(mutex_);
+  void ask(const Message& message) EXCLUDES(mutex_);
+  void post(const Message& message) EXCLUDES(mutex_);  // also from other threads
   void leave(const Message& message) REQUIRES(mutex_);
   template <class Asked>
   void wait_while(const Asked& asked) REQUIRES(mutex_);
@@ -147,7 +148,8 @@ class FileStorage : public Storage {
   // That thread's, but for the file's path and id, and to wake the thread.
   SegmentIo io_;
   Schedule schedule_ GUARDED_BY(thread_role_);
-  // The last update that was deferred, and the one that is made of that or the one before.
+  // As handed over last; and the one that is being made: that one or, until the schedule begins
+  // with it, the one before.
   Update deferred_ GUARDED_BY(thread_role_), update_ GUARDED_BY(thread_role_);
   std::vector<Update> layer_updates_ GUARDED_BY(thread_role_);  // that were asked for at once
   Exchange exchange_;

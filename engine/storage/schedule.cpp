@@ -115,6 +115,7 @@ void Schedule::update_layer(size_t index, int64_t step) {
   for (size_t i = layout_->first_segment(index); i < layout_->first_segment(index + 1); ++i) {
     if (is_own(i)) ++layer.gradient.missing;
   }
+  layer.state_writes += layer.gradient.missing;  // nobody may read its weights before
   if (layer.gradient.missing > 0)
     return queue_layer(state_.stores, index, {Job::kUpdateNow, 0, /*deliver=*/false});
   take_memory(index, /*gradient=*/true);
@@ -124,6 +125,16 @@ void Schedule::update_layer(size_t index, int64_t step) {
 void Schedule::defer(int64_t step) {
   GIGAGPT_ASSERT(keeps_gradients() && !state_.deferring && state_.expected.empty());
   state_.deferring = step;
+}
+
+void Schedule::settle() {
+  GIGAGPT_ASSERT(state_.expected.empty() && state_.started.empty());
+  state_.settling = true;
+}
+
+void Schedule::work() {
+  GIGAGPT_ASSERT(state_.expected.empty() && state_.started.empty());
+  state_.working = true;
 }
 
 void Schedule::forget_updates() {
@@ -174,7 +185,7 @@ void Schedule::accept() {
   }
 }
 
-// Tells of requests that are there, in their order.
+// Answers requests that are ready, in their order.
 void Schedule::answer() {
   for (; state_.answered < state_.started.size(); ++state_.answered) {
     const Request& request = state_.started[state_.answered];
@@ -183,7 +194,7 @@ void Schedule::answer() {
   }
 }
 
-// Decides for what waits until nothing is on its way.
+// Starts what has to wait until nothing is under way.
 bool Schedule::due() {
   if (state_.header_due && state_.stores.empty() && state_.under_way == 0 && state_.reducing == 0) {
     act(Action::Kind::kWriteHeader, 0);

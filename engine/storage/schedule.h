@@ -4,7 +4,7 @@
 //
 // What keeps the file whole:
 // (a) a slot is written to again only after a sync that began when its segment's new content was
-//     written;
+//     written (without gradients in the file, which is worth nothing meanwhile, at once);
 // (b) updated segments are written when the headers of all systems say that the update has begun;
 // (c) a header is written when nothing is on its way: no transfer, no gradient to be stored, no
 //     reduction;
@@ -44,7 +44,6 @@ struct SegmentJob {
   size_t buffer = 0;                 // for a slot's content; or the info block of a part
   uint32_t slot = SlotTable::kNone;  // where the segment is, or what is written back goes
   int64_t step = 0;                  // of the state that is there, or comes there
-  bool operator==(const SegmentJob&) const = default;
 };
 
 struct Action {
@@ -58,19 +57,18 @@ struct Action {
     kWork,           // what work() asked for, while nothing is on its way; then work_done()
     kReduce,         // add up the segment's gradient over all systems; then reduced()
     kBroadcast,      // the segment's weights to or from others; then weights_sent() or _received()
-    kGiveMemory,     // to a layer's weights or gradient, unused memory of its size or new
-    kTakeMemory,     // which is unused then
-    kFreeMemory,     // the last of what is unused
+    kGiveMemory,     // reuse or allocate memory for a layer's weights or gradient
+    kTakeMemory,     // put it with what is unused
+    kFreeMemory,     // free what was put there last
     kAnswer,         // the request is there
     kAnswerReduced,  // the layer's gradient is added up
-    kAnswerDropped   // all is forgotten that was expected
+    kAnswerDropped   // everything that was expected is dropped
   };
   Kind kind = Kind::kStart;
   SegmentJob job = {};
   size_t index = 0;  // segment, or layer
   bool gradient = false;
   Request request = {};
-  bool operator==(const Action&) const = default;
 };
 
 struct ScheduleLimits {
@@ -96,9 +94,9 @@ class Schedule {
   void release_reduced(size_t layer);
   void update_layer(size_t layer, int64_t step);
   void defer(int64_t step);
-  void settle() { state_.settling = true; }
+  void settle();
   void abandon() { state_.abandoning = true; }
-  void work() { state_.working = true; }
+  void work();
 
   // What other systems have done.
   void reduced(size_t segment);
@@ -131,7 +129,6 @@ class Schedule {
     bool dropped = false;   // released, and free when none is leaving
     bool reducing = false;  // each missing segment counts in State::reducing too
     bool held = false;      // when reduced, until it is released
-    bool operator==(const Buffer&) const = default;
   };
   struct Layer {
     Buffer weights, gradient;
@@ -139,14 +136,13 @@ class Schedule {
     bool stale = false;             // the other systems' weights are still to come from them
     bool pending = false;           // its update is still to be made
     size_t unreduced = 0;           // segments of its gradient
-    size_t state_writes = 0;        // updates that are not in the file yet,
+    size_t state_writes = 0;        // updates, begun or asked for, that are not in the file yet,
     size_t others_writes = 0;       // and weights from other systems
     int64_t weight_reads = 0;
-    bool operator==(const Layer&) const = default;
   };
   struct State {
     SlotTable slots;
-    int64_t update_step = 0;  // of the last update that was deferred
+    int64_t update_step = 0;  // of the last update, deferred or asked for layer by layer
     std::vector<Layer> layers;
     std::vector<bool> in_cache;             // per segment: its buffer holds the current state
     std::deque<Request> expected, started;  // not started; not acquired
@@ -164,7 +160,6 @@ class Schedule {
     bool settling = false, abandoning = false, working = false, waiting = false;
     uint64_t held_bytes = 0;            // of memory given out and unused
     std::vector<uint64_t> unused = {};  // sizes
-    bool operator==(const State&) const = default;
   };
   const State& state() const { return state_; }
 

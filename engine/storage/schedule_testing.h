@@ -18,6 +18,7 @@ struct Op {
     kRelease,
     kReduce,
     kAwaitReduced,
+    kUpdateLayer,
     kDefer,
     kSettle,
     kAbandon,
@@ -36,7 +37,49 @@ struct Case {
   int64_t steps = 2;
   bool abandons = false;  // a first try of the last step
   bool keeps = false;     // weights from the forward to the backward pass
+  bool by_layer = false;  // updates in the backward pass, and no gradients in the file
 };
+
+inline std::vector<Case> small_cases() {
+  return {
+      Case{"plain", {.buffers = 1, .info_blocks = 2, .ahead = 2}},
+      Case{"cached", {.buffers = 1, .info_blocks = 1, .ahead = 1, .cached = 2}},
+      Case{"all_cached",
+           {.buffers = 1, .info_blocks = 1, .ahead = 1, .cached = 4},
+           1,
+           1,
+           3,
+           false,
+           true},
+      Case{"by_layer", {.buffers = 1, .info_blocks = 1, .ahead = 2}, 1, 1, 2, false, false, true},
+      Case{"by_layer_cached",
+           {.buffers = 1, .info_blocks = 1, .ahead = 1, .cached = 2},
+           1,
+           1,
+           2,
+           false,
+           true,
+           true},
+      Case{"systems_by_layer",
+           {.buffers = 1, .info_blocks = 1, .ahead = 2, .has_peers = true},
+           1,
+           2,
+           2,
+           false,
+           false,
+           true},
+      Case{"windows", {.buffers = 1, .info_blocks = 1, .ahead = 1}, 2},
+      Case{"little_memory", {.buffers = 1, .info_blocks = 1, .ahead = 2, .memory_bytes = 1}},
+      Case{"abandons", {.buffers = 1, .info_blocks = 1, .ahead = 2}, 1, 1, 1, true},
+      Case{"systems", {.buffers = 1, .info_blocks = 1, .ahead = 1, .has_peers = true}, 1, 2, 2},
+      Case{"systems_cached",
+           {.buffers = 1, .info_blocks = 1, .ahead = 1, .cached = 2, .has_peers = true},
+           1,
+           2,
+           2,
+           false,
+           true}};
+}
 
 // One part of a slot: what a read finds there, and whether that has been on the disk since a sync.
 struct Part {
@@ -44,7 +87,7 @@ struct Part {
   int64_t step = -1;
   bool moving = false;   // being written
   bool synced = true;    // survives a loss of power
-  bool in_sync = false;  // is made to by the one that is under way
+  bool in_sync = false;  // will be when the sync under way ends
   bool is(size_t s, int64_t at) const { return segment == s && step == at && !moving; }
   bool survives(size_t s, int64_t at) const { return is(s, at) && synced; }
 };
@@ -64,8 +107,9 @@ struct World {
   bool waits = false;         // has said that it waits for an answer
   size_t answers = 0;         // that it has not taken
   std::vector<bool> reduced;  // per layer
-  std::vector<SegmentJob> under_way;
-  std::vector<size_t> reducing, sending, receiving;  // segments
+  std::vector<SegmentJob> under_way = {};
+  std::vector<size_t> reducing = {}, sending = {}, receiving = {};  // segments
+  std::vector<size_t> due = {};  // segments that are to be updated, and not written yet
   bool meeting = false, met = true;
   bool settling = false, abandoning = false, working = false;
 };
@@ -132,7 +176,7 @@ inline std::string text_of(const World& world) {
         uint8_t(world.answers), world.meeting, world.met, world.settling, world.abandoning,
         world.working);
   t.each(world.reduced, number), t.each(world.under_way, job), t.each(world.reducing, number);
-  t.each(world.sending, number), t.each(world.receiving, number);
+  t.each(world.due, number), t.each(world.sending, number), t.each(world.receiving, number);
   return std::move(t.text());
 }
 

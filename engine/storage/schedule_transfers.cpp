@@ -4,7 +4,7 @@
 
 namespace gigagpt::engine {
 
-// Decides for the next transfer or update that can be.
+// Issues the next transfer or update that is possible.
 void Schedule::issue() {
   if (issue_layers(state_.stores) || issue_layers(state_.loads) || issue_ready() ||
       issue_write_back())
@@ -41,8 +41,8 @@ Schedule::Issued Schedule::issue_next(SegmentJob job) {
   }
   if (update) return issue_update(job);
   // What is still to be written cannot be read yet.
-  const bool written = layer.state_writes + layer.others_writes == 0;
-  return job.broadcast || written ? issue_part(job) : Issued::kBlocked;
+  const bool written = layer.state_writes == 0 && (job.broadcast || layer.others_writes == 0);
+  return written ? issue_part(job) : Issued::kBlocked;
 }
 
 // Reads a segment for its update, or makes that at once if the state is in memory.
@@ -55,7 +55,7 @@ Schedule::Issued Schedule::issue_update(SegmentJob job) {
     // Its gradient may be among what is stored.
     if (job.job == Job::kUpdate && (!state_.stores.empty() || state_.reducing > 0))
       return Issued::kBlocked;
-    ++state_.layers[layer_of(job.segment)].state_writes;
+    if (job.job == Job::kUpdate) ++state_.layers[layer_of(job.segment)].state_writes;
     state_.actions.push_back({.kind = Action::Kind::kUpdate, .job = job});
     return Issued::kStarted;
   }
@@ -64,7 +64,7 @@ Schedule::Issued Schedule::issue_update(SegmentJob job) {
     job.buffer = state_.free_buffers.back();
     state_.free_buffers.pop_back();
   }
-  ++state_.layers[layer_of(job.segment)].state_writes;
+  if (job.job == Job::kUpdate) ++state_.layers[layer_of(job.segment)].state_writes;
   begin(job);
   return Issued::kStarted;
 }

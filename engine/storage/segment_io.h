@@ -1,5 +1,5 @@
 // Moves a store's segments between its file and memory, checks their sums and makes their updates:
-// what a Schedule decides. Use from one thread, which needs no OpenMP.
+// what a Schedule decides. Use from one thread; it uses no OpenMP.
 #pragma once
 
 #include <cstddef>

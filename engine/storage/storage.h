@@ -21,7 +21,6 @@ struct Request {
   // Stays in place after the visit: weights as graphs hold on to them, a gradient as more will be
   // added to it.
   bool keep = false;
-  bool operator==(const Request&) const = default;
 };
 
 // An update is deferred: it is made layer by layer as the weights are next asked for, so that a
