@@ -26,9 +26,9 @@ struct ResumePoint {
   // its state is in, in the order of those.
   std::vector<Path> other_files = {};
   GradientForm other_gradient = GradientForm::kFp32;  // in those
-  int64_t other_step = 0;                             // that they are all at, or one ahead of
-  bool keeps_files = false;                           // which go on being those of another run
-  uint64_t run_id = 0;                                // of the files
+  int64_t other_step = 0;        // which all of them have reached; some may be one ahead
+  bool keeps_files = false;      // they belong to another run and must not be removed
+  uint64_t run_id = 0;           // of the files
   std::string note = {};         // for the user: what was found damaged on the way
   std::string differences = {};  // for the user: what the run is asked to do otherwise from here on
   std::string precision = {};    // that it was computed in so far; "" if that is not known

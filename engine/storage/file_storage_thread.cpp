@@ -94,7 +94,7 @@ void FileStorage::perform(const Action& action) {
     case Kind::kBroadcast:
       return start_broadcast(action.index);
     case Kind::kGiveMemory:
-      return io_.give_memory(action.index, action.gradient);
+      return io_.give_memory(action.index, action.gradient, action.reused);
     case Kind::kTakeMemory:
       return io_.take_memory(action.index, action.gradient);
     case Kind::kFreeMemory:

@@ -315,7 +315,9 @@ bool Schedule::give_memory(size_t layer, bool gradient) {
   const uint64_t bytes = bytes_of(layer, gradient);
   auto& unused = state_.unused;
   const auto same = std::find(unused.begin(), unused.end(), bytes);
+  std::optional<size_t> reused;
   if (same != unused.end()) {
+    reused = size_t(same - unused.begin());
     unused.erase(same);
   } else {
     for (; state_.held_bytes + bytes > limits_.memory_bytes && !unused.empty(); unused.pop_back()) {
@@ -329,6 +331,7 @@ bool Schedule::give_memory(size_t layer, bool gradient) {
   }
   buffer_of(layer, gradient).present = true;
   act(Action::Kind::kGiveMemory, layer, gradient);
+  state_.actions.back().reused = reused;
   return true;
 }
 

@@ -57,7 +57,7 @@ struct Action {
     kWork,           // what work() asked for, while nothing is on its way; then work_done()
     kReduce,         // add up the segment's gradient over all systems; then reduced()
     kBroadcast,      // the segment's weights to or from others; then weights_sent() or _received()
-    kGiveMemory,     // reuse or allocate memory for a layer's weights or gradient
+    kGiveMemory,     // for a layer's weights or gradient: new, or what is unused in that place
     kTakeMemory,     // put it with what is unused
     kFreeMemory,     // free what was put there last
     kAnswer,         // the request is there
@@ -68,6 +68,7 @@ struct Action {
   SegmentJob job = {};
   size_t index = 0;  // segment, or layer
   bool gradient = false;
+  std::optional<size_t> reused = {};  // its place among what is unused
   Request request = {};
 };
 

@@ -36,19 +36,14 @@ SegmentIo::SegmentIo(const StateLayout& layout, std::unique_ptr<StateFile> file,
     buffers_.emplace_back(layout.slot_bytes());
 }
 
-void SegmentIo::give_memory(size_t layer, bool gradient) {
-  const uint64_t bytes =
-      whole_blocks(gradient ? layout_.gradient_bytes(layer) : layout_.working_bytes(layer));
+void SegmentIo::give_memory(size_t layer, bool gradient, std::optional<size_t> reused) {
   PageBuffer& memory = (gradient ? gradients_ : weights_)[layer];
-  const auto same = std::find_if(unused_.begin(), unused_.end(), [&](const PageBuffer& unused) {
-    return unused.size_bytes() == bytes;
-  });
-  if (same == unused_.end()) {
-    memory = PageBuffer(bytes);
+  if (!reused) {
+    memory = PageBuffer(gradient ? layout_.gradient_bytes(layer) : layout_.working_bytes(layer));
     return;
   }
-  memory = std::move(*same);
-  unused_.erase(same);
+  memory = std::move(unused_[*reused]);
+  unused_.erase(unused_.begin() + int64_t(*reused));
 }
 
 void SegmentIo::take_memory(size_t layer, bool gradient) {
@@ -93,7 +88,7 @@ void SegmentIo::start(const SegmentJob& job, const Transfer& bytes) {
 }
 
 void SegmentIo::start_state(const SegmentJob& job) {
-  const SlotParts parts = layout_.slot_parts(segment(job.segment));
+  const SlotParts parts = parts_of(job.segment);
   const uint64_t begin = job.job == Job::kUpdate ? parts.gradient_info : parts.state;
   const uint64_t end = layout_.form().has_masters() ? parts.working.at : parts.end;
   std::byte* buffer = slot_memory(job.buffer);
@@ -102,7 +97,7 @@ void SegmentIo::start_state(const SegmentJob& job) {
 }
 
 void SegmentIo::start_write_back(const SegmentJob& job) {
-  const SlotParts parts = layout_.slot_parts(segment(job.segment));
+  const SlotParts parts = parts_of(job.segment);
   std::byte* buffer = slot_memory(job.buffer);
   file_->describe_state(job.segment, job.step, buffer);
   start(job, {true, file_->offset_of(job.slot) + parts.state, {parts.state_in(buffer)}});
@@ -159,7 +154,7 @@ void SegmentIo::check(const SegmentJob& job) {
                       reinterpret_cast<const std::byte*>(gradient_at(job.segment)));
   } else if (job.job == Job::kUpdate || job.job == Job::kUpdateNow) {
     const std::byte* slot = slot_memory(job.buffer);
-    const SlotParts parts = layout_.slot_parts(segment(job.segment));
+    const SlotParts parts = parts_of(job.segment);
     file_->check_state(place, slot);
     if (job.job == Job::kUpdateNow) return;
     file_->check_gradient_info(place, file_->step(), slot + parts.gradient_info);
@@ -192,7 +187,7 @@ void SegmentIo::read(const SegmentPlace& place, Array kept, int64_t first,
 void SegmentIo::load_part(const SegmentPlace& place, Array kept) {
   if (part_of_ && part_of_->segment == place.segment && part_ == kept) return;
   part_of_.reset();
-  const SlotParts parts = layout_.slot_parts(segment(place.segment));
+  const SlotParts parts = parts_of(place.segment);
   const bool gradient = kept == Array::kGradient;
   const bool working = kept == Array::kMaster && !layout_.form().has_masters();
   const Array stored = working ? Array::kWorking : kept;
@@ -212,7 +207,7 @@ void SegmentIo::load_part(const SegmentPlace& place, Array kept) {
 
 void SegmentIo::begin_edit(const SegmentPlace& place) {
   part_of_.reset();
-  const SlotParts parts = layout_.slot_parts(segment(place.segment));
+  const SlotParts parts = parts_of(place.segment);
   std::byte* slot = slot_memory(0);
   if (place.slot == SlotTable::kNone) {
     std::memset(slot, 0, layout_.slot_bytes());
@@ -231,7 +226,7 @@ void SegmentIo::write(Array kept, int64_t first, std::span<const float> values) 
 void SegmentIo::store_edited(const SegmentPlace& place) {
   std::byte* slot = slot_memory(0);
   file_->describe_state(place.segment, place.step, slot);
-  run(/*write=*/true, place, layout_.slot_parts(segment(place.segment)).state_in(slot));
+  run(/*write=*/true, place, parts_of(place.segment).state_in(slot));
   edited_.reset();
 }
 

@@ -28,7 +28,8 @@ class SegmentIo {
   const StateFile& file() const { return *file_; }
 
   // Memory of layers, in the order of StateLayout.
-  void give_memory(size_t layer, bool gradient);
+  // New, or what is unused in that place.
+  void give_memory(size_t layer, bool gradient, std::optional<size_t> reused);
   void take_memory(size_t layer, bool gradient);
   void free_memory();
   std::byte* layer_memory(size_t layer, bool gradient) {
@@ -55,6 +56,7 @@ class SegmentIo {
 
  private:
   const Segment& segment(size_t index) const { return layout_.segments()[index]; }
+  SlotParts parts_of(size_t index) const { return layout_.slot_parts(segment(index)); }
   std::byte* slot_memory(size_t buffer) { return buffers_[buffer].data(); }
   void start_part(const SegmentJob& job);
   void start_state(const SegmentJob& job);
