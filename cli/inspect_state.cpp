@@ -49,11 +49,17 @@ void print_facts(const StateFile& file, const Path& path) {
 // What of the segment lies in parameters; padding may hold anything.
 void add_norms(const StateLayout& layout, const Segment& s, const StateFile::InspectedValues& all,
                bool damaged, LayerNorms& norms) {
-  layout.for_each_parameter(s, [&](const auto&, const Segment& piece) {
+  layout.for_each_parameter(s, [&](const auto& param, const Segment& piece) {
     for (size_t i = 0; i < all.size(); ++i) {
-      if (!layout.form().keeps(engine::Array(i))) continue;
+      const engine::Array kept{int(i)};
+      const int64_t count = layout.form().kept_count(param, kept);
+      if (count == 0) continue;
+      const bool full = kept != engine::Array::kMaster && !layout.form().compact;
+      const auto place = [&](int64_t e) { return full ? layout.kept_before(s.layer, kept, e) : e; };
+      const int64_t begin = place(piece.begin) - place(s.begin);
+      const int64_t here = count == param.count() ? piece.count : count;
       if (!all[i].empty())
-        norms[i].add(std::span(all[i]).subspan(size_t(piece.begin - s.begin), size_t(piece.count)));
+        norms[i].add(std::span(all[i]).subspan(size_t(begin), size_t(here)));
       else if (damaged)
         norms[i].spoil();
     }

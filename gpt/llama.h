@@ -48,14 +48,14 @@ struct BlockParams : Params {
 
 struct HeadParams : Params {
   explicit HeadParams(const GPTConfig& config) : Params(config, {"head"}) {
-    if (!c.llama.tie_word_embeddings) return;
-    others_store("lm_head.weight", {c.vocab_size, c.width}, "model.embed_tokens.weight");
+    if (tied) others_store("lm_head.weight", {c.vocab_size, c.width}, "model.embed_tokens.weight");
   }
 
+  const bool tied = c.llama.tie_word_embeddings;
   const AffineParam final_norm = norm("model.norm", c.width);
-  const Param lm_head = c.llama.tie_word_embeddings ? share("model.embed_tokens.weight")
-                                                    : add("lm_head.weight", {c.vocab_size, c.width},
-                                                          {.init = normal(c.init_std)});
+  const Param lm_head = tied ? share("model.embed_tokens.weight")
+                             : add("lm_head.weight", {c.vocab_size, c.width},
+                                   {.init = normal(c.init_std), .output = true});
 };
 
 }  // namespace gigagpt::llama

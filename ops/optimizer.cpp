@@ -1,11 +1,13 @@
 #include "ops/optimizer.h"
 
+#include <array>
 #include <numeric>
 #include <vector>
 
 #include "base/trace.h"
 #include "ops/compact.h"
 #include "ops/kernels/optimizer.h"
+#include "ops/optimizers/list.h"
 #include "ops/parallel.h"
 
 namespace gigagpt::ops {
@@ -13,7 +15,26 @@ namespace {
 
 constexpr size_t kChunk = 1 << 14;  // elements that are worth a thread's while
 
+template <class Given>
+void direct_by(const WholeParam& param, const StepNumbers& numbers, double lr) {
+  if constexpr (Given::kInfo.whole != Whole::kNone) Given::direct(param, numbers, lr);
+}
+
+template <class... All>
+constexpr auto directs_of(std::tuple<All...>*) {
+  return std::array{&direct_by<All>...};
+}
+constexpr auto kDirects = directs_of(static_cast<Optimizers*>(nullptr));
+
 }  // namespace
+
+void make_direction(const WholeParam& param, const UpdateRule& rule, double lr, int64_t step) {
+  const double flops = rule.optimizer->whole_flops ? rule.optimizer->whole_flops(param.shape) : 0;
+  const Zone zone("direction", flops, 4.0 * double(param.value.size_bytes()));
+  const kernels::UpdateNumbers numbers =
+      kernels::update_numbers(rule, lr * param.factors.rate, param.grad_scale, step);
+  kDirects[numbers.optimizer](param, numbers.numbers, numbers.lr);
+}
 
 void update(std::span<const ParamState> states, const UpdateRule& rule, double lr,
             double grad_scale, int64_t step) {
@@ -25,8 +46,9 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
   double bytes = 0;
   for (const ParamState& state : states) {
     // Gradient and compute copy once, the rest read and written.
-    bytes +=
-        double(state.value.size()) * (12 + 8 * rule.optimizer->kept() + (state.compute ? 2 : 0));
+    bytes += 12 * double(state.value.size()) +
+             8 * double(state.exp_avg.size() + state.exp_avg_sq.size());
+    if (state.compute != nullptr) bytes += 2 * double(state.value.size());
     for (size_t i = 0; i < state.value.size(); i += kChunk)
       tasks.push_back({&state, i, std::min(i + kChunk, state.value.size())});
   }
@@ -43,7 +65,8 @@ void update(std::span<const CompactPiece> pieces, const UpdateRule& rule, double
             double grad_scale, int64_t step, uint64_t layer) {
   double bytes = 0;  // a weight and codes in and out, and the gradient
   for (const CompactPiece& piece : pieces)
-    bytes += double(piece.count) * (8 + 2 * rule.optimizer->kept());
+    bytes += double(piece.count) *
+             (8 + 2 * (int(rule.optimizer->exp_avg) + int(rule.optimizer->exp_avg_sq)));
   const Zone zone("optimizer", 0, bytes);
   parallel_parts(pieces.size(), 8, [&](size_t begin, size_t end, size_t) {
     update_alone(pieces.subspan(begin, end - begin), rule, lr, grad_scale, step, layer);

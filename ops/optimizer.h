@@ -25,6 +25,18 @@ struct ParamState {
   std::span<float> exp_avg_sq;
   kernels::Bf16* compute = nullptr;  // gets the new values rounded, unless null
   ParamFactors factors = {};
+  bool directed = false;  // grad is the direction already: see WholeParam
+};
+
+// A parameter of which the optimizer needs all at once.
+struct WholeParam {
+  std::span<const int64_t> shape;
+  std::span<const float> value;
+  std::span<float> grad;                 // becomes the direction
+  std::span<float> exp_avg, exp_avg_sq;  // empty, or as Kept says
+  double grad_scale = 1;
+  ParamFactors factors = {};
+  bool bf16 = false;  // products are made in bf16
 };
 
 struct UpdateRule {
@@ -42,6 +54,12 @@ void update(std::span<const ParamState> states, const UpdateRule& rule, double l
 // The same bits from the caller's thread alone, which may be one without OpenMP.
 void update_alone(std::span<const ParamState> states, const UpdateRule& rule, double lr,
                   double grad_scale, int64_t step);
+
+// Moves what the rule's optimizer keeps of the parameter, and puts the direction in place of its
+// gradient. Uses all threads; the bits depend on how many there are.
+void make_direction(const WholeParam& param, const UpdateRule& rule, double lr, int64_t step);
+using DirectionMaker = void (*)(const WholeParam& param, const UpdateRule& rule, double lr,
+                                int64_t step);
 
 // Rounds each to the nearest number that bf16 has.
 void round_to_bf16(std::span<float> values);

@@ -102,7 +102,8 @@ inline OracleResult run_oracle(const Model& model, const std::map<std::string, a
 template <class Store>
 at::Tensor tensor_of(Store& store, Array kept, const std::string& name) {
   std::vector<float> values = store.read(kept, name);
-  return at::from_blob(values.data(), store.param(name).shape, at::kFloat).clone();
+  const auto shape = store.form().kept_shape(store.param(name), kept);
+  return at::from_blob(values.data(), shape, at::kFloat).clone();
 }
 
 // Every master weight of a store as a tensor of its own.

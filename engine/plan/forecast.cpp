@@ -118,7 +118,32 @@ double MemoryEstimate::streamed_layer_bytes(bool recompute) const {
 }
 
 double MemoryEstimate::buffer_bytes() const {
-  return kUpdateBuffers * double(layout_.slot_bytes());
+  return double(layout_.update_buffers()) * double(layout_.slot_bytes());
+}
+
+double MemoryEstimate::direction_flops() const {
+  const auto flops_of = layout_.form().optimizer->whole_flops;
+  double flops = 0;
+  for (size_t i = 0; flops_of != nullptr && i < layout_.layer_count(); ++i) {
+    for (const ParamSpec& param : layout_.spec(i).params)
+      flops += layout_.form().needs_whole(param) ? flops_of(param.shape) : 0;
+  }
+  return flops;
+}
+
+double MemoryEstimate::direction_bytes() const {
+  double most = 0;
+  for (size_t i = 0; i < layout_.layer_count(); ++i) {
+    for (const ParamSpec& param : layout_.spec(i).params) {
+      if (!layout_.form().needs_whole(param) || param.shape.size() < 2) continue;
+      const auto rows = double(param.shape[param.shape.size() - 2]);
+      const auto columns = double(param.shape.back()), small = std::min(rows, columns);
+      // Muon's: a matrix before and after, two of its smaller side squared, and one in fp32.
+      most =
+          std::max(most, element_bytes_ * 2 * (rows * columns + small * small) + 4 * small * small);
+    }
+  }
+  return most;
 }
 
 void MemoryEstimate::add_layer(const LayerSpec& spec) {
@@ -267,7 +292,7 @@ void forecast_step(const MemoryEstimate& estimate, const RunSize& size, const St
   plan.flops_per_token = train_flops_per_token(estimate.layout().specs(), size.sequence_length);
   const double forward = plan.flops_per_token * double(tokens) / 3;
   const double again = execution.recompute ? forward * estimate.repeatable_share() : 0;
-  const double flops = 3 * forward + again;
+  const double flops = 3 * forward + again + estimate.direction_flops() / double(size.systems);
   plan.step_flops = flops;
   const double rate = machine.flops(execution.form.precision);
   if (rate <= 0 || machine.memory_bytes_per_s <= 0) return;

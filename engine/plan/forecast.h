@@ -26,6 +26,9 @@ class MemoryEstimate {
   // When streamed: the layers of two visits that follow each other, and buffers to write behind.
   double streamed_layer_bytes(bool recompute) const;
   double buffer_bytes() const;
+  // What the direction of the largest parameter that is needed whole is made in.
+  double direction_bytes() const;
+  double direction_flops() const;  // of all, a step
 
   double graph_bytes() const { return graphs_; }  // that all layers keep of a micro-batch
   double logit_bytes() const { return logits_; }  // a micro-batch's logits, in fp32
@@ -52,8 +55,6 @@ inline double program_bytes(const Machine& machine) {
 }
 // Bytes that a layer keeps of so many tokens for its backward pass, at most, beside its output.
 double layer_graph_bytes(const LayerSpec& spec, double tokens, double element_bytes);
-constexpr int kUpdateBuffers = 8;  // as in StreamOptions
-
 // Bytes of the file that a step reads and writes; those of the pass that makes the updates, the
 // first forward pass or with GradientForm::kNone the backward pass, are counted in `update` too.
 struct StepTraffic {

@@ -61,7 +61,8 @@ Choice choose_ram(const Request& r) {
     // With all weights at hand one micro-batch after the other needs least.
     const int64_t window = r.by_layer() ? r.size.micro_batches() : 1;
     plan.execution = {window, recompute && r.size.training, estimate.layout().form()};
-    const double state = estimate.state_bytes() + estimate.transient_gradient_bytes();
+    const double state =
+        estimate.state_bytes() + estimate.transient_gradient_bytes() + estimate.direction_bytes();
     plan.state_gb = estimate.state_bytes() / 1e9;
     const double peak =
         program_bytes(r.machine) + state + estimate.activation_bytes(window, recompute);
@@ -89,6 +90,7 @@ Choice choose_file(const Request& r) {
         plan.execution = {window, recompute && r.size.training, estimate.layout().form(),
                           store_file(r.rules.store, r.out_dir, r.shard)};
         const double fixed = program_bytes(r.machine) + estimate.buffer_bytes() +
+                             estimate.direction_bytes() +
                              estimate.activation_bytes(window, recompute);
         const double layers = estimate.streamed_layer_bytes(recompute);
         const double in_file =
@@ -123,8 +125,9 @@ std::string memory_refusal(const Request& r, double least) {
 // What is on the disk in the end, and how much of that is new.
 void plan_disk(const Request& r, const MemoryEstimate& estimate, Plan& plan) {
   const bool in_file = !plan.execution.file.empty();
-  const double store =
-      in_file ? double(StateFile::planned_bytes(estimate.layout(), 2 * kUpdateBuffers)) : 0;
+  const double store = in_file ? double(StateFile::planned_bytes(
+                                     estimate.layout(), 2 * estimate.layout().update_buffers()))
+                               : 0;
   if (in_file) plan.state_gb = store / 1e9;
   plan.disk_gb = plan.most_disk_gb = store / 1e9;
   plan.free_gb = double(r.free(r.out_dir)) / 1e9;
@@ -134,9 +137,9 @@ void plan_disk(const Request& r, const MemoryEstimate& estimate, Plan& plan) {
     for (const ParamSpec& param : spec.params) {
       const bool rounded = param.is_matrix() && plan.execution.form.compact;
       weights += double(param.count()) * (rounded ? 2 : 4);
-      others += in_file && !r.size.checkpoint_moments
-                    ? 0
-                    : 4.0 * r.size.optimizer->kept() * double(param.count());
+      if (in_file && !r.size.checkpoint_moments) continue;
+      for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq})
+        others += 4 * double(plan.execution.form.kept_count(param, kept));
     }
   }
   plan.snapshot_gb = (weights + others) / 1e9;
@@ -261,6 +264,12 @@ void check_rules(const Request& r) {
   if (!r.size.training) return;
   if (r.rules.state == "compact" && r.precision != Precision::kBf16) {
     fail("state: compact keeps weights in bf16; it needs precision: bf16");
+  }
+  if (r.rules.state == "compact" && r.size.optimizer->whole != ops::Whole::kNone) {
+    fail(
+        "state: compact codes what is kept in 8 bits, block by block as it is updated; optimizer: "
+        "{} needs whole matrices at once, so it needs state: full",
+        r.size.optimizer->name);
   }
   const Path file = store_file(r.rules.store, r.out_dir, r.shard);
   if (StateFile::is_foreign(file)) {

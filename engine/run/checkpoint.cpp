@@ -65,7 +65,7 @@ class Output {
 void write_values(Output& writer, Store& store, Array kept, const std::string& name, bool rounded,
                   ValueCounter& counter) {
   std::vector<float> values;
-  in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
+  in_pieces(store.form().kept_count(store.param(name), kept), [&](int64_t first, size_t count) {
     values.resize(count);
     store.read(kept, name, first, values);
     if (rounded)
@@ -127,14 +127,16 @@ void for_each_moment(Store& store, Visit visit) {
   for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq}) {
     if (!store.form().keeps(kept)) continue;
     const std::string prefix = kept == Array::kExpAvg ? "exp_avg/" : "exp_avg_sq/";
-    for_each_parameter(store, [&](const std::string& name) { visit(prefix + name, name, kept); });
+    for_each_parameter(store, [&](const std::string& name) {
+      if (store.form().kept_count(store.param(name), kept) > 0) visit(prefix + name, name, kept);
+    });
   }
 }
 
 formats::FileSum write_optimizer(const Path& path, Store& store, ValueCounter& counter) {
   std::vector<TensorInfo> infos;
-  for_each_moment(store, [&](const std::string& stored, const std::string& name, Array) {
-    infos.push_back({stored, "F32", store.param(name).shape});
+  for_each_moment(store, [&](const std::string& stored, const std::string& name, Array kept) {
+    infos.push_back({stored, "F32", store.form().kept_shape(store.param(name), kept)});
   });
   Output writer(store.cluster(), path, infos, {});
   for_each_moment(store, [&](const std::string&, const std::string& name, Array kept) {
@@ -156,7 +158,7 @@ template <class Read>
 void read_values(Read read, Store& store, Array kept, const std::string& name,
                  ValueCounter& counter) {
   std::vector<float> values;
-  in_pieces(store.param(name).count(), [&](int64_t first, size_t count) {
+  in_pieces(store.form().kept_count(store.param(name), kept), [&](int64_t first, size_t count) {
     values.resize(count);
     read(first, std::span(values));
     store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
@@ -195,7 +197,7 @@ void read_weights(const std::optional<StoredWeights>& weights, Store& store,
 void read_optimizer(const std::optional<SafetensorsReader>& reader, Store& store,
                     ValueCounter& counter) {
   for_each_moment(store, [&](const std::string& stored, const std::string& name, Array kept) {
-    if (reader) check_shape(*reader, stored, store.param(name).shape);
+    if (reader) check_shape(*reader, stored, store.form().kept_shape(store.param(name), kept));
     const auto read = [&](int64_t first, std::span<float> values) {
       if (reader) reader->read_floats(stored, first, values);
     };
@@ -251,7 +253,7 @@ void load_checkpoint(const Path& checkpoint, Store& store, bool optimizer, int64
                  : std::nullopt;
   });
   const bool whole = cluster.any(moments.has_value());
-  ValueCounter counter(store, whole ? arrays_of(store) : 1, progress);
+  ValueCounter counter(store, whole, progress);
   store.storage().begin_writing(step);
   read_weights(weights, store, counter);
   if (whole) read_optimizer(moments, store, counter);
@@ -293,8 +295,7 @@ int64_t Checkpoints::start(Store& store, int64_t seed, const Progress& progress)
   }
   if (from_ && from_->in_out_dir) saved_step_ = from_->step;
   since_saved_ = {};
-  size_bytes_ = uint64_t(parameter_count(store.storage().layout().specs())) * 4 *
-                uint64_t(saves_moments(store) ? arrays_of(store) : 1);
+  size_bytes_ = 4 * uint64_t(ValueCounter::count_values(store, saves_moments(store)));
   // A file may be a step ahead of what it said when a killed process was still writing.
   if (from_ && from_->in_store) return store.step();
   return from_ ? from_->step : 0;
@@ -379,7 +380,7 @@ Path Checkpoints::save(int64_t step, Store& store, bool best,
   if (cluster_.leads()) pending.emplace(target);
   const Path folder = pending ? pending->path() : target;
   const std::string file_id = store.file_id();
-  ValueCounter counter(store, saves_moments(store) ? arrays_of(store) : 1, progress);
+  ValueCounter counter(store, saves_moments(store), progress);
   formats::TrainerState state{
       step, step * rules_.size.step_tokens(), rules_.config, manifest(store, rules_.data), {}};
   state.files = {write_weights(folder / "model.safetensors", store, counter)};

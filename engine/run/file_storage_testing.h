@@ -82,6 +82,7 @@ class Trainer {
     if (!way.file) return std::make_unique<MemoryStorage>(specs, way.form);
     StreamOptions options = way.stream;
     options.poison = true;
+    options.direction = &ops::make_direction;
     return std::make_unique<FileStorage>(specs, way.form, path, mode, options);
   }
 
@@ -112,7 +113,7 @@ inline Values all_state(Store& store) {
   Values all;
   for (const auto& [name, _] : copy_values(store)) {
     for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
-      if (!store.form().keeps(kept)) continue;
+      if (store.form().kept_count(store.param(name), kept) == 0) continue;
       all[name + std::to_string(int(kept))] = tensor_of(store, kept, name);
     }
   }

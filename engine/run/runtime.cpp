@@ -62,6 +62,7 @@ std::unique_ptr<Storage> open_together(const std::vector<LayerSpec>& specs, cons
     options.cache_bytes = plan.cache_bytes;
     options.step_tokens = size.step_tokens();
     options.run_id = run_id;
+    options.direction = &ops::make_direction;
     const auto mode = reopen ? FileStorage::Mode::kOpen : FileStorage::Mode::kCreate;
     try {
       auto opened = std::make_unique<FileStorage>(specs, form, file, mode, options, cluster);

@@ -336,7 +336,7 @@ void Store::read(Array kept, const std::string& name, int64_t first, std::span<f
 }
 
 std::vector<float> Store::read(Array kept, const std::string& name) {
-  std::vector<float> values(size_t(param(name).count()));
+  std::vector<float> values(size_t(form().kept_count(param(name), kept)));
   read(kept, name, 0, values);
   return values;
 }

@@ -11,14 +11,16 @@ namespace {
 // What one system kept of a state, to all that keep it now.
 void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
   std::vector<float> values;
-  const auto load = [&](const ParamSpec&, const Segment& piece) {
-    values.resize(size_t(piece.count));
+  const auto load = [&](const ParamSpec& param, const Segment& piece) {
     for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
-      if (!store.form().keeps(kept)) continue;
+      // What another optimizer kept in another form is of no use.
+      const int64_t count = store.form().kept_count(param, kept);
+      if (count == 0 || layout.form().kept_count(param, kept) != count) continue;
+      values.resize(size_t(count == param.count() ? piece.count : count));
       if (file != nullptr) file->read(kept, piece.layer, piece.begin, values);
       store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
       store.storage().write(kept, piece.layer, piece.begin, values);
-      counter.add(piece.count);
+      counter.add(int64_t(values.size()));
     }
   };
   for (const Segment& segment : layout.segments()) {
@@ -51,15 +53,16 @@ void load_files(const ResumePoint& from, Store& store, const Progress& progress)
     for (size_t i = 0; store.cluster().leads() && i < layouts.size(); ++i)
       StateFile::open(from.other_files[i], layouts[i], {});
   });
-  ValueCounter counter(store, arrays_of(store), progress);
+  ValueCounter counter(store, /*moments=*/true, progress);
   store.storage().begin_writing(from.step);
   for (size_t i = 0; i < layouts.size(); ++i) {
     std::unique_ptr<FileStorage> file;
     store.cluster().together([&] {
       if (!store.cluster().leads()) return;
-      file =
-          std::make_unique<FileStorage>(layouts[i], from.other_files[i], FileStorage::Mode::kOpen,
-                                        StreamOptions(), Cluster::alone());
+      StreamOptions options;
+      options.direction = &ops::make_direction;
+      file = std::make_unique<FileStorage>(layouts[i], from.other_files[i],
+                                           FileStorage::Mode::kOpen, options, Cluster::alone());
       if (file->step() == from.other_step + 1) file->take_back_step();
       file->settle();
     });

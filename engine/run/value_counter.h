@@ -5,22 +5,30 @@
 
 namespace gigagpt::engine {
 
-// Numbers that are kept of each element of a parameter: the weight and the optimizer's.
-inline int arrays_of(const Store& store) {
-  return 1 + store.form().optimizer->kept();
-}
-
 // Tells the share of all values that have been read or written.
 class ValueCounter {
  public:
-  ValueCounter(Store& store, int copies, const Progress& progress)
-      : progress_(progress),
-        all_(copies * double(parameter_count(store.storage().layout().specs()))) {
+  // With `moments` what the optimizer keeps as well as the weights.
+  ValueCounter(Store& store, bool moments, const Progress& progress)
+      : progress_(progress), all_(count_values(store, moments)) {
     add(0);
   }
   void add(int64_t values) {
     done_ += double(values);
     if (progress_) progress_(done_ / all_);
+  }
+
+  static double count_values(Store& store, bool moments) {
+    double count = 0;
+    for (const LayerSpec& layer : store.storage().layout().specs()) {
+      for (const ParamSpec& param : layer.params) {
+        count += double(param.count());
+        if (!moments) continue;
+        for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq})
+          count += double(store.form().kept_count(param, kept));
+      }
+    }
+    return count;
   }
 
  private:

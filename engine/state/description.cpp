@@ -46,6 +46,8 @@ ParamSpec read_parameter(const json& from, int64_t most, int64_t& elements,
     param.rule.decay = true;
     param.rule.factors = {from.at("rate").get<double>(), from.at("decay").get<double>(),
                           from.at("epsilon").get<double>()};
+    // Which parameters are hidden matrices is said of those that are needed whole alone.
+    param.rule.output = !from.value("whole", false);
   }
   return param;
 }
@@ -85,9 +87,13 @@ void add_rule(const ParamSpec& param, const StateForm& form, ordered_json& to) {
   to["rate"] = factors.rate;
   to["decay"] = factors.decay;
   to["epsilon"] = factors.epsilon;
+  if (form.needs_whole(param)) to["whole"] = true;
   to["kept"] = ordered_json::object();
-  if (form.keeps(Array::kExpAvg)) to["kept"]["exp_avg"] = param.shape;
-  if (form.keeps(Array::kExpAvgSq)) to["kept"]["exp_avg_sq"] = param.shape;
+  for (const auto& [name, kept] :
+       {std::pair{"exp_avg", Array::kExpAvg}, std::pair{"exp_avg_sq", Array::kExpAvgSq}}) {
+    if (form.keeps(kept) && form.kept_count(param, kept) > 0)
+      to["kept"][name] = form.kept_shape(param, kept);
+  }
 }
 
 }  // namespace
@@ -149,6 +155,9 @@ StateLayout read_description(std::string_view text, uint32_t version, uint64_t f
       form.optimizer = ops::find_optimizer(name);
       if (form.optimizer == nullptr) {
         fail("{}: this program does not know its optimizer {}", where, name);
+      }
+      if (form.compact && form.optimizer->whole != ops::Whole::kNone) {
+        fail("{}: compact, but of optimizer {}", where, name);
       }
     }
     Shard shard;

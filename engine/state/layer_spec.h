@@ -28,6 +28,7 @@ inline Init constant(double value) {
 struct ParamRule {
   Init init = {};
   bool looked_up = false;  // its own layer only looks up rows of it, so that few get a gradient
+  bool output = false;     // what it makes goes to no other layer, as that of logits
   std::optional<bool> decay = {};  // by weight_decay; null: if it has two or more dimensions
   // What its updates take of the learning rate, the weight decay and the optimizer's epsilon.
   ops::ParamFactors factors = {};
@@ -49,6 +50,10 @@ struct ParamSpec {
   }
   // Whether it is multiplied in the precision of products; vectors are always in fp32.
   bool is_matrix() const { return shape.size() >= 2 && !rule.fp32; }
+  // Whether it maps what layers pass on to what they pass on.
+  bool is_hidden_matrix() const {
+    return is_matrix() && !rule.looked_up && !rule.output && rule.per_token > 0;
+  }
   ops::ParamFactors factors() const {
     ops::ParamFactors factors = rule.factors;
     if (!rule.decay.value_or(shape.size() >= 2)) factors.decay = 0;

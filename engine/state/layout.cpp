@@ -17,7 +17,7 @@ int64_t padded(int64_t count, int64_t to) {
   return (count + to - 1) / to * to;
 }
 
-LayerLayout lay_out(const LayerSpec& spec, bool compact) {
+LayerLayout lay_out(const LayerSpec& spec, const StateForm& form) {
   LayerLayout layer;
   layer.offsets.resize(spec.params.size());
   const auto pad = [&](int64_t to) {
@@ -25,21 +25,26 @@ LayerLayout lay_out(const LayerSpec& spec, bool compact) {
     if (end > layer.size) layer.padding.emplace_back(layer.size, end);
     layer.size = end;
   };
-  enum Kind { kCodedMatrix, kMatrix, kVector };
+  enum Kind { kCodedMatrix, kWholeMatrix, kMatrix, kVector };
   const auto kind_of = [&](const ParamSpec& param) {
     if (!param.is_matrix()) return kVector;
-    return compact && param.count() >= kLeastCoded ? kCodedMatrix : kMatrix;
+    if (form.needs_whole(param)) return kWholeMatrix;
+    const bool coded = form.training && form.compact && param.count() >= kLeastCoded;
+    return coded ? kCodedMatrix : kMatrix;
   };
   const auto place = [&](Kind kind, int64_t align) {
     for (size_t p = 0; p < spec.params.size(); ++p) {
       if (kind_of(spec.params[p]) != kind) continue;
-      layer.offsets[p] = layer.size;
+      const int64_t begin = layer.offsets[p] = layer.size;
+      const bool whole = form.needs_whole(spec.params[p]);
       layer.size += spec.params[p].count();
-      pad(align);
+      pad(whole ? kMatrixElements : align);
+      if (whole) layer.whole.push_back({p, begin, layer.size});
     }
   };
   place(kCodedMatrix, kCodeElements);  // no block of codes has elements of two parameters
   layer.coded = layer.size;
+  place(kWholeMatrix, kMatrixElements);
   place(kMatrix, kParamElements);
   pad(kMatrixElements);
   layer.matrices = layer.size;
@@ -49,6 +54,40 @@ LayerLayout lay_out(const LayerSpec& spec, bool compact) {
 }
 
 }  // namespace
+
+bool StateForm::keeps(Array array) const {
+  if (array != Array::kExpAvg && array != Array::kExpAvgSq) return true;
+  const bool sq = array == Array::kExpAvgSq;
+  const bool each = sq ? optimizer->exp_avg_sq : optimizer->exp_avg;
+  const ops::Kept whole = sq ? optimizer->whole_exp_avg_sq : optimizer->whole_exp_avg;
+  return training && (each || whole != ops::Kept::kNothing);
+}
+
+bool StateForm::needs_whole(const ParamSpec& param) const {
+  if (!training || optimizer->whole == ops::Whole::kNone) return false;
+  return optimizer->whole == ops::Whole::kAll || param.is_hidden_matrix();
+}
+
+std::vector<int64_t> StateForm::kept_shape(const ParamSpec& param, Array array) const {
+  const bool sq = array == Array::kExpAvgSq;
+  if (array != Array::kExpAvg && !sq) return param.shape;
+  const bool each = sq ? optimizer->exp_avg_sq : optimizer->exp_avg;
+  const ops::Kept whole = sq ? optimizer->whole_exp_avg_sq : optimizer->whole_exp_avg;
+  if (!needs_whole(param)) return each && training ? param.shape : std::vector<int64_t>{0};
+  if (whole == ops::Kept::kNothing) return {0};
+  if (whole == ops::Kept::kElements || !ops::has_rows_and_columns(param.shape)) return param.shape;
+  auto shape = param.shape;
+  const int64_t columns = shape.back();
+  shape.pop_back();
+  shape.back() += columns;
+  return shape;
+}
+
+int64_t StateForm::kept_count(const ParamSpec& param, Array array) const {
+  int64_t count = 1;
+  for (const int64_t extent : kept_shape(param, array)) count *= extent;
+  return count;
+}
 
 const SlotPart& SlotParts::of(Array kept) const {
   const std::array all = {&master, &exp_avg, &exp_avg_sq, &gradient, &working};
@@ -60,6 +99,7 @@ StateLayout::StateLayout(std::vector<LayerSpec> specs, const StateForm& form,
     : specs_(std::move(specs)), form_(form), segment_elements_(segment_elements), shard_(shard) {
   GIGAGPT_ASSERT(segment_elements % kMatrixElements == 0);
   GIGAGPT_ASSERT(!form.compact || form.precision == Precision::kBf16);
+  GIGAGPT_ASSERT(!form.training || !form.compact || form.optimizer->whole == ops::Whole::kNone);
   int64_t largest = 0;
   for (size_t i = 0; i < specs_.size(); ++i) {
     for (size_t p = 0; p < specs_[i].params.size(); ++p) {
@@ -69,29 +109,65 @@ StateLayout::StateLayout(std::vector<LayerSpec> specs, const StateForm& form,
     }
     // So a layer's gradient is complete when the backward pass has been through it.
     for (const std::string& name : specs_[i].shared) GIGAGPT_ASSERT(place(name).layer < i);
-    layers_.push_back(lay_out(specs_[i], form.training && form.compact));
-    largest = std::max(largest, layers_.back().size);
+    const LayerLayout& layer = layers_.emplace_back(lay_out(specs_[i], form));
+    largest = std::max(largest, layer.size);
+    // So that a layer's vectors have room beside its largest matrix.
+    for (const LayerLayout::Whole& whole : layer.whole) {
+      most_elements_ =
+          std::max(most_elements_, whole.end - whole.begin + layer.size - layer.matrices);
+    }
+    has_whole_ = has_whole_ || !layer.whole.empty();
   }
   if (segment_elements_ == 0) segment_elements_ = padded(largest, kMatrixElements);
+  most_elements_ = std::max(padded(most_elements_, kMatrixElements), segment_elements_);
   cut();
   measure_slots();
 }
 
-int64_t StateLayout::shard_begin(size_t layer, int rank) const {
+// The one that a cut before that element would cut.
+const LayerLayout::Whole* StateLayout::whole_around(size_t layer, int64_t element) const {
+  for (const LayerLayout::Whole& whole : layers_[layer].whole) {
+    if (whole.begin < element && element < whole.end) return &whole;
+  }
+  return nullptr;
+}
+
+// A layer is cut into as many stretches as there are systems.
+int64_t StateLayout::stretch_begin(size_t layer, int stretch) const {
   const int64_t size = layers_[layer].size;
   const int64_t blocks = padded(size, kMatrixElements) / kMatrixElements;
-  return std::min(size, blocks * rank / shard_.systems * kMatrixElements);
+  const int64_t even = std::min(size, blocks * stretch / shard_.systems * kMatrixElements);
+  const LayerLayout::Whole* whole = whole_around(layer, even);
+  if (whole == nullptr) return even;
+  return std::min(size, even - whole->begin < whole->end - even ? whole->begin : whole->end);
+}
+
+// Which of them is a system's. Where parameters are whole they differ in size, so that each system
+// has another one in the next layer.
+int StateLayout::stretch_of(size_t layer, int rank) const {
+  const auto turns = has_whole_ ? int(layer % size_t(shard_.systems)) : 0;
+  return (rank + turns) % shard_.systems;
+}
+
+int64_t StateLayout::segment_end(size_t layer, int64_t begin, int64_t shard_end) const {
+  const int64_t most = std::min(shard_end, begin + most_elements_);
+  const LayerLayout::Whole* whole = whole_around(layer, most);
+  return whole == nullptr ? most : whole->begin;
 }
 
 void StateLayout::cut() {
   size_t others = 0;
   for (size_t i = 0; i < layers_.size(); ++i) {
     first_segments_.push_back(segments_.size());
-    for (int rank = 0; rank < shard_.systems; ++rank) {
-      const int64_t end = shard_begin(i, rank + 1);
-      for (int64_t begin = shard_begin(i, rank); begin < end; begin += segment_elements_) {
-        segments_.push_back({i, begin, std::min(segment_elements_, end - begin), rank});
+    std::vector<int> owners(size_t(shard_.systems));  // per stretch
+    for (int rank = 0; rank < shard_.systems; ++rank) owners[size_t(stretch_of(i, rank))] = rank;
+    for (const int rank : owners) {
+      const Segment shard = shard_of(i, rank);
+      for (int64_t begin = shard.begin; begin < shard.end();) {
+        const int64_t end = segment_end(i, begin, shard.end());
+        segments_.push_back({i, begin, end - begin, rank});
         places_of_segments_.push_back(rank == shard_.rank ? own_segments_++ : others++);
+        begin = end;
       }
     }
   }
@@ -114,8 +190,14 @@ void StateLayout::measure_slots() {
 }
 
 Segment StateLayout::shard_of(size_t layer, int rank) const {
-  const int64_t begin = shard_begin(layer, rank);
-  return {layer, begin, shard_begin(layer, rank + 1) - begin, rank};
+  const int stretch = stretch_of(layer, rank);
+  const int64_t begin = stretch_begin(layer, stretch);
+  return {layer, begin, stretch_begin(layer, stretch + 1) - begin, rank};
+}
+
+size_t StateLayout::update_buffers() const {
+  const auto usual = int64_t(kUpdateBuffers) * segment_elements_ / most_elements_;
+  return size_t(std::max<int64_t>(usual, 2));
 }
 
 size_t StateLayout::segment_of(size_t layer, int64_t element) const {
@@ -155,8 +237,23 @@ int64_t StateLayout::matrices_in(const Segment& segment) const {
   return std::clamp<int64_t>(layers_[segment.layer].matrices - segment.begin, 0, segment.count);
 }
 
+int64_t StateLayout::kept_before(size_t layer, Array array, int64_t element) const {
+  int64_t kept = element;
+  for (const LayerLayout::Whole& whole : layers_[layer].whole) {
+    if (whole.begin >= element) break;
+    const int64_t count = form_.kept_count(specs_[layer].params[whole.param], array);
+    const int64_t before = std::min(element, whole.end) - whole.begin;
+    kept -= before - std::min(before, padded(count, kParamElements));
+  }
+  return kept;
+}
+
 uint64_t StateLayout::kept_bytes(const Segment& segment, Array array) const {
   if (!form_.keeps(array)) return 0;
+  if (!form_.compact) {
+    return 4 * uint64_t(kept_before(segment.layer, array, segment.end()) -
+                        kept_before(segment.layer, array, segment.begin));
+  }
   const int64_t coded = coded_in(segment);
   return 4 * uint64_t(segment.count - coded) + 4 * uint64_t(coded / kCodeElements) +
          uint64_t(coded);

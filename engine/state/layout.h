@@ -42,6 +42,9 @@ enum class Array { kMaster, kExpAvg, kExpAvgSq, kGradient, kWorking };
 // there is one window a step, and a gradient that several layers add to waits in memory.
 enum class GradientForm { kFp32, kBf16, kNone };
 
+// Segments of the usual size that are on their way through an update at once.
+constexpr size_t kUpdateBuffers = 8;
+
 // Elements of a compact moment that share a scale.
 constexpr auto kCodeElements = int64_t(ops::kernels::kCodeBlock);
 
@@ -54,10 +57,12 @@ struct StateForm {
   GradientForm gradient = GradientForm::kFp32;
   const ops::Optimizer* optimizer = &ops::AdamW::kInfo;  // which decides what is kept
 
-  bool keeps(Array array) const {
-    if (array == Array::kExpAvg) return training && optimizer->exp_avg;
-    return array != Array::kExpAvgSq || (training && optimizer->exp_avg_sq);
-  }
+  // Whether anything is kept of that kind, and of a parameter how many numbers.
+  bool keeps(Array array) const;
+  int64_t kept_count(const ParamSpec& param, Array array) const;
+  std::vector<int64_t> kept_shape(const ParamSpec& param, Array array) const;
+  // Whether updates need all of the parameter at once, so that it is in one segment.
+  bool needs_whole(const ParamSpec& param) const;
   // Whether there are master weights beside the working ones.
   bool has_masters() const { return training && precision == Precision::kBf16 && !compact; }
   bool operator==(const StateForm&) const = default;
@@ -66,13 +71,20 @@ struct StateForm {
 // The elements of one layer: matrices in the order of its spec, then vectors and what else is used
 // in fp32. What is multiplied, the working weights, are in bf16 the matrices rounded to bf16 and
 // the rest in fp32; in fp32 they are the master weights themselves. In compact form large matrices
-// come first.
+// come first, else those that are needed whole.
 struct LayerLayout {
   std::vector<int64_t> offsets;                      // of each parameter, in elements
   int64_t coded = 0;                                 // elements with moments in 8 bits, padded
   int64_t matrices = 0;                              // elements up to the first vector, padded
   int64_t size = 0;                                  // elements in all, padded
   std::vector<std::pair<int64_t, int64_t>> padding;  // begin and end of what is in no parameter
+
+  // A parameter that is not cut, with its padding.
+  struct Whole {
+    size_t param;
+    int64_t begin, end;
+  };
+  std::vector<Whole> whole;  // in their order
 };
 
 // Which of the systems that train together this is. Each has all working weights, and of a layer's
@@ -126,7 +138,7 @@ class StateLayout {
   };
 
   // Segments have at most `segment_elements`, a multiple of 2048; 0: a layer is one segment. None
-  // has elements of two shards.
+  // has elements of two shards. With parameters that are needed whole they may be larger.
   StateLayout(std::vector<LayerSpec> specs, const StateForm& form, int64_t segment_elements,
               const Shard& shard = {});
 
@@ -158,6 +170,8 @@ class StateLayout {
   uint64_t gradient_bytes(size_t layer) const { return 4 * uint64_t(layers_[layer].size); }
   // Of what the optimizer keeps of a segment in one of its arrays.
   uint64_t kept_bytes(const Segment& segment, Array array) const;
+  // In full form, how many numbers are kept of the layer's elements before one.
+  int64_t kept_before(size_t layer, Array array, int64_t element) const;
   // Of the segment's elements those whose moments are in 8 bits, and those in matrices.
   int64_t coded_in(const Segment& segment) const;
   int64_t matrices_in(const Segment& segment) const;
@@ -192,15 +206,22 @@ class StateLayout {
   uint64_t info_offset() const { return info_offset_; }  // SlotParts::info, in every slot
   // The same for segments of other systems.
   uint64_t others_slot_bytes() const { return others_slot_bytes_; }
+  // Slots that it takes to have some on their way through an update at once.
+  size_t update_buffers() const;
 
  private:
-  int64_t shard_begin(size_t layer, int rank) const;
+  int64_t stretch_begin(size_t layer, int stretch) const;
+  int stretch_of(size_t layer, int rank) const;
+  const LayerLayout::Whole* whole_around(size_t layer, int64_t element) const;
+  int64_t segment_end(size_t layer, int64_t begin, int64_t shard_end) const;
   void cut();
   void measure_slots();
 
   std::vector<LayerSpec> specs_;
   StateForm form_;
   int64_t segment_elements_;
+  int64_t most_elements_ = 0;  // of a segment
+  bool has_whole_ = false;
   std::vector<LayerLayout> layers_;
   std::map<std::string, Place> places_;
   std::vector<Segment> segments_;

@@ -21,12 +21,21 @@ bool is_rounded(const StateLayout& layout, size_t layer, int64_t element) {
   return layout.precision() == Precision::kBf16 && element < layout.layer(layer).matrices;
 }
 
+// In full form, where an element of the layer lies in a moment; that of a parameter which is needed
+// whole, counted in what is kept of it.
+int64_t kept_place(const StateLayout& layout, const Segment& segment, Array kept, int64_t element) {
+  return layout.kept_before(segment.layer, kept, element) -
+         layout.kept_before(segment.layer, kept, segment.begin);
+}
+
 // Where an element of the layer lies in a moment: the scales of the blocks come first, then what is
 // in fp32, then the codes.
-CompactMoment moment_at(const StateLayout& layout, const Segment& segment, std::byte* array,
-                        int64_t element) {
-  const int64_t coded = layout.coded_in(segment), place = element - segment.begin;
+CompactMoment moment_at(const StateLayout& layout, const Segment& segment, Array kept,
+                        std::byte* array, int64_t element) {
   auto* floats = reinterpret_cast<float*>(array);
+  if (!layout.form().compact)
+    return {.values = floats + kept_place(layout, segment, kept, element)};
+  const int64_t coded = layout.coded_in(segment), place = element - segment.begin;
   const int64_t scales = coded / kCodeElements, plain = segment.count - coded;
   if (place >= coded) return {.values = floats + scales + (place - coded)};
   auto* codes = reinterpret_cast<uint8_t*>(floats + scales + plain);
@@ -55,10 +64,10 @@ void from_bf16(const Bf16* from, std::span<float> values) {
 
 // Calls visit(first value, how many, where they are kept) for what lies in each block of a moment.
 template <class Visit>
-void in_blocks(const StateLayout& layout, const Segment& segment, std::byte* array, int64_t first,
-               size_t count, const Visit& visit) {
+void in_blocks(const StateLayout& layout, const Segment& segment, Array kept, std::byte* array,
+               int64_t first, size_t count, const Visit& visit) {
   for (size_t done = 0; done < count;) {
-    const CompactMoment moment = moment_at(layout, segment, array, first + int64_t(done));
+    const CompactMoment moment = moment_at(layout, segment, kept, array, first + int64_t(done));
     const bool coded = moment.codes != nullptr;
     const size_t size = coded ? std::min(count - done, size_t(kCodeElements)) : count - done;
     GIGAGPT_ASSERT(!coded || (first + int64_t(done)) % kCodeElements == 0);
@@ -83,18 +92,44 @@ std::vector<ops::ParamState> param_states(const StateLayout& layout, const Segme
     const int64_t begin = piece.begin - segment.begin;
     const auto count = size_t(piece.count);
     const bool copy = param.is_matrix() && layout.form().has_masters();
+    const bool directed = layout.form().needs_whole(param);
     const auto kept = [&](Array array, std::byte* bytes) {
-      return layout.form().keeps(array) ? std::span(at<float>(bytes, begin), count)
-                                        : std::span<float>();
+      if (directed || !layout.form().keeps(array)) return std::span<float>();
+      return std::span(at<float>(bytes, kept_place(layout, segment, array, piece.begin)), count);
     };
     states.push_back({{at<float>(arrays.master, begin), count},
                       {at<float>(arrays.gradient, begin), count},
                       kept(Array::kExpAvg, arrays.exp_avg),
                       kept(Array::kExpAvgSq, arrays.exp_avg_sq),
                       copy ? at<Bf16>(arrays.working, begin) : nullptr,
-                      param.factors()});
+                      param.factors(),
+                      directed});
   });
   return states;
+}
+
+std::vector<ops::WholeParam> whole_params(const StateLayout& layout, const Segment& segment,
+                                          const SegmentArrays& arrays, const Update& update) {
+  std::vector<ops::WholeParam> params;
+  layout.for_each_parameter(segment, [&](const ParamSpec& param, const Segment& piece) {
+    if (!layout.form().needs_whole(param)) return;
+    GIGAGPT_ASSERT(piece.count == param.count());
+    const int64_t begin = piece.begin - segment.begin;
+    const auto count = size_t(piece.count);
+    const auto kept = [&](Array array, std::byte* bytes) {
+      return std::span(at<float>(bytes, kept_place(layout, segment, array, piece.begin)),
+                       size_t(layout.form().kept_count(param, array)));
+    };
+    params.push_back({param.shape,
+                      {at<float>(arrays.master, begin), count},
+                      {at<float>(arrays.gradient, begin), count},
+                      kept(Array::kExpAvg, arrays.exp_avg),
+                      kept(Array::kExpAvgSq, arrays.exp_avg_sq),
+                      update.grad_scale,
+                      param.factors(),
+                      layout.precision() == Precision::kBf16});
+  });
+  return params;
 }
 
 void copy_vectors(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays) {
@@ -121,9 +156,9 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
       piece.grad = at<float>(arrays.gradient, place);
     const StateForm& form = layout.form();
     if (form.keeps(Array::kExpAvg))
-      piece.exp_avg = moment_at(layout, segment, arrays.exp_avg, first);
+      piece.exp_avg = moment_at(layout, segment, Array::kExpAvg, arrays.exp_avg, first);
     if (form.keeps(Array::kExpAvgSq))
-      piece.exp_avg_sq = moment_at(layout, segment, arrays.exp_avg_sq, first);
+      piece.exp_avg_sq = moment_at(layout, segment, Array::kExpAvgSq, arrays.exp_avg_sq, first);
     pieces.push_back(piece);
   };
   const int64_t coded_end = segment.begin + layout.coded_in(segment);
@@ -140,9 +175,10 @@ std::vector<CompactPiece> compact_pieces(const StateLayout& layout, const Segmen
 }
 
 void check_kept(const StateLayout& layout, const Update& update) {
-  const ops::Optimizer& needs = *update.rule.optimizer;
+  const ops::Optimizer &needs = *update.rule.optimizer, &kept = *layout.form().optimizer;
   GIGAGPT_ASSERT(!needs.exp_avg || layout.form().keeps(Array::kExpAvg));
   GIGAGPT_ASSERT(!needs.exp_avg_sq || layout.form().keeps(Array::kExpAvgSq));
+  GIGAGPT_ASSERT(needs.whole == kept.whole);
 }
 
 void update_segment_alone(const StateLayout& layout, const Segment& segment,
@@ -176,7 +212,7 @@ void read_values(const StateLayout& layout, const Segment& segment, const Segmen
   } else {
     const bool positive = kept == Array::kExpAvgSq;
     std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
-    in_blocks(layout, segment, array, first, values.size(),
+    in_blocks(layout, segment, kept, array, first, values.size(),
               [&](size_t begin, size_t count, const CompactMoment& moment) {
                 float block[kCodeElements];
                 const bool direct = moment.codes == nullptr;
@@ -200,7 +236,7 @@ void write_values(const StateLayout& layout, const Segment& segment, const Segme
   GIGAGPT_ASSERT(kept != Array::kGradient);
   const bool positive = kept == Array::kExpAvgSq;
   std::byte* array = positive ? arrays.exp_avg_sq : arrays.exp_avg;
-  in_blocks(layout, segment, array, first, values.size(),
+  in_blocks(layout, segment, kept, array, first, values.size(),
             [&](size_t begin, size_t count, const CompactMoment& moment) {
               float block[kCodeElements] = {};
               const bool direct = moment.codes == nullptr;
@@ -216,6 +252,10 @@ void write_working(const StateLayout& layout, size_t layer, int64_t first,
 
 std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
                                 const SegmentArrays& arrays, Array kept) {
+  if (!layout.form().compact && (kept == Array::kExpAvg || kept == Array::kExpAvgSq)) {
+    const auto* floats = at<float>(kept == Array::kExpAvg ? arrays.exp_avg : arrays.exp_avg_sq, 0);
+    return {floats, floats + layout.kept_bytes(segment, kept) / sizeof(float)};
+  }
   std::vector<float> values(static_cast<size_t>(segment.count));
   int64_t begin = 0;  // what is kept in other ways begins at these
   for (const int64_t end : {layout.coded_in(segment), layout.matrices_in(segment), segment.count}) {

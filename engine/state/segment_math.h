@@ -33,9 +33,14 @@ void copy_vectors(const StateLayout& layout, const Segment& segment, const Segme
 std::vector<ops::CompactPiece> compact_pieces(const StateLayout& layout, const Segment& segment,
                                               const SegmentArrays& arrays);
 
+// The parameters in the segment that the update needs whole: their directions are made first, in
+// the place of their gradients.
+std::vector<ops::WholeParam> whole_params(const StateLayout& layout, const Segment& segment,
+                                          const SegmentArrays& arrays, const Update& update);
+
 // Asserts that what the update's optimizer keeps is there.
 void check_kept(const StateLayout& layout, const Update& update);
-// One optimizer step of a segment, on the caller's thread alone.
+// One optimizer step of a segment whose directions are made, on the caller's thread alone.
 void update_segment_alone(const StateLayout& layout, const Segment& segment,
                           const SegmentArrays& arrays, const Update& update);
 
@@ -52,7 +57,7 @@ void write_values(const StateLayout& layout, const Segment& segment, const Segme
 void write_working(const StateLayout& layout, size_t layer, int64_t first,
                    std::span<const float> values, std::byte* working);
 
-// All of a segment's, padding too.
+// All of a segment's, padding too: what is kept of parameters that are whole lies side by side.
 std::vector<float> read_segment(const StateLayout& layout, const Segment& segment,
                                 const SegmentArrays& arrays, Array kept);
 

@@ -189,7 +189,7 @@ std::optional<StateFile::Summary> StateFile::peek_or_older(const Path& path) {
 
 // In one that was never completed an intact header says so, or there are no segments.
 bool StateFile::is_damaged(const Path& path) {
-  constexpr uint64_t kSearched = uint64_t{64} << 20;  // a slot has less than half of that
+  constexpr uint64_t kSearched = uint64_t{16} << 30;  // the largest slots have less
   const File file = File::open_read(path);
   if (file.size_bytes() < kDescriptionBegin) return file.size_bytes() > 0;
   std::vector<std::byte> bytes(kDescriptionBegin);

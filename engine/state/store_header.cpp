@@ -65,6 +65,7 @@ std::string text_of(const Update& update) {
                                                  {"beta2", numbers.beta2},
                                                  {"epsilon", numbers.epsilon},
                                                  {"weight_decay", numbers.weight_decay},
+                                                 {"muon_momentum", numbers.muon_momentum},
                                                  {"lr", update.lr},
                                                  {"grad_scale", update.grad_scale},
                                                  {"seed", update.rule.seed}});
@@ -78,7 +79,8 @@ Update read_update(std::string_view text, int64_t step, const std::string& where
     if (optimizer == nullptr) fail("{}: this program does not know its optimizer {}", where, name);
     const auto number = [&](const char* key) { return json.at(key).get<double>(); };
     return {.rule = {optimizer,
-                     {number("beta1"), number("beta2"), number("epsilon"), number("weight_decay")},
+                     {number("beta1"), number("beta2"), number("epsilon"), number("weight_decay"),
+                      json.value("muon_momentum", 0.95)},  // younger than this version
                      json.at("seed").get<uint64_t>()},
             .lr = number("lr"),
             .step = step,

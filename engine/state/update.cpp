@@ -33,6 +33,8 @@ std::vector<Option> OptimizerRules::options() {
       {"beta1", &beta1, "decay of the gradient's average; SGD's momentum", between(0, 0.99999)},
       {"beta2", &beta2, "decay of its square's average; Lion: of its momentum",
        between(0, 0.99999)},
+      {"muon_momentum", &muon_momentum, "Muon's, of hidden matrices; the others have AdamW",
+       between(0, 0.99999)},
   };
 }
 
@@ -84,7 +86,7 @@ double OptimizerRules::learning_rate_at(int64_t step, int64_t num_steps) const {
 
 Update OptimizerRules::update_at(int64_t step, int64_t num_steps, int64_t seed) const {
   return {.rule = {ops::find_optimizer(optimizer),
-                   {beta1, beta2, adam_epsilon, weight_decay},
+                   {beta1, beta2, adam_epsilon, weight_decay, muon_momentum},
                    uint64_t(seed)},
           .lr = learning_rate_at(step, num_steps),
           .max_norm = max_gradient_norm,

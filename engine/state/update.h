@@ -40,6 +40,7 @@ struct OptimizerRules {
   double adam_epsilon = 1e-8;
   double beta1 = 0.9;
   double beta2 = 0.95;
+  double muon_momentum = 0.95;
 
   std::vector<Option> options();  // they point into this object
 

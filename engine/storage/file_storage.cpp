@@ -11,7 +11,7 @@ namespace gigagpt::engine {
 namespace {
 
 ScheduleLimits limits_of(const StreamOptions& options, const StateLayout& layout, bool has_peers) {
-  ScheduleLimits limits{.buffers = options.buffers,
+  ScheduleLimits limits{.buffers = std::min(options.buffers, layout.update_buffers()),
                         .ahead = options.ahead,
                         .memory_bytes = options.memory_bytes,
                         .has_peers = has_peers};
@@ -26,9 +26,9 @@ std::unique_ptr<StateFile> open_file(const Path& path, FileStorage::Mode mode,
                                      const StateLayout& layout, const StreamOptions& options) {
   if (mode == FileStorage::Mode::kOpen) return StateFile::open(path, layout, options.engine);
   // As many again wait for a sync while the others are on their way.
-  const size_t spare_slots = layout.training() ? 2 * options.buffers : 0;
-  return StateFile::create(path, layout, spare_slots, options.step_tokens, options.run_id,
-                           options.engine);
+  const size_t buffers = std::min(options.buffers, layout.update_buffers());
+  return StateFile::create(path, layout, layout.training() ? 2 * buffers : 0, options.step_tokens,
+                           options.run_id, options.engine);
 }
 
 // One that is made has no step yet.
@@ -47,6 +47,7 @@ FileStorage::FileStorage(std::vector<LayerSpec> specs, const StateForm& form, co
 FileStorage::FileStorage(StateLayout given, const Path& path, Mode mode,
                          const StreamOptions& options, Cluster& cluster)
     : Storage(std::move(given), cluster),
+      direction_(options.direction),
       io_(layout(), open_file(path, mode, layout(), options),
           limits_of(options, layout(), !cluster.is_alone()), options.poison),
       schedule_(layout(), limits_of(options, layout(), !cluster.is_alone()), io_.file().slots(),
@@ -86,9 +87,33 @@ void FileStorage::ask(const Message& message) {
 
 // Until the storage's thread has done what was asked of it.
 template <class Asked>
-void FileStorage::wait_while(const Asked& asked) {
-  while (!mailbox_.error && asked(mailbox_)) changed_.wait(mutex_);
+double FileStorage::wait_while(const Asked& asked) {
+  double waited_ms = 0;
+  for (make_directions(); !mailbox_.error && asked(mailbox_); make_directions()) {
+    const Stopwatch watch;
+    changed_.wait(mutex_);
+    waited_ms += watch.seconds() * 1e3;
+  }
   if (mailbox_.error) std::rethrow_exception(mailbox_.error);
+  return waited_ms;
+}
+
+void FileStorage::make_directions() {
+  while (!mailbox_.error && !mailbox_.directions.empty()) {
+    const Directions next = std::move(mailbox_.directions.front());
+    mailbox_.directions.pop_front();
+    mutex_.unlock();
+    std::exception_ptr error;
+    try {
+      for (const ops::WholeParam& param : next.params)
+        direction_(param, next.update.rule, next.update.lr, next.update.step);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    mutex_.lock();
+    if (error) std::rethrow_exception(error);
+    leave({.kind = Message::Kind::kDirected, .job = next.job});
+  }
 }
 
 void FileStorage::run_on_thread(const std::function<void()>& work) {
@@ -114,12 +139,12 @@ void FileStorage::expect(std::span<const Request> requests) {
 std::byte* FileStorage::acquire(const Request& request) {
   const MutexLock lock(mutex_);
   mailbox_.counts.stall_ms += lock.waited_ms();
+  make_directions();
   if (mailbox_.answers.empty()) {
     const Zone zone("waiting for the disk");
-    const Stopwatch watch;
     leave({Message::Kind::kWait});  // what is waited for gets its memory in any case
-    wait_while([](const Mailbox& mailbox) { return mailbox.answers.empty(); });
-    mailbox_.counts.stall_ms += watch.seconds() * 1e3;
+    mailbox_.counts.stall_ms +=
+        wait_while([](const Mailbox& mailbox) { return mailbox.answers.empty(); });
   }
   if (mailbox_.error) std::rethrow_exception(mailbox_.error);
   const auto [answered, memory] = mailbox_.answers.front();
@@ -145,9 +170,8 @@ double FileStorage::reduced_square_sum(size_t layer) {
   mailbox_.counts.stall_ms += lock.waited_ms();
   if (!mailbox_.reduced[layer]) {
     const Zone zone("waiting for the network");
-    const Stopwatch watch;
-    wait_while([&](const Mailbox& mailbox) { return !mailbox.reduced[layer]; });
-    mailbox_.counts.stall_ms += watch.seconds() * 1e3;
+    mailbox_.counts.stall_ms +=
+        wait_while([&](const Mailbox& mailbox) { return !mailbox.reduced[layer]; });
   }
   if (mailbox_.error) std::rethrow_exception(mailbox_.error);
   return exchange_.square_sum_of_layer(layer);
@@ -214,11 +238,9 @@ void FileStorage::update_layer(size_t layer, const Update& update) {
 void FileStorage::settle() {
   const MutexLock lock(mutex_);
   mailbox_.counts.stall_ms += lock.waited_ms();
-  const Stopwatch watch;
   mailbox_.settling = true;
   leave({Message::Kind::kSettle});
-  wait_while([](const Mailbox& mailbox) { return mailbox.settling; });
-  mailbox_.counts.stall_ms += watch.seconds() * 1e3;
+  mailbox_.counts.stall_ms += wait_while([](const Mailbox& mailbox) { return mailbox.settling; });
 }
 
 std::vector<int64_t> FileStorage::weight_reads() {

@@ -29,12 +29,16 @@ struct StreamOptions {
   bool poison = false;      // released memory is filled with NaNs, for tests
   int64_t step_tokens = 0;  // of the run; kept in the file, see StateFile::peek
   uint64_t run_id = 0;      // as StateFile::create
+  // Called on the caller's thread, for an optimizer that needs parameters whole.
+  ops::DirectionMaker direction = nullptr;
   EngineMaker engine = {};
 };
 
 // Two threads meet at a mailbox. The caller's leaves messages for the storage's own, which has a
 // Schedule decide and a SegmentIo do, and answers. The mailbox's mutex guards the mailbox alone:
 // nothing is decided, read, written or synced under it. The cluster's thread only leaves messages.
+// A direction that takes a whole parameter is much work: the caller makes it, whose threads
+// compute, while it waits or when it next asks for something.
 class FileStorage : public Storage {
  public:
   using Mode = AsyncFile::Mode;  // kCreate or kOpen
@@ -91,6 +95,7 @@ class FileStorage : public Storage {
       kSettle,
       kAbandon,
       kWork,
+      kDirected,
       kReduced,
       kWeightsSent,
       kWeightsReceived,
@@ -101,6 +106,13 @@ class FileStorage : public Storage {
     Request request = {};
     bool hold = false;
     Update update = {};
+    SegmentJob job = {};
+  };
+  // Directions that the update of a segment needs.
+  struct Directions {
+    SegmentJob job;
+    std::vector<ops::WholeParam> params;
+    Update update;
   };
   struct Mailbox {
     std::vector<Message> messages;
@@ -108,6 +120,7 @@ class FileStorage : public Storage {
     std::vector<bool> reduced;                           // per layer
     bool settling = false, abandoning = false;           // asked for, and not done yet
     const std::function<void()>* work = nullptr;         // likewise
+    std::deque<Directions> directions;                   // to be made by the caller
     bool stopping = false;
     std::exception_ptr error;
     int64_t step = 0;
@@ -118,8 +131,10 @@ class FileStorage : public Storage {
   void ask(const Message& message) EXCLUDES(mutex_);
   void post(const Message& message) EXCLUDES(mutex_);  // also from other threads
   void leave(const Message& message) REQUIRES(mutex_);
+  // The milliseconds that it waited, and made no directions.
   template <class Asked>
-  void wait_while(const Asked& asked) REQUIRES(mutex_);
+  double wait_while(const Asked& asked) REQUIRES(mutex_);
+  void make_directions() REQUIRES(mutex_);
   // Has the storage's thread do something once nothing is under way, and waits until it is done.
   void run_on_thread(const std::function<void()>& work) EXCLUDES(mutex_);
 
@@ -127,6 +142,8 @@ class FileStorage : public Storage {
   void run();
   void take_in(const Message& message) REQUIRES(thread_role_);
   void perform(const Action& action) EXCLUDES(mutex_) REQUIRES(thread_role_);
+  const Update& update_of(const SegmentJob& job) REQUIRES(thread_role_);
+  void begin_update(const SegmentJob& job) EXCLUDES(mutex_) REQUIRES(thread_role_);
   void make_update(SegmentJob job) REQUIRES(thread_role_);
   void start_broadcast(size_t segment) REQUIRES(thread_role_);
   void answer(const Action& action) EXCLUDES(mutex_) REQUIRES(thread_role_);
@@ -140,6 +157,7 @@ class FileStorage : public Storage {
   void store_edited(int64_t step) REQUIRES(thread_role_);
   bool keeps_gradients() const { return layout().form().gradient != GradientForm::kNone; }
 
+  const ops::DirectionMaker direction_;
   mutable Mutex mutex_;
   CondVar changed_;
   Mailbox mailbox_ GUARDED_BY(mutex_);

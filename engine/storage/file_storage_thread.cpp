@@ -57,6 +57,8 @@ void FileStorage::take_in(const Message& message) {
       return schedule_.abandon();
     case Kind::kWork:
       return schedule_.work();
+    case Kind::kDirected:
+      return make_update(message.job);
     case Kind::kReduced:
       return schedule_.reduced(message.index);
     case Kind::kWeightsSent:
@@ -74,7 +76,7 @@ void FileStorage::perform(const Action& action) {
     case Kind::kStart:
       return io_.start(action.job);
     case Kind::kUpdate:
-      return make_update(action.job);
+      return begin_update(action.job);
     case Kind::kBeginUpdate:
       update_ = deferred_;
       return;
@@ -106,9 +108,22 @@ void FileStorage::perform(const Action& action) {
   }
 }
 
-void FileStorage::make_update(SegmentJob job) {
+const Update& FileStorage::update_of(const SegmentJob& job) {
   const size_t layer = layout().segments()[job.segment].layer;
-  const Update& update = job.job == Job::kUpdateNow ? layer_updates_[layer] : update_;
+  return job.job == Job::kUpdateNow ? layer_updates_[layer] : update_;
+}
+
+void FileStorage::begin_update(const SegmentJob& job) {
+  auto params = io_.whole_params(job, update_of(job));
+  if (params.empty()) return make_update(job);
+  const Update update = update_of(job);
+  const MutexLock lock(mutex_);
+  mailbox_.directions.push_back({job, std::move(params), update});
+  changed_.notify_all();
+}
+
+void FileStorage::make_update(SegmentJob job) {
+  const Update& update = update_of(job);
   io_.update(job, update);
   job.step = update.step;
   schedule_.updated(job);

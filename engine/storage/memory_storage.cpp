@@ -80,6 +80,8 @@ std::byte* MemoryStorage::acquire(const Request& request) {
 void MemoryStorage::update(size_t layer, const Update& update) {
   const Segment segment = layout().shard_of(layer);
   check_kept(layout(), update);
+  for (const ops::WholeParam& param : whole_params(layout(), segment, arrays(layer), update))
+    ops::make_direction(param, update.rule, update.lr, update.step);
   if (!layout().form().compact) {
     ops::update(param_states(layout(), segment, arrays(layer)), update.rule, update.lr,
                 update.grad_scale, update.step);

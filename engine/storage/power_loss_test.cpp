@@ -36,6 +36,24 @@ float value_at(uint64_t key, int64_t element) {
   return float(mix(key, uint64_t(element)) >> 40) * 0x1p-23F - 1.0F;
 }
 
+// In place of ops::make_direction(), which needs LibTorch: depends on all of a parameter and on
+// what is kept of it, in the shape that the optimizer wants.
+void direct(const ops::WholeParam& param, const ops::UpdateRule&, double lr, int64_t step) {
+  float sum = 0;
+  for (float& g : param.grad) {
+    g *= float(param.grad_scale);
+    sum += g * g;
+  }
+  for (size_t i = 0; i < param.exp_avg.size(); ++i)
+    param.grad[i] = param.exp_avg[i] = 0.9F * param.exp_avg[i] + param.grad[i];
+  for (size_t i = 0; i < param.exp_avg_sq.size(); ++i)
+    param.exp_avg_sq[i] += sum * float(step) + float(i);
+  for (size_t i = 0; i < param.grad.size(); ++i) {
+    const auto& sums = param.exp_avg_sq;
+    param.grad[i] *= float(lr) / (sum + (sums.empty() ? 1 : sums[i % sums.size()]));
+  }
+}
+
 // A layer's state as plain memory, one segment.
 struct Arrays {
   std::vector<std::byte> master, exp_avg, exp_avg_sq, working, gradient;
@@ -113,7 +131,11 @@ class Expected {
         add_gradient(gradient, life, step, i, window);
       }
       clear_padding(layout_, i, gradient);
-      update_segment_alone(layout_, whole(i), arrays.pointers(layout_.form()), update(life, step));
+      const Update update = this->update(life, step);
+      const SegmentArrays pointers = arrays.pointers(layout_.form());
+      for (const ops::WholeParam& param : whole_params(layout_, whole(i), pointers, update))
+        direct(param, update.rule, update.lr, step);
+      update_segment_alone(layout_, whole(i), pointers, update);
     }
   }
 
@@ -146,6 +168,8 @@ Way way_of(uint64_t seed) {
                 windows == 1 ? GradientForm::kBf16 : GradientForm::kFp32}};
   StateForm form = forms[seed / 90 % 4];
   form.optimizer = ops::optimizers()[seed % ops::optimizers().size()];
+  if (form.compact && form.optimizer->whole != ops::Whole::kNone)
+    form = {form.precision, true, /*compact=*/false, GradientForm::kFp32, form.optimizer};
   return {form, 1 + seed / 2 % 3, std::array<uint64_t, 3>{0, 3, 7}[seed / 6 % 3], windows};
 }
 
@@ -159,6 +183,7 @@ class Life {
     const StateLayout layout(specs(), way.form, options_.segment_elements);
     options_.cache_bytes = way.cached_segments * layout.slot_bytes();
     options_.poison = true;
+    options_.direction = &direct;
     options_.engine = engine;
   }
 
@@ -166,9 +191,9 @@ class Life {
     expected_.begin(number_);
     storage_ = open_as(FileStorage::Mode::kCreate);
     storage_->begin_writing(0);
-    for_each_param([&](size_t layer, int64_t begin, int64_t count) {
+    for_each_param([&](size_t layer, int64_t begin, const ParamSpec& param) {
       storage_->write(Array::kMaster, layer, begin,
-                      expected_.values(Array::kMaster, layer, begin, count));
+                      expected_.values(Array::kMaster, layer, begin, param.count()));
     });
     storage_->finish_writing();
     promised_ = 0;
@@ -215,8 +240,9 @@ class Life {
 
   void check_all() {
     for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
-      if (!way_.form.keeps(kept)) continue;
-      for_each_param([&](size_t layer, int64_t begin, int64_t count) {
+      for_each_param([&](size_t layer, int64_t begin, const ParamSpec& param) {
+        const int64_t count = way_.form.kept_count(param, kept);
+        if (count == 0) return;
         std::vector<float> values(static_cast<size_t>(count));
         storage_->read(kept, layer, begin, values);
         const std::vector<float> wanted = expected_.values(kept, layer, begin, count);
@@ -241,7 +267,7 @@ class Life {
   void for_each_param(Visit visit) {
     for (size_t i = 0; i < layers(); ++i) {
       for (size_t p = 0; p < layout().spec(i).params.size(); ++p) {
-        visit(i, layout().layer(i).offsets[p], layout().spec(i).params[p].count());
+        visit(i, layout().layer(i).offsets[p], layout().spec(i).params[p]);
       }
     }
   }

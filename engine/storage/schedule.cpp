@@ -37,8 +37,8 @@ void Schedule::act(Action::Kind kind, size_t index, bool gradient) {
 
 bool Schedule::is_idle() const {
   return state_.loads.empty() && state_.stores.empty() && state_.write_backs.empty() &&
-         state_.under_way == 0 && state_.ready_gradients.empty() && state_.ready_weights.empty() &&
-         state_.reducing == 0 && state_.broadcasting == 0;
+         state_.under_way == 0 && state_.updating == 0 && state_.ready_gradients.empty() &&
+         state_.ready_weights.empty() && state_.reducing == 0 && state_.broadcasting == 0;
 }
 
 void Schedule::acquired() {
@@ -157,7 +157,8 @@ std::optional<Action> Schedule::next() {
 
 // Takes in what was asked for, as far as it is allowed by now.
 void Schedule::accept() {
-  const bool ready_for_update = state_.deferring && state_.write_backs.empty();
+  const bool ready_for_update =
+      state_.deferring && state_.updating == 0 && state_.write_backs.empty();
   if (ready_for_update) {
     state_.update_step = *std::exchange(state_.deferring, std::nullopt);
     state_.header_due = true;

@@ -50,7 +50,7 @@ struct Action {
   enum class Kind {
     kStart,          // the job's transfer; completed() says when it is over
     kBeginUpdate,    // updates are the one that was deferred last from here on
-    kUpdate,         // an update whose state is in the job's buffer; then updated()
+    kUpdate,         // an update whose state is in the job's buffer; sooner or later updated()
     kWriteHeader,    // that the update has begun, all before it durable; then header_written()
     kMeet,           // ask for all_met() when all systems have come here
     kWriteSettled,   // a header without an update, if one is due; then settled()
@@ -155,6 +155,7 @@ class Schedule {
     std::deque<Action> actions;                         // decided
     std::vector<size_t> free_buffers, free_blocks;
     size_t under_way = 0;                          // transfers
+    size_t updating = 0;                           // segments whose update is being made
     size_t reducing = 0, broadcasting = 0;         // segments on their way between systems
     bool header_due = false, headers_due = false;  // of this system, of all
     std::optional<int64_t> deferring = {};         // an update's step
@@ -179,6 +180,7 @@ class Schedule {
   bool issue_ready();
   bool issue_write_back();
   void begin(const SegmentJob& job);
+  void begin_update(const SegmentJob& job, bool first);
   void act(Action::Kind kind, size_t index, bool gradient = false);
   void queue_layer(std::deque<SegmentJob>& queue, size_t layer, SegmentJob first);
   void receive_weights(size_t layer);

@@ -69,6 +69,8 @@ class Explorer {
         go([&](World& next) { next.schedule.weights_sent(take(next.sending, i)); });
       for (size_t i = 0; i < world.receiving.size(); ++i)
         go([&](World& next) { next.schedule.weights_received(take(next.receiving, i)); });
+      for (size_t i = 0; i < world.updating.size(); ++i)
+        go([&](World& next) { next.schedule.updated(take(next.updating, i)); });
       if (world.meeting) {
         go([](World& next) {
           next.meeting = false;
@@ -231,6 +233,7 @@ class Explorer {
         SegmentJob job = action.job;
         EXPECT_EQ(job.step, world.schedule.state().update_step - 1) << "made of another state";
         job.step = world.schedule.state().update_step;
+        if (case_.waits) return world.updating.push_back(job);
         return world.schedule.updated(job);
       }
       case Kind::kWriteHeader:
@@ -248,7 +251,7 @@ class Explorer {
         return world.schedule.settled(due);
       }
       case Kind::kWork:
-        EXPECT_TRUE(world.under_way.empty());
+        EXPECT_TRUE(world.under_way.empty() && world.updating.empty());
         if (world.program[world.at - 1].step < 0) write_header(world, -1, /*pending=*/false);
         world.working = false;
         return world.schedule.work_done();

@@ -38,6 +38,7 @@ struct Case {
   bool abandons = false;  // a first try of the last step
   bool keeps = false;     // weights from the forward to the backward pass
   bool by_layer = false;  // updates in the backward pass, and no gradients in the file
+  bool waits = false;     // updates wait for directions, which are made in any order
 };
 
 inline std::vector<Case> small_cases() {
@@ -78,6 +79,42 @@ inline std::vector<Case> small_cases() {
            2,
            2,
            false,
+           true},
+      Case{"directions",
+           {.buffers = 2, .info_blocks = 1, .ahead = 1},
+           1,
+           1,
+           2,
+           false,
+           false,
+           false,
+           true},
+      Case{"directions_cached",
+           {.buffers = 1, .info_blocks = 1, .ahead = 1, .cached = 2},
+           1,
+           1,
+           2,
+           false,
+           true,
+           false,
+           true},
+      Case{"directions_by_layer",
+           {.buffers = 2, .info_blocks = 1, .ahead = 1},
+           1,
+           1,
+           1,
+           false,
+           false,
+           true,
+           true},
+      Case{"directions_systems",
+           {.buffers = 1, .info_blocks = 1, .ahead = 1, .cached = 1, .has_peers = true},
+           1,
+           2,
+           2,
+           false,
+           false,
+           false,
            true}};
 }
 
@@ -107,7 +144,7 @@ struct World {
   bool waits = false;         // has said that it waits for an answer
   size_t answers = 0;         // that it has not taken
   std::vector<bool> reduced;  // per layer
-  std::vector<SegmentJob> under_way = {};
+  std::vector<SegmentJob> under_way = {}, updating = {};
   std::vector<size_t> reducing = {}, sending = {}, receiving = {};  // segments
   std::vector<size_t> due = {};  // segments that are to be updated, and not written yet
   bool meeting = false, met = true;
@@ -151,9 +188,9 @@ inline std::string text_of(const World& world) {
   const Schedule::State& s = world.schedule.state();
   t.each(s.slots.slots, number), t.each(s.slots.steps, number), t.each(s.slots.spares, number);
   t.each(s.slots.retired, number), t.each(s.slots.syncing, number);
-  t.add(uint8_t(s.update_step), uint8_t(s.answered), uint8_t(s.under_way), uint8_t(s.reducing),
-        uint8_t(s.broadcasting), s.header_due, s.headers_due, s.deferring.has_value(), s.settling,
-        s.abandoning, s.working, s.waiting);
+  t.add(uint8_t(s.update_step), uint8_t(s.answered), uint8_t(s.under_way), uint8_t(s.updating),
+        uint8_t(s.reducing), uint8_t(s.broadcasting), s.header_due, s.headers_due,
+        s.deferring.has_value(), s.settling, s.abandoning, s.working, s.waiting);
   for (const Schedule::Layer& layer : s.layers) {
     for (const Schedule::Buffer& b : {layer.weights, layer.gradient}) {
       t.add(uint8_t(b.missing), uint8_t(b.leaving), b.present, b.busy, b.dropped, b.reducing,
@@ -175,7 +212,8 @@ inline std::string text_of(const World& world) {
   t.add(uint8_t(world.disk.step), world.disk.pending, uint8_t(world.at), world.waits,
         uint8_t(world.answers), world.meeting, world.met, world.settling, world.abandoning,
         world.working);
-  t.each(world.reduced, number), t.each(world.under_way, job), t.each(world.reducing, number);
+  t.each(world.reduced, number), t.each(world.under_way, job), t.each(world.updating, job);
+  t.each(world.reducing, number);
   t.each(world.due, number), t.each(world.sending, number), t.each(world.receiving, number);
   return std::move(t.text());
 }

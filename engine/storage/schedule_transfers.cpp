@@ -56,7 +56,7 @@ Schedule::Issued Schedule::issue_update(SegmentJob job) {
     if (job.job == Job::kUpdate && (!state_.stores.empty() || state_.reducing > 0))
       return Issued::kBlocked;
     if (job.job == Job::kUpdate) ++state_.layers[layer_of(job.segment)].state_writes;
-    state_.actions.push_back({.kind = Action::Kind::kUpdate, .job = job});
+    begin_update(job, /*first=*/false);
     return Issued::kStarted;
   }
   if (state_.header_due || (!cached && state_.free_buffers.empty())) return Issued::kBlocked;
@@ -116,13 +116,18 @@ void Schedule::begin(const SegmentJob& job) {
   state_.actions.push_back({.kind = Action::Kind::kStart, .job = job});
 }
 
+void Schedule::begin_update(const SegmentJob& job, bool first) {
+  ++state_.updating;
+  state_.actions.insert(first ? state_.actions.begin() : state_.actions.end(),
+                        {.kind = Action::Kind::kUpdate, .job = job});
+}
+
 void Schedule::completed(const SegmentJob& job) {
   --state_.under_way;
   SlotTable& slots = state_.slots;
   if (job.job == Job::kSync) return slots.after_sync(slots.syncing);
   if (job.job == Job::kUpdate || job.job == Job::kUpdateNow) {
-    state_.actions.push_front({.kind = Action::Kind::kUpdate, .job = job});
-    return;
+    return begin_update(job, /*first=*/true);
   }
   Layer& layer = state_.layers[layer_of(job.segment)];
   if (job.job == Job::kWriteBack) {
@@ -146,6 +151,7 @@ void Schedule::completed(const SegmentJob& job) {
 
 // The job's buffer has the new state, of the job's step.
 void Schedule::updated(const SegmentJob& job) {
+  --state_.updating;
   if (job.job == Job::kUpdateNow) gradient_done(layer_of(job.segment));
   if (job.deliver) arrived(job);
   if (is_cached(job.segment)) state_.in_cache[job.segment] = true;

@@ -163,11 +163,21 @@ void SegmentIo::check(const SegmentJob& job) {
   }
 }
 
-void SegmentIo::update(const SegmentJob& job, const Update& update) {
-  const Segment& s = segment(job.segment);
-  SegmentArrays arrays = arrays_in_slot(layout_, s, slot_memory(job.buffer));
+// In the job's buffer, but for a gradient that is used at once.
+SegmentArrays SegmentIo::arrays_of(const SegmentJob& job) {
+  SegmentArrays arrays = arrays_in_slot(layout_, segment(job.segment), slot_memory(job.buffer));
   if (job.job == Job::kUpdateNow)
     arrays.gradient = reinterpret_cast<std::byte*>(gradient_at(job.segment));
+  return arrays;
+}
+
+std::vector<ops::WholeParam> SegmentIo::whole_params(const SegmentJob& job, const Update& update) {
+  return engine::whole_params(layout_, segment(job.segment), arrays_of(job), update);
+}
+
+void SegmentIo::update(const SegmentJob& job, const Update& update) {
+  const Segment& s = segment(job.segment);
+  const SegmentArrays arrays = arrays_of(job);
   update_segment_alone(layout_, s, arrays, update);
   if (job.deliver) std::memcpy(weights_at(job.segment), arrays.working, layout_.working_bytes(s));
 }

@@ -41,6 +41,8 @@ class SegmentIo {
   void start(const SegmentJob& job);  // its transfer
   // The job that is over, its sums checked; nothing if the file was woken.
   std::optional<SegmentJob> wait();
+  // What the update of the segment in the job's buffer needs whole: see segment_math.h.
+  std::vector<ops::WholeParam> whole_params(const SegmentJob& job, const Update& update);
   // Updates the segment in the job's buffer, with its gradient there or, for kUpdateNow, in the
   // layer's memory, and delivers the new weights where they are wanted.
   void update(const SegmentJob& job, const Update& update);
@@ -57,6 +59,7 @@ class SegmentIo {
  private:
   const Segment& segment(size_t index) const { return layout_.segments()[index]; }
   SlotParts parts_of(size_t index) const { return layout_.slot_parts(segment(index)); }
+  SegmentArrays arrays_of(const SegmentJob& job);
   std::byte* slot_memory(size_t buffer) { return buffers_[buffer].data(); }
   void start_part(const SegmentJob& job);
   void start_state(const SegmentJob& job);

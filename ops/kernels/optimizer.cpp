@@ -45,13 +45,28 @@ HWY_INLINE void UpdateBy(const Given& given, const ParamState& s, const UpdateNu
   }
 }
 
+// What has its direction.
+struct Descent {
+  static constexpr Optimizer kInfo = {.name = "descent"};
+  float step(float direction) const { return direction; }
+};
+
+void Descend(const ParamState& s, UpdateNumbers n, size_t begin, size_t end) {
+  n.grad_scale = 1;
+  s.compute == nullptr ? UpdateBy<Descent, void>({}, s, n, begin, end)
+                       : UpdateBy<Descent, Bf16>({}, s, n, begin, end);
+}
+
 template <class Given>
 void Update(const ParamState& s, const UpdateNumbers& n, size_t begin, size_t end) {
-  StepNumbers numbers = n.numbers;
-  numbers.epsilon *= s.factors.epsilon;
-  const Given optimizer(numbers);
-  s.compute == nullptr ? UpdateBy<Given, void>(optimizer, s, n, begin, end)
-                       : UpdateBy<Given, Bf16>(optimizer, s, n, begin, end);
+  if (s.directed) return Descend(s, n, begin, end);
+  if constexpr (Given::kInfo.whole != Whole::kAll) {
+    StepNumbers numbers = n.numbers;
+    numbers.epsilon *= s.factors.epsilon;
+    const Given optimizer(numbers);
+    s.compute == nullptr ? UpdateBy<Given, void>(optimizer, s, n, begin, end)
+                         : UpdateBy<Given, Bf16>(optimizer, s, n, begin, end);
+  }
 }
 
 template <class... All>

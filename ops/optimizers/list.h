@@ -3,12 +3,14 @@
 
 #include <tuple>
 
+#include "ops/optimizers/adafactor.h"
 #include "ops/optimizers/adamw.h"
 #include "ops/optimizers/lion.h"
+#include "ops/optimizers/muon.h"
 #include "ops/optimizers/sgd.h"
 
 namespace gigagpt::ops {
 
-using Optimizers = std::tuple<AdamW, Lion, Sgd>;
+using Optimizers = std::tuple<Adafactor, AdamW, Lion, Muon, Sgd>;
 
 }  // namespace gigagpt::ops

@@ -11,6 +11,11 @@
 // and decay. step() is compiled for every kind of CPU without fused operations, so its bits are the
 // same on all. It is inlined into loops that compilers turn into vectors: no branches, no calls but
 // std::sqrt and the like.
+//
+// One that needs all of a parameter for its direction says so in kInfo.whole, and has a static
+// direct() for those, which may use ops/gemm.h and all threads (ops/optimizer.h has WholeParam):
+//
+//   static void direct(const WholeParam& param, const StepNumbers& numbers, double lr);
 #pragma once
 
 #include <cmath>
@@ -21,6 +26,16 @@
 
 namespace gigagpt::ops {
 
+enum class Whole { kNone, kHiddenMatrices, kAll };
+
+// Of a parameter that is needed whole: a number for each element; or one for each row and each
+// column of a matrix, and for each element of what is none.
+enum class Kept { kNothing, kElements, kRowsAndColumns };
+
+constexpr bool has_rows_and_columns(std::span<const int64_t> shape) {
+  return shape.size() >= 2 && shape[shape.size() - 2] > 1 && shape.back() > 1;
+}
+
 // An optimizer as the rest of the program knows it.
 struct Optimizer {
   const char* name;
@@ -28,8 +43,12 @@ struct Optimizer {
   // `state: compact` they have 8 bits each.
   bool exp_avg = false;
   bool exp_avg_sq = false;
-
-  int kept() const { return int(exp_avg) + int(exp_avg_sq); }
+  // The parameters that it needs whole: they are cut neither into segments nor into shards, and
+  // what is kept of them is said apart.
+  Whole whole = Whole::kNone;
+  Kept whole_exp_avg = Kept::kNothing;
+  Kept whole_exp_avg_sq = Kept::kNothing;
+  double (*whole_flops)(std::span<const int64_t> shape) = nullptr;  // that a direction takes
 };
 
 // All that there are, in the order of their names.
@@ -43,6 +62,7 @@ struct OptimizerNumbers {
   double beta2 = 0.95;
   double epsilon = 1e-8;
   double weight_decay = 0.1;
+  double muon_momentum = 0.95;
 };
 
 // Those of one step, counted from 1.
