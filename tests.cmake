@@ -46,10 +46,11 @@ room_test(ops ALL_CORES TENSORS LABEL slow SOURCES ops/attention_test.cpp ops/co
           ops/head_test.cpp ops/linear_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp ops/page_allocator_test.cpp
           ops/rope_test.cpp
           LIBRARIES ops)
-room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp LIBRARIES plan)
+room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp engine/state/layout_test.cpp
+          LIBRARIES plan)
 room_test(engine ALL_CORES TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
           engine/run/file_storage_fault_test.cpp engine/run/file_storage_test.cpp
-          engine/run/forecast_test.cpp
+          engine/run/forecast_test.cpp engine/run/optimizer_reference_test.cpp
           LIBRARIES engine)
 room_test(check TENSORS LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
 room_test(run_directory TENSORS SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)

@@ -43,7 +43,7 @@ void print_facts(const StateFile& file, const Path& path) {
   print_fact("size", fmt::format("{}: {} slots of {} for {} segments of up to {} elements",
                                  size_text(std::filesystem::file_size(path)), file.slot_count(),
                                  size_text(layout.slot_bytes()), layout.own_segments(),
-                                 layout.segment_elements()));
+                                 layout.most_elements()));
 }
 
 // What of the segment lies in parameters; padding may hold anything.

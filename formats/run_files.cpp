@@ -99,26 +99,13 @@ double number_in(const nlohmann::json& row, const char* key) {
 }
 
 // Of the config: others say how a run is made, or what else it does.
-constexpr const char* kDecideLearning[] = {"dataset",
-                                           "batch_size",
-                                           "sequence_length",
-                                           "num_steps",
-                                           "learning_rate",
-                                           "warmup_steps",
-                                           "decay_steps",
-                                           "decay_from",
-                                           "lr_decay",
-                                           "min_lr",
-                                           "optimizer",
-                                           "beta1",
-                                           "beta2",
-                                           "adam_epsilon",
-                                           "weight_decay",
-                                           "clip",
-                                           "max_gradient_norm",
-                                           "dropout",
-                                           "seed",
-                                           "state",
+constexpr const char* kDecideLearning[] = {"dataset",      "batch_size",    "sequence_length",
+                                           "num_steps",    "learning_rate", "warmup_steps",
+                                           "decay_steps",  "decay_from",    "lr_decay",
+                                           "min_lr",       "optimizer",     "beta1",
+                                           "beta2",        "muon_momentum", "adam_epsilon",
+                                           "weight_decay", "clip",          "max_gradient_norm",
+                                           "dropout",      "seed",          "state",
                                            "on_spike"};
 
 }  // namespace

@@ -47,11 +47,11 @@ for diff in "$work"/*.diff; do
   sources=(gpt/gpt2 gpt/families)
   flags=()
   if [[ $name != change-* && $name != mistake-* ]]; then
-    sources=(ops/kernels/optimizer ops/optimizers/list)
+    sources=(ops/optimizer ops/kernels/optimizer ops/optimizers/list)
     flags=(--optimizer "${name%-*}")
   fi
   compile "${sources[0]}" &
-  compile "${sources[1]}"
+  for source in "${sources[@]:1}"; do compile "$source"; done
   wait $!
   link
   status=0

@@ -66,16 +66,17 @@ MemoryEstimate::MemoryEstimate(const std::vector<LayerSpec>& specs, const StateF
 
 double MemoryEstimate::state_bytes() const {
   double bytes = 0;
+  std::vector<double> shards(size_t(layout_.shard().systems));
   for (const Segment& segment : layout_.segments()) {
-    const SlotParts parts = layout_.slot_parts(segment);
-    bytes += double(parts.working.size_bytes);
+    bytes += double(layout_.working_bytes(segment));
     if (!size_.training) continue;
     if (layout_.form().gradient != GradientForm::kNone) bytes += 4 * double(segment.count);
-    if (!layout_.is_own(segment)) continue;
-    bytes += double(parts.exp_avg.size_bytes + parts.exp_avg_sq.size_bytes);
-    if (layout_.form().has_masters()) bytes += double(parts.master.size_bytes);
+    double& shard = shards[size_t(segment.owner)];
+    for (const Array kept : {Array::kExpAvg, Array::kExpAvgSq})
+      shard += double(layout_.kept_bytes(segment, kept));
+    if (layout_.form().has_masters()) shard += 4 * double(segment.count);
   }
-  return bytes;
+  return bytes + *std::max_element(shards.begin(), shards.end());
 }
 
 double MemoryEstimate::activation_bytes(int64_t window, bool recompute) const {
@@ -118,7 +119,7 @@ double MemoryEstimate::streamed_layer_bytes(bool recompute) const {
 }
 
 double MemoryEstimate::buffer_bytes() const {
-  return double(layout_.update_buffers()) * double(layout_.slot_bytes());
+  return double(layout_.update_buffers()) * double(layout_.most_slot_bytes());
 }
 
 double MemoryEstimate::direction_flops() const {
@@ -132,18 +133,23 @@ double MemoryEstimate::direction_flops() const {
 }
 
 double MemoryEstimate::direction_bytes() const {
+  const auto bytes_of = layout_.form().optimizer->whole_bytes;
   double most = 0;
-  for (size_t i = 0; i < layout_.layer_count(); ++i) {
+  for (size_t i = 0; bytes_of != nullptr && i < layout_.layer_count(); ++i) {
     for (const ParamSpec& param : layout_.spec(i).params) {
-      if (!layout_.form().needs_whole(param) || param.shape.size() < 2) continue;
-      const auto rows = double(param.shape[param.shape.size() - 2]);
-      const auto columns = double(param.shape.back()), small = std::min(rows, columns);
-      // Muon's: a matrix before and after, two of its smaller side squared, and one in fp32.
-      most =
-          std::max(most, element_bytes_ * 2 * (rows * columns + small * small) + 4 * small * small);
+      if (layout_.form().needs_whole(param))
+        most = std::max(most, bytes_of(param.shape, element_bytes_));
     }
   }
   return most;
+}
+
+double MemoryEstimate::exchange_bytes() const {
+  constexpr double kUsual = 64 << 20;  // as Exchange has it
+  double most = 0;
+  for (const Segment& segment : layout_.segments())
+    most = std::max(most, element_bytes_ * double(segment.count));
+  return std::max(0.0, most * double(layout_.shard().systems - 1) - kUsual);
 }
 
 void MemoryEstimate::add_layer(const LayerSpec& spec) {

@@ -17,7 +17,7 @@ class MemoryEstimate {
   const StateLayout& layout() const { return layout_; }  // in segments
   double parameters() const { return double(parameter_count(layout_.specs())); }
 
-  double state_bytes() const;
+  double state_bytes() const;  // in RAM, of the system that has most
   // Outputs that are kept, graphs and logits, beside the state.
   double activation_bytes(int64_t window, bool recompute) const;
   // Gradients that the state does not hold, of two visits that follow each other.
@@ -28,6 +28,8 @@ class MemoryEstimate {
   double buffer_bytes() const;
   // What the direction of the largest parameter that is needed whole is made in.
   double direction_bytes() const;
+  // What gradients of large segments arrive in from other systems, beyond the usual.
+  double exchange_bytes() const;
   double direction_flops() const;  // of all, a step
 
   double graph_bytes() const { return graphs_; }  // that all layers keep of a micro-batch

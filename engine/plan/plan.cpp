@@ -62,10 +62,10 @@ Choice choose_ram(const Request& r) {
     const int64_t window = r.by_layer() ? r.size.micro_batches() : 1;
     plan.execution = {window, recompute && r.size.training, estimate.layout().form()};
     const double state =
-        estimate.state_bytes() + estimate.transient_gradient_bytes() + estimate.direction_bytes();
+        estimate.state_bytes() + estimate.transient_gradient_bytes() + estimate.exchange_bytes();
     plan.state_gb = estimate.state_bytes() / 1e9;
-    const double peak =
-        program_bytes(r.machine) + state + estimate.activation_bytes(window, recompute);
+    const double peak = program_bytes(r.machine) + state + estimate.direction_bytes() +
+                        estimate.activation_bytes(window, recompute);
     plan.activation_bytes = uint64_t(std::max(0.0, r.budget - program_bytes(r.machine) - state));
     if (choice.offer(plan, peak, r.budget)) break;
   }
@@ -90,7 +90,7 @@ Choice choose_file(const Request& r) {
         plan.execution = {window, recompute && r.size.training, estimate.layout().form(),
                           store_file(r.rules.store, r.out_dir, r.shard)};
         const double fixed = program_bytes(r.machine) + estimate.buffer_bytes() +
-                             estimate.direction_bytes() +
+                             estimate.exchange_bytes() + estimate.direction_bytes() +
                              estimate.activation_bytes(window, recompute);
         const double layers = estimate.streamed_layer_bytes(recompute);
         const double in_file =
@@ -206,9 +206,9 @@ Plan attempt(const Request& r) {
   StepTraffic traffic;
   if (r.size.training && !plan.execution.file.empty()) {
     const int64_t all = r.size.micro_batches();
-    traffic =
-        step_traffic(estimate.layout(), (all + plan.execution.window - 1) / plan.execution.window,
-                     plan.execution.recompute, plan.cache_bytes / estimate.layout().slot_bytes());
+    traffic = step_traffic(
+        estimate.layout(), (all + plan.execution.window - 1) / plan.execution.window,
+        plan.execution.recompute, plan.cache_bytes / estimate.layout().most_slot_bytes());
   }
   plan.read_gb = traffic.read / 1e9;
   plan.write_gb = traffic.write / 1e9;
@@ -241,8 +241,9 @@ std::string what_fits(const Request& r) {
     change(other);
     if (attempt(other).refusal.empty()) changes.push_back(text);
   };
-  if (r.size.training && r.precision == Precision::kBf16 && r.rules.state == "full" &&
-      !r.existing) {
+  const bool may_be_compact = r.size.training && r.precision == Precision::kBf16 && !r.existing &&
+                              r.size.optimizer->whole == ops::Whole::kNone;
+  if (may_be_compact && r.rules.state == "full") {
     offer("state: compact", [](Request& o) { o.rules.state = "compact"; });
   }
   if (r.size.training && r.size.keep_checkpoints != 1) {

@@ -6,6 +6,7 @@
 #include "base/testing.h"
 #include "engine/plan/forecast.h"
 #include "engine/state/state_file.h"
+#include "ops/optimizers/muon.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -80,6 +81,36 @@ TEST_F(PlanTest, DoesAsItIsTold) {
   EXPECT_FALSE(plan(15, {.recompute = "off"}).execution.recompute);
   EXPECT_NE(plan(5, {.store = "memory"}).refusal.find("but memory_gb is 5.0; leave store out"),
             std::string::npos);
+}
+
+// An optimizer that needs whole matrices has no compact form to be offered.
+TEST_F(PlanTest, OfMuonIsRefusedWithoutAnOfferOfCompactState) {
+  size_.optimizer = &ops::Muon::kInfo;
+  EXPECT_EQ(plan(40).refusal, "");
+  const Plan too_small = plan(1);
+  EXPECT_NE(too_small.refusal.find("memory_gb: 1.00 is not enough"), std::string::npos);
+  EXPECT_EQ(too_small.refusal.find("compact"), std::string::npos) << too_small.refusal;
+}
+
+// Where shards differ in size all plan with the largest, so that they choose alike.
+TEST_F(PlanTest, SystemsPlanAlike) {
+  for (const ops::Optimizer* optimizer : ops::optimizers()) {
+    size_.optimizer = optimizer;
+    size_.systems = 3;
+    for (double memory_gb = 12; memory_gb > 1; memory_gb *= 0.95) {
+      StoreRules rules;
+      rules.memory_gb = memory_gb;
+      std::vector<std::string> choices;
+      for (int rank = 0; rank < 3; ++rank) {
+        const Plan p = make_plan(specs(), precision_, size_, rules, directory_.path(), machine_,
+                                 rank, [](const Path&) { return uint64_t{80'000'000'000}; });
+        choices.push_back(fmt::format("{} {} {} {}", p.execution.file.empty(), p.execution.window,
+                                      p.execution.recompute, p.peak_gb));
+      }
+      EXPECT_EQ(choices[0], choices[1]) << optimizer->name << " " << memory_gb;
+      EXPECT_EQ(choices[0], choices[2]) << optimizer->name << " " << memory_gb;
+    }
+  }
 }
 
 TEST_F(PlanTest, CompactStateTakesLess) {

@@ -159,8 +159,7 @@ void Store::leave(size_t layer) {
 void Store::reduce_early(size_t layer_index) {
   for (const auto& place : states_[layer_index].completes) {
     ops::fill_gradient(states_[place.layer].grads[place.param]);
-    const int64_t begin = layout().offset(place);
-    storage_->reduce_early(place.layer, begin, begin + layout().param(place).count());
+    storage_->reduce_early(place.layer, layout().offset(place), layout().end(place));
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "engine/run/value_counter.h"
 #include "engine/storage/file_storage.h"
+#include "formats/stored_weights.h"
 
 namespace gigagpt::engine {
 namespace {
@@ -11,16 +12,19 @@ namespace {
 // What one system kept of a state, to all that keep it now.
 void load_file(FileStorage* file, const StateLayout& layout, Store& store, ValueCounter& counter) {
   std::vector<float> values;
-  const auto load = [&](const ParamSpec& param, const Segment& piece) {
+  const auto load = [&](const ParamSpec& param, const Segment& part) {
     for (const Array kept : {Array::kMaster, Array::kExpAvg, Array::kExpAvgSq}) {
       // What another optimizer kept in another form is of no use.
       const int64_t count = store.form().kept_count(param, kept);
       if (count == 0 || layout.form().kept_count(param, kept) != count) continue;
-      values.resize(size_t(count == param.count() ? piece.count : count));
-      if (file != nullptr) file->read(kept, piece.layer, piece.begin, values);
-      store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
-      store.storage().write(kept, piece.layer, piece.begin, values);
-      counter.add(int64_t(values.size()));
+      const int64_t here = count == param.count() ? part.count : count;
+      formats::in_pieces(here, [&](int64_t first, size_t size) {
+        values.resize(size);
+        if (file != nullptr) file->read(kept, part.layer, part.begin + first, values);
+        store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
+        store.storage().write(kept, part.layer, part.begin + first, values);
+        counter.add(int64_t(size));
+      });
     }
   };
   for (const Segment& segment : layout.segments()) {

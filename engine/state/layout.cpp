@@ -187,6 +187,13 @@ void StateLayout::measure_slots() {
     uint64_t& bytes = is_own(segment) ? slot_bytes_ : others_slot_bytes_;
     bytes = std::max(bytes, slot_parts(segment).end);
   }
+  uint64_t most_before = 0, most_after = kBlockBytes;
+  for (const Segment& segment : segments_) {
+    const SlotParts parts = slot_parts(segment, /*own=*/true, 0);
+    most_before = std::max(most_before, 0 - parts.gradient_info);
+    most_after = std::max(most_after, parts.end);
+  }
+  most_slot_bytes_ = most_before + most_after;
 }
 
 Segment StateLayout::shard_of(size_t layer, int rank) const {
@@ -212,6 +219,13 @@ StateLayout::Place StateLayout::place(const std::string& name) const {
   const auto found = places_.find(name);
   GIGAGPT_ASSERT(found != places_.end());
   return found->second;
+}
+
+int64_t StateLayout::end(Place place) const {
+  for (const LayerLayout::Whole& whole : layers_[place.layer].whole) {
+    if (whole.param == place.param) return whole.end;
+  }
+  return offset(place) + param(place).count();
 }
 
 std::vector<size_t> StateLayout::owners_of_shared(size_t layer) const {
@@ -259,10 +273,9 @@ uint64_t StateLayout::kept_bytes(const Segment& segment, Array array) const {
          uint64_t(coded);
 }
 
-SlotParts StateLayout::slot_parts(const Segment& segment) const {
+SlotParts StateLayout::slot_parts(const Segment& segment, bool own, uint64_t info) const {
   SlotParts parts;
-  const bool own = is_own(segment);
-  parts.info = own ? info_offset_ : others_info_offset_;
+  parts.info = info;
   parts.working = {parts.info + kBlockBytes, working_bytes(segment)};
   parts.end = parts.working.at + whole_blocks(parts.working.size_bytes);
   parts.state = parts.gradient_info = parts.info;

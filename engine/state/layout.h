@@ -146,6 +146,8 @@ class StateLayout {
   Precision precision() const { return form_.precision; }
   bool training() const { return form_.training; }
   int64_t segment_elements() const { return segment_elements_; }
+  // What a segment has at most: more, if parameters are needed whole.
+  int64_t most_elements() const { return most_elements_; }
   const Shard& shard() const { return shard_; }
   size_t layer_count() const { return specs_.size(); }
   const LayerSpec& spec(size_t layer) const { return specs_[layer]; }
@@ -156,6 +158,8 @@ class StateLayout {
   Place place(const std::string& name) const;
   const ParamSpec& param(Place place) const { return specs_[place.layer].params[place.param]; }
   int64_t offset(Place place) const { return layers_[place.layer].offsets[place.param]; }
+  // The element after its last, and after the padding of one that is needed whole.
+  int64_t end(Place place) const;
 
   // The other layers whose parameters a layer uses too, each once.
   std::vector<size_t> owners_of_shared(size_t layer) const;
@@ -201,8 +205,13 @@ class StateLayout {
   Segment shard_of(size_t layer, int rank) const;
   Segment shard_of(size_t layer) const { return shard_of(layer, shard_.rank); }
 
-  SlotParts slot_parts(const Segment& segment) const;
-  uint64_t slot_bytes() const { return slot_bytes_; }    // the largest end
+  SlotParts slot_parts(const Segment& segment) const {
+    return slot_parts(segment, is_own(segment),
+                      is_own(segment) ? info_offset_ : others_info_offset_);
+  }
+  uint64_t slot_bytes() const { return slot_bytes_; }  // the largest end
+  // That of all systems' files; at least a block.
+  uint64_t most_slot_bytes() const { return most_slot_bytes_; }
   uint64_t info_offset() const { return info_offset_; }  // SlotParts::info, in every slot
   // The same for segments of other systems.
   uint64_t others_slot_bytes() const { return others_slot_bytes_; }
@@ -215,6 +224,7 @@ class StateLayout {
   const LayerLayout::Whole* whole_around(size_t layer, int64_t element) const;
   int64_t segment_end(size_t layer, int64_t begin, int64_t shard_end) const;
   void cut();
+  SlotParts slot_parts(const Segment& segment, bool own, uint64_t info) const;
   void measure_slots();
 
   std::vector<LayerSpec> specs_;
@@ -229,7 +239,7 @@ class StateLayout {
   Shard shard_;
   std::vector<size_t> places_of_segments_;  // among those of this system, or among the others
   size_t own_segments_ = 0;
-  uint64_t info_offset_ = 0, slot_bytes_ = 0;
+  uint64_t info_offset_ = 0, slot_bytes_ = 0, most_slot_bytes_ = 0;
   uint64_t others_info_offset_ = 0, others_slot_bytes_ = 0;
 };
 

@@ -135,6 +135,7 @@ std::vector<ops::WholeParam> whole_params(const StateLayout& layout, const Segme
 void copy_vectors(const StateLayout& layout, const Segment& segment, const SegmentArrays& arrays) {
   if (!layout.form().has_masters()) return;
   const int64_t matrices = layout.matrices_in(segment);
+  if (matrices == segment.count) return;
   std::memcpy(arrays.working + 2 * matrices, at<float>(arrays.master, matrices),
               4 * size_t(segment.count - matrices));
 }

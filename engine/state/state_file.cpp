@@ -189,7 +189,9 @@ std::optional<StateFile::Summary> StateFile::peek_or_older(const Path& path) {
 
 // In one that was never completed an intact header says so, or there are no segments.
 bool StateFile::is_damaged(const Path& path) {
-  constexpr uint64_t kSearched = uint64_t{16} << 30;  // the largest slots have less
+  // A slot begins with the block of its gradient; where there is none, the search finds those
+  // within slots of less than half of that.
+  constexpr uint64_t kSearched = uint64_t{1} << 30;
   const File file = File::open_read(path);
   if (file.size_bytes() < kDescriptionBegin) return file.size_bytes() > 0;
   std::vector<std::byte> bytes(kDescriptionBegin);
@@ -270,7 +272,8 @@ void StateFile::read_header() {
   pending_ = newest.pending;
   update_ = newest.update;
   if (step() < 0) fail("store: {} was never completed; delete it to start again", name);
-  const uint64_t room = (file_.size_bytes() - slots_begin_) / layout_.slot_bytes();
+  const uint64_t slot_bytes = std::max<uint64_t>(1, layout_.slot_bytes());
+  const uint64_t room = (file_.size_bytes() - slots_begin_) / slot_bytes;
   if (slot_count_ > std::min<uint64_t>(room, SlotTable::kNone)) fail("store: {} is cut off", name);
 }
 

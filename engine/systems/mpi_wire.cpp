@@ -2,6 +2,9 @@
 // nothing outside of its calls.
 #include <mpi.h>
 
+#include <climits>
+#include <utility>
+
 #include "base/error.h"
 #include "engine/systems/wire.h"
 
@@ -16,6 +19,8 @@ class MpiWire : public Wire {
     if (provided < MPI_THREAD_FUNNELED) fail("MPI: this library does not allow threads");
     MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
     MPI_Comm_size(MPI_COMM_WORLD, &systems_);
+    MPI_Type_contiguous(1024, MPI_BYTE, &kilobyte_);
+    MPI_Type_commit(&kilobyte_);
   }
 
   // What is left are receives that nobody will answer.
@@ -24,6 +29,7 @@ class MpiWire : public Wire {
       MPI_Cancel(&request);
       MPI_Wait(&request, MPI_STATUS_IGNORE);
     }
+    MPI_Type_free(&kilobyte_);
     MPI_Finalize();
   }
 
@@ -31,11 +37,13 @@ class MpiWire : public Wire {
   int systems() const override { return systems_; }
 
   void send(uint64_t id, int to, int tag, std::span<const std::byte> bytes) override {
-    MPI_Isend(bytes.data(), int(bytes.size()), MPI_BYTE, to, tag, MPI_COMM_WORLD, &begin(id));
+    const auto [count, type] = counted(bytes.size());
+    MPI_Isend(bytes.data(), count, type, to, tag, MPI_COMM_WORLD, &begin(id));
   }
 
   void receive(uint64_t id, int from, int tag, std::span<std::byte> bytes) override {
-    MPI_Irecv(bytes.data(), int(bytes.size()), MPI_BYTE, from, tag, MPI_COMM_WORLD, &begin(id));
+    const auto [count, type] = counted(bytes.size());
+    MPI_Irecv(bytes.data(), count, type, from, tag, MPI_COMM_WORLD, &begin(id));
   }
 
   void poll(std::vector<uint64_t>& complete) override {
@@ -56,12 +64,20 @@ class MpiWire : public Wire {
   }
 
  private:
+  // MPI counts in an int, which is too little for the bytes of the largest segments; those have
+  // whole kilobytes.
+  std::pair<int, MPI_Datatype> counted(size_t bytes) const {
+    if (bytes <= size_t(INT_MAX)) return {int(bytes), MPI_BYTE};
+    GIGAGPT_ASSERT(bytes % 1024 == 0);
+    return {int(bytes / 1024), kilobyte_};
+  }
   MPI_Request& begin(uint64_t id) {
     ids_.push_back(id);
     return requests_.emplace_back(MPI_REQUEST_NULL);
   }
 
   int rank_ = 0, systems_ = 1;
+  MPI_Datatype kilobyte_ = MPI_DATATYPE_NULL;
   std::vector<MPI_Request> requests_;  // under way
   std::vector<uint64_t> ids_;          // theirs
   std::vector<int> indices_;

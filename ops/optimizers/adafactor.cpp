@@ -15,7 +15,7 @@ constexpr double kDecay = -0.8;              // the averages' weight at step t i
 constexpr auto kLeastRoot = float(0x1p-23);  // of a mean of squares
 constexpr double kLeastSize = 1e-3;          // of a parameter, as its root mean square
 constexpr double kMostStep = 1;              // root mean square of steps before they are scaled
-constexpr size_t kMostParts = 64;            // that sums are made of, whatever the threads
+constexpr size_t kMostParts = Adafactor::kMostParts;
 
 struct Matrix {
   std::span<float> grad;  // [R C], becomes the step

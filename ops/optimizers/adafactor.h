@@ -10,8 +10,14 @@ namespace gigagpt::ops {
 struct WholeParam;
 
 struct Adafactor {
-  static constexpr Optimizer kInfo = {
-      .name = "adafactor", .whole = Whole::kAll, .whole_exp_avg_sq = Kept::kRowsAndColumns};
+  static constexpr int kMostParts = 64;  // that sums are made of, whatever the threads
+  static constexpr double bytes(std::span<const int64_t> shape, double) {
+    return 8.0 * kMostParts * double(shape.empty() ? 1 : shape.back());
+  }
+  static constexpr Optimizer kInfo = {.name = "adafactor",
+                                      .whole = Whole::kAll,
+                                      .whole_exp_avg_sq = Kept::kRowsAndColumns,
+                                      .whole_bytes = &Adafactor::bytes};
 
   explicit Adafactor(const StepNumbers&) {}
 

@@ -21,12 +21,20 @@ struct Muon : AdamW {
     for (size_t i = 0; i + 2 < shape.size(); ++i) matrices *= double(shape[i]);
     return matrices * kIterations * (4 * m * m * n + 2 * m * m * m);
   }
+  // Of a matrix before and after an iteration, and twice as operands of a product; of two factors
+  // of the smaller side and as an operand, and of one in fp32.
+  static constexpr double bytes(std::span<const int64_t> shape, double element_bytes) {
+    const auto rows = double(shape[shape.size() - 2]), columns = double(shape.back());
+    const double m = rows < columns ? rows : columns;
+    return element_bytes * (4 * rows * columns + 3 * m * m) + 4 * m * m;
+  }
   static constexpr Optimizer kInfo = {.name = "muon",
                                       .exp_avg = true,
                                       .exp_avg_sq = true,
                                       .whole = Whole::kHiddenMatrices,
                                       .whole_exp_avg = Kept::kElements,
-                                      .whole_flops = &Muon::flops};
+                                      .whole_flops = &Muon::flops,
+                                      .whole_bytes = &Muon::bytes};
 
   using AdamW::AdamW;
 

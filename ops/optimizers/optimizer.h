@@ -48,7 +48,9 @@ struct Optimizer {
   Whole whole = Whole::kNone;
   Kept whole_exp_avg = Kept::kNothing;
   Kept whole_exp_avg_sq = Kept::kNothing;
-  double (*whole_flops)(std::span<const int64_t> shape) = nullptr;  // that a direction takes
+  // What a direction takes: products, and memory beside what is given.
+  double (*whole_flops)(std::span<const int64_t> shape) = nullptr;
+  double (*whole_bytes)(std::span<const int64_t> shape, double element_bytes) = nullptr;
 };
 
 // All that there are, in the order of their names.
