@@ -157,8 +157,7 @@ std::optional<Action> Schedule::next() {
 
 // Takes in what was asked for, as far as it is allowed by now.
 void Schedule::accept() {
-  const bool ready_for_update =
-      state_.deferring && state_.updating == 0 && state_.write_backs.empty();
+  const bool ready_for_update = state_.deferring && state_.write_backs.empty();
   if (ready_for_update) {
     state_.update_step = *std::exchange(state_.deferring, std::nullopt);
     state_.header_due = true;
