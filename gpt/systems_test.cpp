@@ -207,18 +207,23 @@ TEST_F(SystemsTest, GoOnWithAnyNumberOfSystems) {
 
 // No step in between: what is loaded on one number and saved again is the same file.
 TEST_F(SystemsTest, CheckpointsDoNotDependOnTheNumberOfSystems) {
-  for (const char* state : {"full", "compact"}) {
+  using Kind = std::pair<const char*, const char*>;
+  for (const auto& [state, optimizer] : {Kind{"full", "adamw"}, Kind{"compact", "adamw"},
+                                         Kind{"full", "muon"}, Kind{"full", "adafactor"}}) {
     config_.precision = "bf16";
     config_.storage.state = state;
-    GPTConfig first = config(std::string("first") + state, 4);
+    config_.optim.optimizer = optimizer;
+    const std::string kind = fmt::format("{}{}", state, optimizer);
+    SCOPED_TRACE(kind);
+    GPTConfig first = config("first" + kind, 4);
     ASSERT_TRUE(run(first));
     for (const int64_t systems : {1, 2, 3}) {
-      GPTConfig next = config(fmt::format("next{}{}", systems, state), systems);
+      GPTConfig next = config(fmt::format("next{}{}", systems, kind), systems);
       next.saves.checkpoint_path = last(first).string();
       ASSERT_TRUE(run(next));
       EXPECT_EQ(all_bytes(last(next)), all_bytes(last(first))) << systems;
       // And through files, which take the state over from those of another number.
-      GPTConfig filed = config(fmt::format("filed{}{}", systems, state), systems, /*file=*/true);
+      GPTConfig filed = config(fmt::format("filed{}{}", systems, kind), systems, /*file=*/true);
       filed.saves.checkpoint_path = last(first).string();
       ASSERT_TRUE(run(filed));
       filed.num_systems = systems % 3 + 1;
@@ -226,7 +231,7 @@ TEST_F(SystemsTest, CheckpointsDoNotDependOnTheNumberOfSystems) {
       filed.num_steps = 7;
       ASSERT_TRUE(run(filed));
       EXPECT_EQ(names_in(filed.out_dir).contains("model.store"), filed.num_systems == 1);
-      GPTConfig direct = config(fmt::format("direct{}{}", systems, state), filed.num_systems);
+      GPTConfig direct = config(fmt::format("direct{}{}", systems, kind), filed.num_systems);
       direct.saves.checkpoint_path = last(first).string();
       direct.num_steps = 7;
       ASSERT_TRUE(run(direct));
