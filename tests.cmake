@@ -4,10 +4,10 @@
 # presets have threads without work sleep, as the other test's could use the core.
 find_package(GTest REQUIRED)
 
-# room_test(NAME [ALL_CORES] [TENSORS] [LABEL label] SOURCES ... LIBRARIES ...): a test program and
-# its test.
+# room_test(NAME [ALL_CORES] [TENSORS] [LABEL label] [SHARDS n] SOURCES ... LIBRARIES ...): a test
+# program and its test, or with SHARDS as many, NAME_0 and so on, which begin first.
 function(room_test name)
-  cmake_parse_arguments(ROOM "ALL_CORES;TENSORS" "LABEL" "SOURCES;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ROOM "ALL_CORES;TENSORS" "LABEL;SHARDS" "SOURCES;LIBRARIES" ${ARGN})
   add_executable(${name}_test ${ROOM_SOURCES})
   target_compile_definitions(${name}_test PRIVATE
     GIGAGPT_SOURCE_DIR="${CMAKE_SOURCE_DIR}" GIGAGPT_BINARY_DIR="${CMAKE_BINARY_DIR}"
@@ -17,8 +17,18 @@ function(room_test name)
   if(ROOM_TENSORS)
     with_libtorch_headers(${name}_test)
   endif()
-  add_test(NAME ${name} COMMAND ${name}_test)
-  describe_test(${name} "${ROOM_LABEL}" ${ROOM_ALL_CORES})
+  if(NOT ROOM_SHARDS)
+    add_test(NAME ${name} COMMAND ${name}_test)
+    describe_test(${name} "${ROOM_LABEL}" ${ROOM_ALL_CORES})
+    return()
+  endif()
+  math(EXPR last "${ROOM_SHARDS} - 1")
+  foreach(shard RANGE ${last})
+    add_test(NAME ${name}_${shard} COMMAND ${name}_test)
+    describe_test(${name}_${shard} "${ROOM_LABEL}" ${ROOM_ALL_CORES})
+    set_tests_properties(${name}_${shard} PROPERTIES COST 100 ENVIRONMENT
+                         "GTEST_TOTAL_SHARDS=${ROOM_SHARDS};GTEST_SHARD_INDEX=${shard}")
+  endforeach()
 endfunction()
 
 function(describe_test name label all_cores)
@@ -52,6 +62,7 @@ room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp en
 room_test(engine TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
           engine/run/file_storage_fault_test.cpp engine/run/file_storage_test.cpp
           engine/run/forecast_test.cpp engine/run/optimizer_reference_test.cpp
+          engine/run/transpose_test.cpp
           LIBRARIES engine)
 room_test(check TENSORS LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
 room_test(run_directory TENSORS SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
@@ -61,7 +72,7 @@ room_test(gpt TENSORS LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.
           gpt/model_test.cpp gpt/stored_tensors_test.cpp gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
-room_test(cli LABEL slow SOURCES cli/arguments_test.cpp cli/display_test.cpp
+room_test(cli LABEL slow SHARDS 2 SOURCES cli/arguments_test.cpp cli/display_test.cpp
           cli/inspect_state_test.cpp cli/inspect_test.cpp cli/older_store_test.cpp cli/plan_text_test.cpp
           cli/programs_test.cpp cli/run_settings_test.cpp cli/yaml_test.cpp
           LIBRARIES inspect storage)
@@ -75,16 +86,16 @@ room_test(launch SOURCES cli/launch_test.cpp LIBRARIES arguments)
 set_tests_properties(ops PROPERTIES ENVIRONMENT "MALLOC_PERTURB_=1")
 if(GIGAGPT_SANITIZE)
   # Whole runs take very long with our own products instrumented; the ops' tests have those.
-  set_tests_properties(cli PROPERTIES ENVIRONMENT "GIGAGPT_MAX_CPU=avx2")
+  set_property(TEST cli_0 cli_1 APPEND PROPERTY ENVIRONMENT GIGAGPT_MAX_CPU=avx2)
 endif()
 
 if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
   room_test(schedule LABEL slow SOURCES engine/storage/schedule_test.cpp LIBRARIES storage)
   room_test(kills TENSORS LABEL slow SOURCES gpt/kill_test.cpp LIBRARIES gpt)
   room_test(systems TENSORS LABEL slow SOURCES gpt/optimizer_table_test.cpp gpt/systems_test.cpp LIBRARIES gpt)
-  room_test(systems_programs LABEL slow SOURCES cli/systems_test.cpp LIBRARIES arguments)
+  room_test(systems_programs LABEL slow SHARDS 2 SOURCES cli/systems_test.cpp LIBRARIES arguments)
   add_dependencies(systems_programs_test gigagpt gigagpt-compute)
-  room_test(surroundings LABEL slow SOURCES cli/endings_test.cpp cli/surroundings_test.cpp
+  room_test(surroundings LABEL slow SHARDS 2 SOURCES cli/endings_test.cpp cli/surroundings_test.cpp
             LIBRARIES resume)
   add_dependencies(surroundings_test gigagpt gigagpt-compute)
 

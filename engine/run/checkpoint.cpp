@@ -2,7 +2,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
 #include <torch/version.h>
@@ -15,6 +14,7 @@
 #include "base/disk_rate.h"
 #include "base/error.h"
 #include "engine/run/take_over.h"
+#include "engine/run/transpose.h"
 #include "engine/run/value_counter.h"
 #include "engine/run/watch.h"
 #include "formats/dataset.h"
@@ -30,10 +30,6 @@ using formats::StoredWeights;
 using formats::TensorInfo;
 
 constexpr std::chrono::seconds kRoomAgain{2};  // before it is looked again
-
-at::Tensor wrap(std::span<float> values, const std::vector<int64_t>& shape) {
-  return at::from_blob(values.data(), shape, at::kFloat);
-}
 
 std::span<const std::byte> bytes_of(const at::Tensor& contiguous) {
   return {static_cast<const std::byte*>(contiguous.data_ptr()), contiguous.nbytes()};
@@ -98,10 +94,13 @@ formats::FileSum write_weights(const Path& path, Store& store, ValueCounter& cou
       continue;
     }
     if (t.transposed) {
-      std::vector<float> values = store.read(Array::kMaster, t.parameter);
-      const at::Tensor turned = wrap(values, store.param(t.parameter).shape).t();
-      writer.write(bytes_of(turned.to(rounded(t) ? at::kBFloat16 : at::kFloat).contiguous()));
-      counter.add(int64_t(values.size()));
+      const auto read = [&](int64_t first, std::span<float> values) {
+        store.read(Array::kMaster, t.parameter, first, values);
+      };
+      transpose(t.shape[1], t.shape[0], read, [&](int64_t, const at::Tensor& part) {
+        writer.write(bytes_of(part.to(rounded(t) ? at::kBFloat16 : at::kFloat)));
+        counter.add(part.numel());
+      });
     } else {
       write_values(writer, store, Array::kMaster, t.parameter, rounded(t), counter);
     }
@@ -185,12 +184,15 @@ void read_weights(const std::optional<StoredWeights>& weights, Store& store,
       };
       return read_values(read, store, Array::kMaster, name, counter);
     }
-    std::vector<float> values(size_t(store.param(name).count()));
-    if (weights) weights->read_floats(t, 0, values);
-    store.cluster().broadcast(std::as_writable_bytes(std::span(values)));
-    const at::Tensor turned = wrap(values, t.shape).t().contiguous();
-    store.write(Array::kMaster, name, 0, {turned.data_ptr<float>(), values.size()});
-    counter.add(int64_t(values.size()));
+    const auto read = [&](int64_t first, std::span<float> values) {
+      if (weights) weights->read_floats(t, first, values);
+    };
+    transpose(t.shape[0], t.shape[1], read, [&](int64_t first, const at::Tensor& part) {
+      const std::span values(part.data_ptr<float>(), size_t(part.numel()));
+      store.cluster().broadcast(std::as_writable_bytes(values));
+      store.write(Array::kMaster, name, first, values);
+      counter.add(part.numel());
+    });
   });
 }
 

@@ -15,7 +15,6 @@ using Fault = FakeDisk::Fault;
 namespace kernels = ops::kernels;
 
 constexpr int64_t kSegment = 2048;
-constexpr uint64_t kRounds = 2;  // of every call
 
 // Layers of several segments, one, one and two, of three sizes; the first matrix is large enough to
 // have its moments in 8 bits.
@@ -159,7 +158,7 @@ struct Way {
   int windows = 1;
 };
 
-Way way_of(uint64_t seed) {
+Way way_of(uint64_t seed, const ops::Optimizer* optimizer) {
   const int windows = seed / 18 % 5 == 0 ? 2 : 1;
   const std::array<StateForm, 4> forms = {
       StateForm{Precision::kFp32, true}, StateForm{Precision::kBf16, true},
@@ -167,7 +166,7 @@ Way way_of(uint64_t seed) {
       StateForm{Precision::kBf16, true, /*compact=*/true,
                 windows == 1 ? GradientForm::kBf16 : GradientForm::kFp32}};
   StateForm form = forms[seed / 90 % 4];
-  form.optimizer = ops::optimizers()[seed % ops::optimizers().size()];
+  form.optimizer = optimizer;
   if (form.compact && form.optimizer->whole != ops::Whole::kNone)
     form = {form.precision, true, /*compact=*/false, GradientForm::kFp32, form.optimizer};
   return {form, 1 + seed / 2 % 3, std::array<uint64_t, 3>{0, 3, 7}[seed / 6 % 3], windows};
@@ -295,8 +294,8 @@ class Life {
 // Lives that follow each other on one disk.
 class Scenario {
  public:
-  Scenario(const Path& directory, uint64_t seed)
-      : directory_(directory), way_(way_of(seed)), disk_(seed), random_(mix(seed, 1)) {
+  Scenario(const Path& directory, uint64_t seed, const ops::Optimizer* optimizer)
+      : directory_(directory), way_(way_of(seed, optimizer)), disk_(seed), random_(mix(seed, 1)) {
     std::filesystem::remove(path_);
   }
 
@@ -396,15 +395,16 @@ class Scenario {
   uint64_t lives_ = 0;
 };
 
-// Every call of a run in turn.
+// Every call of a run in turn, with every optimizer.
 void sweep(Fault fault) {
   const TemporaryDirectory directory;
-  for (uint64_t round = 0; round < kRounds; ++round) {
+  for (const ops::Optimizer* optimizer : ops::optimizers()) {
     int64_t call = 0;
     for (bool struck = true; struck; ++call) {
-      const uint64_t seed = mix(mix(uint64_t(fault), uint64_t(call)), round);
-      SCOPED_TRACE(fmt::format("fault {} at call {}, seed {}", int(fault), call, seed));
-      struck = Scenario(directory.path(), seed).run(fault, call);
+      const uint64_t seed = mix(mix(uint64_t(fault), uint64_t(call)), hash_name(optimizer->name));
+      SCOPED_TRACE(fmt::format("fault {} at call {} with {}, seed {}", int(fault), call,
+                               optimizer->name, seed));
+      struck = Scenario(directory.path(), seed, optimizer).run(fault, call);
       if (testing::Test::HasFailure()) return;
     }
     EXPECT_GT(call, 50) << "the run is that long";

@@ -16,7 +16,6 @@ namespace {
 
 using at::Tensor;
 
-constexpr size_t kChunk = 1 << 14;  // elements that are worth a thread's while
 constexpr double kLeastNorm = 1e-7;
 // x becomes a x + (b A + c A A) x with A = x x^T, which takes singular values in (0, 1] to about 1.
 constexpr float kA = 3.4445F, kB = -4.7750F, kC = 2.0315F;
@@ -36,7 +35,8 @@ void store(float value, kernels::Bf16& to) {
 
 template <class F>
 void over(size_t count, const F& f) {
-  parallel_parts(count, kChunk, [&](size_t begin, size_t end, size_t) {
+  constexpr size_t kWorthAThread = 1 << 14;
+  parallel_parts(count, kWorthAThread, [&](size_t begin, size_t end, size_t) {
     for (size_t i = begin; i < end; ++i) f(i);
   });
 }
