@@ -1,6 +1,7 @@
 #include "engine/run/transpose.h"
 
 #include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
 
 namespace gigagpt::engine {
