@@ -53,13 +53,17 @@ LayerLayout lay_out(const LayerSpec& spec, const StateForm& form) {
   return layer;
 }
 
+// Whether the optimizer keeps a moment of single elements, and what of parameters that are whole.
+std::pair<bool, ops::Kept> kept_by(const ops::Optimizer& optimizer, Array array) {
+  if (array == Array::kExpAvgSq) return {optimizer.exp_avg_sq, optimizer.whole_exp_avg_sq};
+  return {optimizer.exp_avg, optimizer.whole_exp_avg};
+}
+
 }  // namespace
 
 bool StateForm::keeps(Array array) const {
   if (array != Array::kExpAvg && array != Array::kExpAvgSq) return true;
-  const bool sq = array == Array::kExpAvgSq;
-  const bool each = sq ? optimizer->exp_avg_sq : optimizer->exp_avg;
-  const ops::Kept whole = sq ? optimizer->whole_exp_avg_sq : optimizer->whole_exp_avg;
+  const auto [each, whole] = kept_by(*optimizer, array);
   return training && (each || whole != ops::Kept::kNothing);
 }
 
@@ -69,10 +73,8 @@ bool StateForm::needs_whole(const ParamSpec& param) const {
 }
 
 std::vector<int64_t> StateForm::kept_shape(const ParamSpec& param, Array array) const {
-  const bool sq = array == Array::kExpAvgSq;
-  if (array != Array::kExpAvg && !sq) return param.shape;
-  const bool each = sq ? optimizer->exp_avg_sq : optimizer->exp_avg;
-  const ops::Kept whole = sq ? optimizer->whole_exp_avg_sq : optimizer->whole_exp_avg;
+  if (array != Array::kExpAvg && array != Array::kExpAvgSq) return param.shape;
+  const auto [each, whole] = kept_by(*optimizer, array);
   if (!needs_whole(param)) return each && training ? param.shape : std::vector<int64_t>{0};
   if (whole == ops::Kept::kNothing) return {0};
   if (whole == ops::Kept::kElements || !ops::has_rows_and_columns(param.shape)) return param.shape;

@@ -111,8 +111,10 @@ void FileStorage::make_directions() {
       error = std::current_exception();
     }
     mutex_.lock();
-    if (error) mailbox_.error = error;
-    if (error) std::rethrow_exception(error);
+    if (error) {
+      mailbox_.error = error;
+      std::rethrow_exception(error);
+    }
     leave({.kind = Message::Kind::kDirected, .job = next.job});
   }
 }
