@@ -347,8 +347,10 @@ TEST_F(SystemPrograms, CtrlCAtAnyMomentIsOneCleanEnd) {
     run.signal(SIGINT);
     const int status = run.wait();
     const std::string log = read_text(path("log"));
+    // On a busy machine it may not have begun yet: then the signal itself ends it.
+    const bool begun = !log.empty() || std::filesystem::exists(path(out));
     EXPECT_TRUE((WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGINT) ||
-                (WIFSIGNALED(status) && WTERMSIG(status) == SIGINT && delay_ms < 100))
+                (WIFSIGNALED(status) && WTERMSIG(status) == SIGINT && !begun))
         << status << log;
     EXPECT_EQ(count(log, "gigagpt: "), 0) << delay_ms << log;
     if (!std::filesystem::exists(path(out) + "/metrics.jsonl")) continue;
