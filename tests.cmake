@@ -54,10 +54,11 @@ room_test(tokenizer SOURCES formats/bpe_test.cpp formats/bpe_trainer_test.cpp
           LIBRARIES prepare)
 room_test(corpus SOURCES formats/corpus_test.cpp LIBRARIES corpus LibArchive::LibArchive)
 room_test(ops ALL_CORES TENSORS LABEL slow SOURCES ops/attention_test.cpp ops/compact_test.cpp
-          ops/head_test.cpp ops/linear_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp ops/page_allocator_test.cpp
+          ops/head_test.cpp ops/linear_test.cpp ops/multiplier_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp ops/page_allocator_test.cpp
           ops/rope_test.cpp
           LIBRARIES ops)
 room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp engine/state/layout_test.cpp
+          engine/state/parametrisation_test.cpp
           LIBRARIES plan)
 room_test(engine TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
           engine/run/file_storage_fault_test.cpp engine/run/file_storage_test.cpp

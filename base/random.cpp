@@ -24,18 +24,34 @@ std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter) {
   return c;
 }
 
-void fill_normal(std::span<float> values, uint64_t first, uint64_t key, float mean, float std) {
+namespace {
+
+std::array<double, 4> four_normals(uint64_t key, uint64_t counter, float std) {
+  const auto bits = philox(key, counter);
+  std::array<double, 4> z = {};
+  for (size_t pair = 0; pair < 4; pair += 2) {
+    // Box-Muller; 1 - u lies in (0, 1], so the logarithm is finite.
+    const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform(bits[pair])));
+    const double angle = 2.0 * std::numbers::pi * uniform(bits[pair + 1]);
+    z[pair] = std * radius * std::cos(angle);
+    z[pair + 1] = std * radius * std::sin(angle);
+  }
+  return z;
+}
+
+}  // namespace
+
+void fill_normal(std::span<float> values, uint64_t first, uint64_t key, float mean, float std,
+                 double cut) {
   GIGAGPT_ASSERT(first % 4 == 0);
   for (size_t i = 0; i < values.size(); i += 4) {
-    const auto bits = philox(key, (first + i) / 4);
-    for (size_t pair = 0; pair < 4 && i + pair < values.size(); pair += 2) {
-      // Box-Muller; 1 - u lies in (0, 1], so the logarithm is finite.
-      const double radius = std::sqrt(-2.0 * std::log(1.0 - uniform(bits[pair])));
-      const double angle = 2.0 * std::numbers::pi * uniform(bits[pair + 1]);
-      values[i + pair] = static_cast<float>(mean + std * radius * std::cos(angle));
-      if (i + pair + 1 < values.size()) {
-        values[i + pair + 1] = static_cast<float>(mean + std * radius * std::sin(angle));
-      }
+    const uint64_t counter = (first + i) / 4;
+    const auto z = four_normals(key, counter, std);
+    for (size_t k = 0; k < 4 && i + k < values.size(); ++k) {
+      double one = z[k];
+      for (uint64_t again = 1; cut > 0 && std::abs(one) > cut * std; ++again)
+        one = four_normals(mix(key, again), counter, std)[k];
+      values[i + k] = static_cast<float>(mean + one);
     }
   }
 }

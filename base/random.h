@@ -34,8 +34,10 @@ constexpr double uniform(uint32_t bits) {
 }
 
 // Elements [first, first + size) of an endless row of normal numbers with the given mean and
-// deviation; element i depends on (key, i) alone. `first` must be a multiple of 4.
-void fill_normal(std::span<float> values, uint64_t first, uint64_t key, float mean, float std);
+// deviation; element i depends on (key, i) alone. `first` must be a multiple of 4. With a cut, the
+// distribution is truncated: those that are more than so many deviations off are drawn again.
+void fill_normal(std::span<float> values, uint64_t first, uint64_t key, float mean, float std,
+                 double cut = 0);
 
 // A permutation of [0, size) as a function: position -> element, in O(1) memory. A balanced
 // Feistel network over the next power of four, walked until the result falls inside (Black and

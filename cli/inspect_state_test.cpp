@@ -23,7 +23,7 @@ using engine::StateForm;
 // Layers of four segments and one.
 std::vector<LayerSpec> specs() {
   return {{"first", "first.", {{"matrix", {70, 80}}, {"vector", {7}}, {"other", {7}}}},
-          {"head", "", {{"ln.weight", {50}}}, {"first.matrix"}}};
+          {"head", "", {{"ln.weight", {50}}}, {{"first.matrix"}}}};
 }
 
 class InspectStore : public testing::TestWithParam<StateForm> {

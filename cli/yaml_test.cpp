@@ -70,7 +70,7 @@ TEST(Yaml, FlatConfigAsPublished) {
   const GPTConfig config = config_of(kFlat);
   config.check();
   EXPECT_EQ(config.width, 12288);
-  EXPECT_EQ(config.init_std, 0.005);
+  EXPECT_EQ(config.parametrisation.init_std, 0.005);
   EXPECT_EQ(config.optim.learning_rate, 5e-6);
   EXPECT_EQ(config.optim.adam_epsilon, 1e-10);
   EXPECT_EQ(config.vocab_size, 50257);  // the default

@@ -9,9 +9,6 @@ namespace gigagpt {
 std::vector<Option> GPTConfig::options() {
   std::vector<Option> run = {
       {"dropout", &dropout, "dropout on embeddings, attention and FFN output", between(0, 0.99)},
-      {"init_std", &init_std, "deviation of the initial weights", above(0)},
-      {"residual_init_std", &residual_init_std, "of residual layers; null: init_std/sqrt(2L)",
-       above(0)},
       {"out_dir", &out_dir, "where checkpoints and metrics.jsonl go"},
       {"dataset", &dataset, "folder with train.bin and val.bin, or its name under data/"},
       {"batch_size", &batch_size, "sequences per step", between(1, 1 << 24)},
@@ -28,8 +25,8 @@ std::vector<Option> GPTConfig::options() {
   };
   if (model != "gpt2") run.erase(run.begin());  // dropout is GPT-2's
   std::vector<Option> options;
-  for (auto rules : {model_options(), std::move(run), saves.options(), optim.options(),
-                     storage.options(), systems.options(), watch.options()}) {
+  for (auto rules : {model_options(), std::move(run), parametrisation.options(), saves.options(),
+                     optim.options(), storage.options(), systems.options(), watch.options()}) {
     std::move(rules.begin(), rules.end(), std::back_inserter(options));
   }
   return options;
@@ -40,6 +37,7 @@ void GPTConfig::check() const {
   if (tokens > 0x1p60) fail("num_steps: a run of {} tokens is too long to count", tokens);
   check_model();
   optim.check(num_steps);
+  parametrisation.check(*ops::find_optimizer(optim.optimizer));
   if (sequence_length > max_position_embeddings) {
     fail("sequence_length: {} is above max_position_embeddings {}", sequence_length,
          max_position_embeddings);
@@ -59,6 +57,10 @@ int64_t GPTConfig::micro_batch() const {
   int64_t size = std::clamp<int64_t>(4096 / sequence_length, 1, share);
   while (share % size != 0 || size * num_systems > std::max(batch_size, num_systems)) --size;
   return size;
+}
+
+engine::Parametrisation GPTConfig::parametrised() const {
+  return parametrisation.at(width, depth, *ops::find_optimizer(optim.optimizer));
 }
 
 engine::RunSize GPTConfig::run_size(bool training) const {

@@ -4,7 +4,6 @@
 // size (C / H), L depth, V vocabulary.
 #pragma once
 
-#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +11,7 @@
 #include "base/file.h"
 #include "base/option.h"
 #include "engine/plan/plan.h"
+#include "engine/state/parametrisation.h"
 #include "engine/state/update.h"
 #include "gpt/llama_keys.h"
 
@@ -30,8 +30,7 @@ struct GPTConfig {
   LlamaKeys llama = {};             // more keys, of that family alone
   bool document_mask = false;
   double dropout = 0.0;
-  double init_std = 0.02;
-  std::optional<double> residual_init_std = {};
+  engine::ParametrisationRules parametrisation = {};  // more keys
 
   // The run.
   std::string out_dir = "out";
@@ -71,10 +70,8 @@ struct GPTConfig {
   void write_model(const Path& checkpoint, const std::string& tokenizer);
   static GPTConfig of_checkpoint(const Path& checkpoint);
 
-  // Standard deviation of the initial weights that end a residual branch.
-  double residual_std() const {
-    return residual_init_std.value_or(init_std / std::sqrt(2.0 * double(depth)));
-  }
+  // What the model's parameters get, by their kinds.
+  engine::Parametrisation parametrised() const;
 
   // Sequences per micro-batch. A function of the config alone, so that the bits of a run do not
   // depend on the machine: the largest divisor of a system's share of batch_size within 4096 tokens

@@ -319,9 +319,9 @@ TEST(Parameters, WithoutBiasOnlyTheLayerNormsKeepTheirs) {
 
 TEST(Parameters, AreDrawnAsGpt2Draws) {
   GPTConfig config = model(16, 8, 2, 32);
-  config.init_std = 0.04;
+  config.parametrisation.init_std = 0.04;
   for (const auto& residual : {std::optional<double>(), std::optional<double>(0.5)}) {
-    config.residual_init_std = residual;
+    config.parametrisation.residual_init_std = residual;
     for (const auto& layer : config.layers()) {
       for (const auto& param : layer.params) {
         const bool matrix = param.shape.size() == 2;
@@ -329,8 +329,8 @@ TEST(Parameters, AreDrawnAsGpt2Draws) {
             param.name == "attn.proj_output.weight" || param.name == "ffn.proj.weight";
         const bool scale = param.name.starts_with("ln_") && param.name.ends_with(".weight");
         const double std = into_residual ? residual.value_or(0.01) : 0.04;  // 0.04 / sqrt(2 8)
-        EXPECT_DOUBLE_EQ(param.rule.init.deviation, matrix ? std : 0) << param.name;
-        EXPECT_EQ(param.rule.init.mean, scale ? 1 : 0) << param.name;
+        EXPECT_DOUBLE_EQ(param.init().deviation, matrix ? std : 0) << param.name;
+        EXPECT_EQ(param.init().mean, scale ? 1 : 0) << param.name;
       }
     }
   }
@@ -343,7 +343,7 @@ TEST(Layers, RunFromEmbeddingToTheTiedHead) {
   EXPECT_EQ(layers[1].prefix, "decoder.0.");
   EXPECT_EQ(layers[3].prefix, "decoder.2.");
   EXPECT_EQ(layers[4].name, "head");
-  EXPECT_EQ(layers[4].shared, std::vector<std::string>{"wte.weight"});
+  EXPECT_EQ(layers[4].shared, std::vector<engine::SharedParam>{{"wte.weight"}});
 }
 
 TEST(Flops, CountByHand) {

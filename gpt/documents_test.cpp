@@ -38,7 +38,7 @@ class Documents : public Training {
  protected:
   Documents() {
     config_.document_mask = true;
-    config_.init_std = 0.2;
+    config_.parametrisation.init_std = 0.2;
     config_.vocab_size = kSeparator + 1;
   }
 

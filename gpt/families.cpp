@@ -26,6 +26,7 @@ std::vector<Option> GPTConfig::model_options() {
       {"document_mask", &document_mask,
        "documents in one row do not see each other, and each begins at position 0"},
   };
+  for (Option& option : parametrisation.model_options()) options.push_back(std::move(option));
   if (model == "gpt2") {
     options.push_back({"bias", &bias, "biases on the linear layers"});
     options.push_back(
@@ -57,7 +58,7 @@ void GPTConfig::write_model(const Path& checkpoint, const std::string& tokenizer
                               vocab_size,
                               rope.theta,
                               llama.norm_epsilon,
-                              init_std,
+                              parametrisation.init_std,
                               {},
                               llama.tie_word_embeddings,
                               llama.qkv_bias,
@@ -69,7 +70,7 @@ void GPTConfig::write_model(const Path& checkpoint, const std::string& tokenizer
   }
   formats::write_hf_config(checkpoint,
                            {depth, heads, width, max_position_embeddings, vocab_size, activation,
-                            dropout, init_std, bias},
+                            dropout, parametrisation.init_std, bias},
                            tokenizer, own);
 }
 
@@ -96,7 +97,7 @@ GPTConfig of_gpt2(const formats::HfGpt2Config& hf) {
   config.max_position_embeddings = hf.n_positions, config.vocab_size = hf.vocab_size;
   config.depth = hf.n_layer, config.heads = hf.n_head, config.width = hf.n_embd;
   config.activation = hf.activation, config.bias = hf.bias;
-  config.dropout = hf.dropout, config.init_std = hf.initializer_range;
+  config.dropout = hf.dropout, config.parametrisation.init_std = hf.initializer_range;
   return config;
 }
 

@@ -30,8 +30,7 @@ struct Block : LayerOf<BlockParams> {
   Tensor attention(const Weights& w, const Tensor& x, const Pass& pass) const {
     const auto [residual, h] = ops::branch(x, w[ln_1], w.dtype());  // B T C
     const Tensor qkv = ops::linear(h, w[proj_qkv]);                 // B T 3C
-    const auto rule =
-        pass.attention_rule(c.heads, pass.dropout(c.dropout), pass.key_of(spec(), kAttention));
+    const auto rule = pass.attention_rule(spec(), c.heads, pass.dropout(c.dropout), kAttention);
     const Tensor y = ops::attention(qkv, rule, pass.memory);  // B T C
     return ops::add_linear(residual, y, w[proj_output]);      // B T C
   }

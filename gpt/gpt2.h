@@ -9,7 +9,7 @@
 
 namespace gigagpt::gpt2 {
 
-using engine::AffineParam, engine::Param, engine::normal;
+using engine::AffineParam, engine::Param;
 
 class Params : public engine::DeclarationOf<GPTConfig> {
  protected:
@@ -17,10 +17,10 @@ class Params : public engine::DeclarationOf<GPTConfig> {
 
   // GPT-2's "Conv1D", whose weights are stored as [in, out]; a bias that we do not have is zeros.
   AffineParam conv1d(const std::string& name, const std::string& stored, int64_t in, int64_t out,
-                     double std) {
+                     engine::ParamRule rule = {}) {
     if (!c.bias) also_store(*spec_.stored_prefix + stored + ".bias", {out});
-    return linear(name, in, out,
-                  {.init = normal(std), .stored_name = stored, .stored_transposed = true}, c.bias);
+    rule.stored_name = stored, rule.stored_transposed = true;
+    return linear(name, in, out, rule, c.bias);
   }
 };
 
@@ -28,10 +28,8 @@ struct EmbeddingParams : Params {
   explicit EmbeddingParams(const GPTConfig& config)
       : Params(config, {.name = "embedding", .stored_prefix = "transformer."}) {}
 
-  const Param wte =
-      add("wte.weight", {c.vocab_size, c.width}, {.init = normal(c.init_std), .looked_up = true});
-  const Param wpe = add("wpe.weight", {c.max_position_embeddings, c.width},
-                        {.init = normal(c.init_std), .per_token = 0});
+  const Param wte = add("wte.weight", {c.vocab_size, c.width}, {.looked_up = true});
+  const Param wpe = add("wpe.weight", {c.max_position_embeddings, c.width}, {.per_token = 0});
 };
 
 struct BlockParams : Params {
@@ -40,17 +38,19 @@ struct BlockParams : Params {
                         .prefix = fmt::format("decoder.{}.", i),
                         .stored_prefix = fmt::format("transformer.h.{}.", i)}) {
     spec_.pair_flops = 4 * double(C);
+    spec_.queries = {"attn.proj_qkv", C};
     for (const char* mask : {"attn.bias", "attn.masked_bias"})  // what some files have besides
       others_store(*spec_.stored_prefix + mask, {});
   }
 
   const int64_t C = c.width;
   const AffineParam ln_1 = norm("ln_1", C, /*bias=*/true);
-  const AffineParam proj_qkv = conv1d("attn.proj_qkv", "attn.c_attn", C, 3 * C, c.init_std);
-  const AffineParam proj_output = conv1d("attn.proj_output", "attn.c_proj", C, C, c.residual_std());
+  const AffineParam proj_qkv = conv1d("attn.proj_qkv", "attn.c_attn", C, 3 * C);
+  const AffineParam proj_output =
+      conv1d("attn.proj_output", "attn.c_proj", C, C, {.ends_branch = true});
   const AffineParam ln_2 = norm("ln_2", C, /*bias=*/true);
-  const AffineParam fc = conv1d("ffn.fc", "mlp.c_fc", C, 4 * C, c.init_std);
-  const AffineParam proj = conv1d("ffn.proj", "mlp.c_proj", 4 * C, C, c.residual_std());
+  const AffineParam fc = conv1d("ffn.fc", "mlp.c_fc", C, 4 * C);
+  const AffineParam proj = conv1d("ffn.proj", "mlp.c_proj", 4 * C, C, {.ends_branch = true});
 };
 
 struct HeadParams : Params {
@@ -60,7 +60,7 @@ struct HeadParams : Params {
   }
 
   const AffineParam ln_f = norm("ln_f", c.width, /*bias=*/true);
-  const Param wte = share("wte.weight");
+  const Param wte = share("wte.weight", {.output = true});
 };
 
 }  // namespace gigagpt::gpt2

@@ -35,11 +35,12 @@ struct Block : LayerOf<BlockParams> {
           c.llama.qk_norm ? ops::rms_norm(y.to(at::kFloat), w[norm], y.scalar_type(), epsilon) : y;
       return ops::rope(n, c.llama.rope, pass.batch.positions);
     };
-    const Tensor q = placed(heads(q_proj), q_norm);                                 // B T H D
-    const Tensor k = placed(heads(k_proj), k_norm);                                 // B T G D
-    const Tensor v = heads(v_proj);                                                 // B T G D
-    const Tensor y = ops::attention(q, k, v, pass.attention_rule(H), pass.memory);  // B T HD
-    return ops::add_linear(residual, y, w[o_proj]);                                 // B T C
+    const Tensor q = placed(heads(q_proj), q_norm);  // B T H D
+    const Tensor k = placed(heads(k_proj), k_norm);  // B T G D
+    const Tensor v = heads(v_proj);                  // B T G D
+    const Tensor y =
+        ops::attention(q, k, v, pass.attention_rule(spec(), H), pass.memory);  // B T HD
+    return ops::add_linear(residual, y, w[o_proj]);                            // B T C
   }
 
   Tensor ffn(const Weights& w, const Tensor& x) const {

@@ -185,7 +185,9 @@ INSTANTIATE_TEST_SUITE_P(PyTorch, Reference,
                          testing::Values(FixtureCase{"bias", "fp32"}, FixtureCase{"nobias", "fp32"},
                                          FixtureCase{"micro", "fp32"}, FixtureCase{"bias", "bf16"},
                                          FixtureCase{"nobias", "bf16"},
-                                         FixtureCase{"micro", "bf16"}),
+                                         FixtureCase{"micro", "bf16"}, FixtureCase{"mup", "fp32"},
+                                         FixtureCase{"completep", "fp32"},
+                                         FixtureCase{"mup", "bf16"}),
                          [](const auto& info) {
                            return std::string(info.param.name) + "_" + info.param.precision;
                          });
@@ -273,7 +275,7 @@ TEST(GPT, InitialWeightsHaveTheirDistributions) {
   EXPECT_NEAR(deviation("decoder.0.ffn.proj.weight"), residual, near(residual, 4 * 128 * 128));
   EXPECT_EQ(deviation("decoder.0.ffn.proj.bias"), 0.0);
   EXPECT_EQ(deviation("decoder.0.ln_1.weight"), 1.0);
-  config.residual_init_std = 0.0025;
+  config.parametrisation.residual_init_std = 0.0025;
   auto other = make_gpt(config, /*training=*/false);
   other.store.initialise(3, {});
   const auto values = other.store.read(engine::Array::kMaster, "decoder.0.ffn.proj.weight");

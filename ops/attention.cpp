@@ -1,7 +1,6 @@
 // Attention: kernels for a mask that is a rule, the plain formula for one that is a tensor.
 #include <ATen/ops/empty.h>
 
-#include <cmath>
 #include <memory>
 
 #include "base/error.h"
@@ -75,7 +74,8 @@ AttentionArgs<T> arguments(const Tensor& q, const Tensor& k, const Tensor& v, co
           data<float>(lse),
           rule.dropout_p,
           rule.key,
-          blocks ? &blocks->view() : nullptr};
+          blocks ? &blocks->view() : nullptr,
+          rule.over_size};
 }
 
 template <class T>
@@ -195,7 +195,7 @@ void attend_one(const AttentionArgs<T>& a, const AttentionRule& rule) {
     const size_t of_q = a.head_at(head, a.q_batch);
     const size_t of_kv = a.kv_head_at(a.kv_head(head));
     std::fill_n(q, 2 * a.D, 0.0F);
-    rows.add_scaled(1.0F / std::sqrt(float(a.D)), a.q + of_q, a.D, q);
+    rows.add_scaled(1.0F / a.divisor(), a.q + of_q, a.D, q);
     const auto row = int64_t(head / a.H);
     const KeyRange range = keys_of(rule, row, 0, 1, int64_t(a.Tk));
     const auto begin = size_t(range.begin), end = size_t(range.end);

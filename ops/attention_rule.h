@@ -22,6 +22,7 @@ struct AttentionRule {
   int64_t prefix = 0;         // keys that are seen by those before them too
   // Called from several threads, once for each pair that the rest lets through, and pass.
   std::function<bool(int64_t row, int64_t position, int64_t key)> sees = {};
+  bool over_size = false;  // scores are q k^T / D, as in muP, instead of q k^T / sqrt(D)
 
   bool is_causal() const { return !documents.defined() && window == 0 && prefix == 0 && !sees; }
 };

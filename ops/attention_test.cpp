@@ -63,7 +63,8 @@ Bounds attention_bounds(const Tensor& qkv, const Tensor& dy_any, const Attention
   const Tensor q = by_heads(parts[0], H), k = by_heads(parts[1], H), v = by_heads(parts[2], H);
   const Tensor dy = by_heads(f64(dy_any), H), mask = additive_mask(rule, B, T),
                hidden = mask.isinf();
-  const double D = double(q.size(3)), root = 1 / std::sqrt(D), u = kUnit32, length = double(T);
+  const double D = double(q.size(3)), root = 1 / (rule.over_size ? D : std::sqrt(D)), u = kUnit32,
+               length = double(T);
   const double rounding = qkv.scalar_type() == at::kBFloat16 ? kUnitBf16 : 0;
   const Tensor p = at::softmax(at::matmul(q, transposed(k)) * root + mask, -1);
   const Tensor z = dropout_factors(rule, B, T), pz = p * z, y = at::matmul(pz, v);
@@ -105,6 +106,24 @@ TEST(Attention, ForwardAndGradientsMatchDouble) {
   for (const Shape& s : kShapes) {
     check_attention(s, at::kFloat, {s.H});
     check_attention(s, at::kBFloat16, {s.H});
+  }
+}
+
+// muP's scores, and in generation, one query at a time.
+TEST(Attention, ScoresOverTheSizeOfAHeadMatchDouble) {
+  at::manual_seed(12);
+  for (const Shape& s : kShapes) {
+    AttentionRule rule{s.H};
+    rule.over_size = true;
+    check_attention(s, at::kFloat, rule, 3);
+    check_attention(s, at::kBFloat16, rule, 3);
+    const Tensor qkv = at::randn({s.B, s.T, 3 * s.H * s.D}) * 3;
+    const Tensor all = attention(qkv, rule);
+    Memory memory(s.T);
+    for (int64_t t = 0; t < s.T; ++t) {
+      const Tensor one = attention(qkv.narrow(1, t, 1), rule, &memory);
+      ASSERT_TRUE(at::allclose(one, all.narrow(1, t, 1), 1e-5, 1e-5)) << t;
+    }
   }
 }
 

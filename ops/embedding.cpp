@@ -77,9 +77,12 @@ Tensor deliver_rows(GradientSum* sum, int64_t row_count, const Tensor& from,
                        [&](const Tensor& dense) { rows.add_to(dense); });
 }
 
-// wte[token] + wpe[position]: B T C fp32.
-Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe,
+// wte[token] + wpe[position], each times its multiplier: B T C fp32.
+Tensor look_up(const Tensor& tokens, const Weight& wte_weight, const Weight& wpe_weight,
                const Tensor& positions) {
+  const Tensor &wte = wte_weight.value, &wpe = wpe_weight.value;
+  const auto factor = float(wte_weight.multiplier),
+             factor_of_position = float(wpe_weight.multiplier);
   const auto C = static_cast<size_t>(wte.size(1)), T = static_cast<size_t>(tokens.size(1));
   const Tensor y = at::zeros({tokens.size(0), tokens.size(1), wte.size(1)}, at::kFloat);
   const int64_t* ids = tokens.data_ptr<int64_t>();
@@ -90,10 +93,10 @@ Tensor look_up(const Tensor& tokens, const Tensor& wte, const Tensor& wpe,
     parallel_parts(size_t(tokens.numel()), 16, [&](size_t begin, size_t end, size_t) {
       for (size_t i = begin; i < end; ++i) {
         float* row = data<float>(y) + i * C;
-        add(1.0F, data<E>(wte) + size_t(ids[i]) * C, C, row);
+        add(factor, data<E>(wte) + size_t(ids[i]) * C, C, row);
         if (!wpe.defined()) continue;
         const size_t position = places != nullptr ? size_t(places[i]) : i % T;
-        add(1.0F, data<E>(wpe) + position * C, C, row);
+        add(factor_of_position, data<E>(wpe) + position * C, C, row);
       }
     });
   });
@@ -114,6 +117,10 @@ Tensor deliver_positions(GradientSum* sum, int64_t row_count, const Tensor& dx,
   });
 }
 
+Tensor times(const Tensor& x, double factor) {
+  return factor == 1.0 ? x : x.mul(factor);
+}
+
 }  // namespace
 
 Tensor embedding(const Tensor& tokens_any, const Weight& wte, const Weight& wpe,
@@ -123,15 +130,18 @@ Tensor embedding(const Tensor& tokens_any, const Weight& wte, const Weight& wpe,
   const Tensor tokens = tokens_any.contiguous();  // B T
   Tensor positions;                               // B T
   if (positions_any.defined()) positions = positions_any.contiguous();
-  const Tensor y = look_up(tokens, wte.value, wpe.value, positions);
+  const Tensor y = look_up(tokens, wte, wpe, positions);
+  note_magnitude(wte, y);
   recording.record({y}, [=](const std::vector<Tensor>& dy) {
     const Zone zone("embedding backward");
     const Tensor dx = dy[0].to(at::kFloat).contiguous();  // B T C
     std::vector<Tensor> gradients = {
-        deliver_rows(wte.grad, wte.value.size(0), dx,
+        deliver_rows(wte.grad, wte.value.size(0), times(dx, wte.multiplier),
                      {tokens.data_ptr<int64_t>(), size_t(tokens.numel())}),
         {}};
-    if (wpe.defined()) gradients[1] = deliver_positions(wpe.grad, wpe.value.size(0), dx, positions);
+    if (wpe.defined())
+      gradients[1] =
+          deliver_positions(wpe.grad, wpe.value.size(0), times(dx, wpe.multiplier), positions);
     return gradients;
   });
   return y;

@@ -52,4 +52,9 @@ at::Tensor deliver(GradientSum* sum, const at::Tensor& gradient) {
   return {};
 }
 
+void note_magnitude(const Weight& weight, const at::Tensor& y) {
+  if (weight.mean_magnitude == nullptr) return;
+  *weight.mean_magnitude = y.detach().to(at::kFloat).abs().mean(at::kDouble).item<double>();
+}
+
 }  // namespace gigagpt::ops

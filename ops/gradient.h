@@ -18,4 +18,7 @@ void fill_gradient(GradientSum& sum);
 // Adds a finished gradient to its sum; without a sum, returns it for autograd.
 at::Tensor deliver(GradientSum* sum, const at::Tensor& gradient);
 
+// Tells whoever asked the weight for it how large the elements of y are, which was made with it.
+void note_magnitude(const Weight& weight, const at::Tensor& y);
+
 }  // namespace gigagpt::ops

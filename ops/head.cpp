@@ -156,6 +156,8 @@ std::vector<Tensor> scale_gradients(const Tensor& dh, const Tensor& dweight, Gra
 }  // namespace
 
 Tensor cross_entropy(const Tensor& h_any, const Weight& w, const Tensor& labels_any) {
+  if (w.multiplier != 1.0)
+    return cross_entropy(h_any.mul(w.multiplier), {w.value, w.grad}, labels_any);
   const Tensor& weight = w.value;
   Recording recording({h_any, weight});
   const Tensor h = as_type(h_any.reshape({-1, weight.size(1)}), weight.scalar_type()).contiguous();

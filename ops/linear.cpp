@@ -52,6 +52,7 @@ std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fus
   const Tensor &rows = saved.rows, &weight = w.weight.value;
   const auto type = weight.scalar_type();
   Tensor dy = dout.contiguous().view({-1, weight.size(0)});  // R N
+  if (w.weight.multiplier != 1.0) dy = dy.mul(w.weight.multiplier);
   if (fused.dropout_p > 0.0) dy = drop(dy, fused.dropout_p, fused.key);
   const double flops = 2.0 * double(rows.numel()) * double(weight.size(0));
   Tensor dx, input = rows;
@@ -74,7 +75,7 @@ std::vector<Tensor> differentiate(const Saved& saved, const Affine& w, const Fus
   return {dx, dweight, deliver(w.bias.grad, dbias), saved.has_residual ? dout : Tensor()};
 }
 
-// y = f(x) weight^T + bias, or residual + dropout(that).
+// y = multiplier (f(x) weight^T + bias), or residual + dropout(that).
 Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Fused& fused) {
   const Tensor& weight = w.weight.value;
   Recording recording({x, weight, w.bias.value, residual});
@@ -85,15 +86,19 @@ Tensor apply(const Tensor& x, const Affine& w, const Tensor& residual, const Fus
   sizes.back() = N;
   const Tensor input = fused.gelu ? apply_gelu(rows, *fused.gelu) : rows;
   Tensor y = at::empty({R, N}, fused.out);
+  // Whether the residual is added on the product's way to y.
+  const bool is_added =
+      fused.dropout_p == 0.0 && w.weight.multiplier == 1.0 && w.weight.mean_magnitude == nullptr;
   {
     const Zone zone("linear forward", 2.0 * double(R) * double(K) * double(N));
     GemmExtras extras{w.bias.value};
-    if (residual.defined() && fused.dropout_p == 0.0)
-      extras.residual = residual.reshape({R, N}).contiguous();
+    if (residual.defined() && is_added) extras.residual = residual.reshape({R, N}).contiguous();
     gemm(input, weight.t(), y, extras);
   }
-  if (residual.defined() && fused.dropout_p > 0.0)
-    y = drop(y, fused.dropout_p, fused.key).add_(residual.reshape({R, N}));
+  if (w.weight.multiplier != 1.0) y.mul_(w.weight.multiplier);
+  note_magnitude(w.weight, y);
+  if (fused.dropout_p > 0.0) y = drop(y, fused.dropout_p, fused.key);
+  if (residual.defined() && !is_added) y.add_(residual.reshape({R, N}));
   y = y.view(sizes);
   const Saved saved{rows, x.sizes().vec(), x.scalar_type(), x.requires_grad(), residual.defined()};
   recording.record(

@@ -68,9 +68,10 @@ at::Tensor embedding(const at::Tensor& tokens, const Weight& wte, const Weight& 
 // x itself.
 at::Tensor dropout(const at::Tensor& x, double p, uint64_t key);
 
-// softmax(q k^T / sqrt(D)) v per head over the keys that the rule lets each query see (Vaswani et
-// al. 2017), without a T x T matrix (Dao et al. 2022). qkv [B, T, 3C] -> [B, T, C]. With a memory,
-// the keys and values are appended to it and all in it are looked at; no gradients then.
+// softmax(q k^T / sqrt(D)) v per head, or as the rule divides, over the keys that the rule lets
+// each query see (Vaswani et al. 2017), without a T x T matrix (Dao et al. 2022). qkv [B, T, 3C] ->
+// [B, T, C]. With a memory, the keys and values are appended to it and all in it are looked at; no
+// gradients then.
 at::Tensor attention(const at::Tensor& qkv, const AttentionRule& rule, Memory* memory = nullptr);
 // With queries, keys and values apart: q [B, T, H, D], k and v [B, T, G, D], of which H / G heads
 // of queries share each (Ainslie et al. 2023) -> [B, T, H D]. rule.heads is H.

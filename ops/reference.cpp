@@ -41,7 +41,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   };
   Tensor mask = rule.mask;
   if (!mask.defined()) mask = dense_mask(rule, B, Tq, Tk).to(wide);
-  const double scale = 1 / std::sqrt(double(D));
+  const double scale = 1 / (rule.over_size ? double(D) : std::sqrt(double(D)));
   Tensor p = at::softmax(at::matmul(heads(q), heads(k).transpose(2, 3)) * scale + mask, -1);
   if (rule.dropout_p > 0) {
     const int64_t row = (Tk + 3) / 4 * 4;  // a row's words begin with a counter of their own

@@ -30,6 +30,10 @@ struct GradientSum {
 struct Weight {
   at::Tensor value;
   GradientSum* grad = nullptr;  // not owned
+  // Of what linear layers (a bias included), embeddings and the cross-entropy make with it.
+  double multiplier = 1;
+  // Gets the mean magnitude of what a linear layer or an embedding makes with it, unless null.
+  double* mean_magnitude = nullptr;
 
   bool defined() const { return value.defined(); }
 };

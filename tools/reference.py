@@ -4,8 +4,9 @@
 
 For a few tiny models it computes, in float64 from float32 weights, the logits, the loss, every
 gradient and ten optimizer steps, as safetensors files that the C++ tests compare against. The model
-is pre-LN GPT-2 with separate q/k/v projections, erf GELU and tied embeddings; the optimizer, AdamW
-with global-norm clipping, is written out by hand and verified against torch.optim on every run.
+is pre-LN GPT-2 with separate q/k/v projections, erf GELU and tied embeddings, in the standard
+parametrisation, muP and CompleteP; the optimizer, AdamW with global-norm clipping, is written out by
+hand and verified against torch.optim on every run.
 """
 import argparse
 import json
@@ -28,14 +29,31 @@ CASES = {
                    sequence_length=7, bias=False, lr_decay="linear"),
     "micro": dict(COMMON, depth=1, width=18, heads=2, vocab_size=23, max_position_embeddings=11,
                   sequence_length=11, batch_size=4, bias=True, lr_decay="cosine"),
+    "mup": dict(COMMON, depth=2, width=24, heads=3, vocab_size=29, max_position_embeddings=16,
+                sequence_length=13, bias=True, lr_decay="linear", mup_base_width=8,
+                embedding_multiplier=10, output_multiplier=1.5),
+    # Narrower and deeper than the base, with an epsilon that matters.
+    "completep": dict(COMMON, depth=3, width=20, heads=4, vocab_size=31,
+                      max_position_embeddings=12, sequence_length=7, bias=True, lr_decay="linear",
+                      mup_base_width=50, mup_base_depth=2, embedding_multiplier=4,
+                      adam_epsilon=1e-3),
 }
 LETTERS = {"I64": "q", "F64": "d", "F32": "f"}  # of struct, by safetensors dtype
 
 
+def ratios(c: dict) -> tuple[float, float]:
+    """The width and the depth over those that the numbers are for; 1 without muP, or CompleteP."""
+    width, depth = c.get("mup_base_width"), c.get("mup_base_depth")
+    return c["width"] / width if width else 1.0, c["depth"] / depth if depth else 1.0
+
+
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, bias: bool):
+    def __init__(self, c: dict):
         super().__init__()
+        width, heads, bias = c["width"], c["heads"], c["bias"]
         self.heads = heads
+        self.power = -1.0 if c.get("mup_base_width") else -0.5  # of the head size, in scores
+        self.branch = 1 / ratios(c)[1]
         self.ln_1 = nn.LayerNorm(width, eps=1e-5)
         self.attn = nn.ModuleDict({f"proj_{name}": nn.Linear(width, width, bias=bias)
                                    for name in ("q", "k", "v", "output")})
@@ -49,9 +67,10 @@ class Block(nn.Module):
         q, k, v = (self.attn[f"proj_{name}"](h).view(b, t, self.heads, -1).transpose(1, 2)
                    for name in "qkv")
         mask = torch.full((t, t), -math.inf).triu(1)
-        y = (q @ k.transpose(-2, -1) / math.sqrt(c // self.heads) + mask).softmax(-1) @ v
-        x = x + self.attn["proj_output"](y.transpose(1, 2).reshape(b, t, c))
-        return x + self.ffn["proj"](F.gelu(self.ffn["fc"](self.ln_2(x))))
+        scores = q @ k.transpose(-2, -1) * (c // self.heads) ** self.power
+        y = (scores + mask).softmax(-1) @ v
+        x = x + self.branch * self.attn["proj_output"](y.transpose(1, 2).reshape(b, t, c))
+        return x + self.branch * self.ffn["proj"](F.gelu(self.ffn["fc"](self.ln_2(x))))
 
 
 class GPT(nn.Module):
@@ -59,16 +78,17 @@ class GPT(nn.Module):
         super().__init__()
         self.wte = nn.Embedding(c["vocab_size"], c["width"])
         self.wpe = nn.Embedding(c["max_position_embeddings"], c["width"])
-        self.decoder = nn.ModuleList(Block(c["width"], c["heads"], c["bias"])
-                                     for _ in range(c["depth"]))
+        self.embedding = c.get("embedding_multiplier", 1.0)
+        self.output = c.get("output_multiplier", 1.0) / ratios(c)[0]
+        self.decoder = nn.ModuleList(Block(c) for _ in range(c["depth"]))
         self.ln_f = nn.LayerNorm(c["width"], eps=1e-5)
         draw_weights(self, "ln_")
 
     def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1]))
+        x = self.embedding * (self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1])))
         for block in self.decoder:
             x = block(x)
-        logits = F.linear(self.ln_f(x), self.wte.weight)  # lm_head is tied to wte
+        logits = self.output * F.linear(self.ln_f(x), self.wte.weight)  # lm_head is tied to wte
         return logits, F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
@@ -90,20 +110,29 @@ def learning_rate(c: dict, step: int) -> float:
     return cosine if c["lr_decay"] == "cosine" else peak * (1 - 0.9 * t)
 
 
+def factors(name: str, p: Tensor, c: dict) -> tuple[float, float, float]:
+    """What one parameter takes of the learning rate, of the weight decay and of epsilon."""
+    m, n = ratios(c)
+    block, matrix, complete = "decoder." in name, p.dim() >= 2, c.get("mup_base_depth")
+    rate = 1 / m if block and matrix else 1.0
+    decay = (m if complete and block else 1.0) if matrix else 0.0
+    epsilon = (1 / (m * n) if block else 1 / m) if complete else 1.0
+    return rate, decay, epsilon
+
+
 @torch.no_grad()
-def adamw(params: list[Tensor], moments: list[tuple], c: dict, step: int, lr: float) -> float:
+def adamw(params: list[Tensor], parts: list[tuple], moments: list[tuple], c: dict, step: int, lr: float) -> float:
     """Clips, decays the matrices and updates in place; returns the global norm before clipping."""
     norm = math.sqrt(sum(float(p.grad.square().sum()) for p in params))
     clip = min(1.0, c["max_gradient_norm"] / norm)
-    for p, (m, v) in zip(params, moments):
+    for p, (rate, decay, epsilon), (m, v) in zip(params, parts, moments):
         g = p.grad * clip
         m.copy_(c["beta1"] * m + (1 - c["beta1"]) * g)
         v.copy_(c["beta2"] * v + (1 - c["beta2"]) * g * g)
         m_hat = m / (1 - c["beta1"] ** (step + 1))
         v_hat = v / (1 - c["beta2"] ** (step + 1))
-        if p.dim() >= 2:
-            p -= lr * c["weight_decay"] * p
-        p -= lr * m_hat / (v_hat.sqrt() + c["adam_epsilon"])
+        p -= lr * rate * c["weight_decay"] * decay * p
+        p -= lr * rate * m_hat / (v_hat.sqrt() + c["adam_epsilon"] * epsilon)
     return norm
 
 
@@ -111,19 +140,22 @@ def train(model: GPT, c: dict, tokens: Tensor, labels: Tensor, by_hand: bool) ->
     """Takes every step; returns a row each of losses, gradient norms and learning rates."""
     params, rows = list(model.parameters()), []
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in params]
-    groups = [dict(params=[p for p in params if p.dim() >= 2], weight_decay=c["weight_decay"]),
-              dict(params=[p for p in params if p.dim() < 2], weight_decay=0.0)]
-    theirs = torch.optim.AdamW(groups, betas=(c["beta1"], c["beta2"]), eps=c["adam_epsilon"])
+    parts = [factors(name, p, c) for name, p in model.named_parameters()]
+    theirs = torch.optim.AdamW([dict(params=[p], weight_decay=c["weight_decay"] * decay,
+                                     eps=c["adam_epsilon"] * epsilon)
+                                for p, (_, decay, epsilon) in zip(params, parts)],
+                               betas=(c["beta1"], c["beta2"]))
     for step in range(c["num_steps"]):
         model.zero_grad()
         loss = model(tokens[step], labels[step])[1]
         loss.backward()
         lr = learning_rate(c, step)
         if by_hand:
-            norm = adamw(params, moments, c, step, lr)
+            norm = adamw(params, parts, moments, c, step, lr)
         else:
             norm = float(nn.utils.clip_grad_norm_(params, c["max_gradient_norm"]))
-            theirs.param_groups[0]["lr"] = theirs.param_groups[1]["lr"] = lr
+            for group, (rate, _, _) in zip(theirs.param_groups, parts):
+                group["lr"] = lr * rate
             theirs.step()
         rows.append((loss.item(), norm, lr))
     return torch.tensor(rows, dtype=torch.float64).T

@@ -68,7 +68,7 @@ Values draw_values(const std::vector<LayerSpec>& specs) {
       const std::string name = spec.prefix + param.name;
       const bool matrix = param.shape.size() >= 2;
       std::vector<float> numbers(size_t(param.count()));
-      fill_normal(numbers, 0, mix(5, hash_name(name)), float(param.rule.init.mean),
+      fill_normal(numbers, 0, mix(5, hash_name(name)), float(param.init().mean),
                   matrix ? 1 / std::sqrt(float(param.shape.back())) : 0.2F);
       values[name] = at::tensor(numbers).view(param.shape);
     }

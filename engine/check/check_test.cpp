@@ -95,7 +95,7 @@ class Block : public LayerOf<Declaration> {
     if (fault_ == Fault::kChangesInput) x.mul_(1.5);
     if (fault_ == Fault::kChangesWeights) w[gain_].value.detach().mul_(1.5);
     const Tensor h = ops::layer_norm(x, w[norm_], w.dtype());  // B T C
-    ops::AttentionRule rule = pass.attention_rule(H);
+    ops::AttentionRule rule = pass.attention_rule(spec(), H);
     if (fault_ == Fault::kSeesOtherDocuments) rule.documents = Tensor();
     if (fault_ == Fault::kLooksAhead) rule.mask = at::zeros({x.size(1), x.size(1)});
     ops::Memory* memory = fault_ == Fault::kForgetsEarlierTokens ? nullptr : pass.memory;

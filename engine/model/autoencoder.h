@@ -29,7 +29,7 @@ class Gate : public LayerOf<Declaration> {  // gated residual; gradients through
  public:
   Gate(int64_t width, int64_t index)
       : LayerOf({"gate", "gates." + std::to_string(index) + ".", {}}),
-        scale_(add("scale", {width}, {.init = {1, 0.1}})),
+        scale_(add("scale", {width}, {.init = Init{1, 0.1}})),
         mix_(add("mix", {width, width}, {.init = normal(0.2)})) {}
   at::Tensor forward(const Weights& w, const at::Tensor& x, const Pass&) const override {
     const at::Tensor mix = w[mix_].value.to(at::kFloat);

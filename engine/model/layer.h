@@ -81,12 +81,12 @@ struct Pass {
   }
   // A probability of dropout, which only training has.
   double dropout(double p) const { return training ? p : 0; }
-  // How so many heads attend: to what the micro-batch lets a token see.
-  ops::AttentionRule attention_rule(int64_t heads, double dropout_p = 0, uint64_t key = 0) const {
-    return {heads, batch.mask, batch.documents, dropout_p, key};
-  }
   // A key for the random numbers of one place in a layer.
   uint64_t key_of(const LayerSpec& layer, uint64_t place) const;
+  // How so many heads of the layer attend: to what the micro-batch lets a token see, with dropout
+  // of that place.
+  ops::AttentionRule attention_rule(const LayerSpec& layer, int64_t heads, double dropout_p = 0,
+                                    uint64_t place = 0) const;
 };
 
 class Layer {

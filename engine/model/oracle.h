@@ -19,8 +19,10 @@ namespace gigagpt::engine {
 template <class ValueOf>
 Weights weights_by_name(const LayerSpec& spec, const ValueOf& value_of) {
   Weights weights(at::kFloat, spec.params.size());
-  for (const ParamSpec& param : spec.params) weights.add({value_of(spec.prefix + param.name), {}});
-  for (const std::string& name : spec.shared) weights.add({value_of(name), {}});
+  for (const ParamSpec& param : spec.params)
+    weights.add({value_of(spec.prefix + param.name), nullptr, param.rule.multiplier});
+  for (const auto& [name, multiplier] : spec.shared)
+    weights.add({value_of(name), nullptr, multiplier});
   return weights;
 }
 
@@ -41,7 +43,7 @@ inline std::map<std::string, at::Tensor> sums_of_uses(
     }
   }
   for (size_t i = 0; i < model.size(); ++i) {
-    for (const std::string& name : model[i]->spec().shared) grads.at(name).add_(uses.at({i, name}));
+    for (const auto& [name, _] : model[i]->spec().shared) grads.at(name).add_(uses.at({i, name}));
   }
   return grads;
 }

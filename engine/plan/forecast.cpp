@@ -27,7 +27,7 @@ Visits visits_of(const StateLayout& layout, int64_t windows, bool recompute) {
   for (size_t i = 0; i < count; ++i) {
     visits.weights[i] += i < last && recompute ? 2 : 1;
     visits.gradients[i] += 1;
-    for (const std::string& name : layout.spec(i).shared) {
+    for (const auto& [name, _] : layout.spec(i).shared) {
       const auto place = layout.place(name);
       // The first other user of a parameter that is looked up adds to its dense gradient.
       const bool taken = !layout.param(place).rule.looked_up || !shared.insert(name).second;
@@ -181,8 +181,7 @@ void MemoryEstimate::add_loss(const LayerSpec& spec) {
   for (const ParamSpec& param : spec.params) {
     if (param.shape.size() >= 2) matrices.push_back(&param);
   }
-  for (const std::string& name : spec.shared)
-    matrices.push_back(&layout_.param(layout_.place(name)));
+  for (const auto& [name, _] : spec.shared) matrices.push_back(&layout_.param(layout_.place(name)));
   for (const ParamSpec* matrix : matrices) {
     const double V = double(matrix->shape.front()), C = double(matrix->shape.back());
     const double tokens = double(size_.micro_batch_tokens());

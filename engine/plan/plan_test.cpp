@@ -19,7 +19,7 @@ std::vector<LayerSpec> specs() {
     const std::string name = "block." + std::to_string(i);
     specs.push_back({name, name + ".", {{"a", {8192, 1024}}, {"b", {1024, 8192}}, {"c", {1024}}}});
   }
-  specs.push_back({"head", "", {{"bias", {1024}}}, {"wte.weight"}});
+  specs.push_back({"head", "", {{"bias", {1024}}}, {{"wte.weight"}}});
   return specs;
 }
 

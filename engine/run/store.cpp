@@ -60,14 +60,14 @@ void Store::make_gradients() {
       state.lookups.back().rows = std::make_unique<ops::RowSums>(spec.shape.front());
       state.looks_up = true;
     }
-    for (const std::string& name : layer(i).shared) ++uses[name];
+    for (const SharedParam& use : layer(i).shared) ++uses[use.name];
   }
   std::set<std::string> taken;  // looked up ones whose dense gradient another layer's use fills
   for (size_t i = 0; i < states_.size(); ++i) {
     LayerState& state = states_[i];
     state.shared_grads.resize(layer(i).shared.size());
     for (size_t s = 0; s < layer(i).shared.size(); ++s) {
-      const std::string& name = layer(i).shared[s];
+      const std::string& name = layer(i).shared[s].name;
       const auto owner = place(name);
       if (param(name).rule.looked_up && taken.insert(name).second) {
         state.shared_uses.push_back(&states_[owner.layer].grads[owner.param]);
@@ -98,8 +98,9 @@ void Store::initialise(uint64_t seed, const Progress& progress) {
         at::parallel_for(0, (count + 3) / 4, 4096, [&](int64_t begin, int64_t end) {
           const auto part = std::span(values).subspan(size_t(4 * begin),
                                                       size_t(std::min(4 * end, count) - 4 * begin));
-          fill_normal(part, uint64_t(first + 4 * begin), key, float(spec.rule.init.mean),
-                      float(spec.rule.init.deviation));
+          const Init init = spec.init();
+          fill_normal(part, uint64_t(first + 4 * begin), key, float(init.mean),
+                      float(init.deviation), init.cut);
         });
         write(Array::kMaster, name, first, values);
       });
@@ -264,18 +265,19 @@ Weights Store::weights(size_t layer_index, bool gradients) {
   LayerState& state = states_[layer_index];
   const LayerSpec& spec = layer(layer_index);
   Weights weights(precision() == Precision::kBf16 ? at::kBFloat16 : at::kFloat, spec.params.size());
-  const auto add = [&](StateLayout::Place place, ops::GradientSum* grad) {
+  const auto add = [&](StateLayout::Place place, double multiplier, ops::GradientSum* grad) {
     // detach: a leaf of its own for every visit, as two visits may be alive at once.
     at::Tensor value = states_[place.layer].values[place.param].detach();
     if (gradients) value.requires_grad_(true);
-    weights.add({value, grad});
+    weights.add({value, grad, multiplier});
   };
   for (size_t p = 0; p < spec.params.size(); ++p) {
     auto& grads = spec.params[p].rule.looked_up ? state.lookups : state.grads;
-    add({layer_index, p}, gradients ? &grads[p] : nullptr);
+    add({layer_index, p}, spec.params[p].rule.multiplier, gradients ? &grads[p] : nullptr);
   }
   for (size_t s = 0; s < spec.shared.size(); ++s) {
-    add(place(spec.shared[s]), gradients ? state.shared_uses[s] : nullptr);
+    const auto& [name, multiplier] = spec.shared[s];
+    add(place(name), multiplier, gradients ? state.shared_uses[s] : nullptr);
   }
   return weights;
 }
@@ -299,7 +301,7 @@ void Store::assemble_gradient(size_t layer_index) {
   LayerState& state = states_[layer_index];
   for (size_t i = 0; i < states_.size(); ++i) {
     for (size_t s = 0; s < states_[i].shared_grads.size(); ++s) {
-      const auto owner = place(layer(i).shared[s]);
+      const auto owner = place(layer(i).shared[s].name);
       const ops::GradientSum& shared = states_[i].shared_grads[s];
       if (owner.layer != layer_index || shared.state == ops::GradientSum::kEmpty) continue;
       ops::add_gradient(state.grads[owner.param], shared.sum);

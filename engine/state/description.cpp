@@ -61,8 +61,8 @@ std::vector<LayerSpec> read_layers(const json& root, int64_t most, int64_t segme
     LayerSpec layer{from.at("name").get<std::string>(), from.at("prefix").get<std::string>(), {}};
     int64_t elements = 0;
     for (const json& name : list(from, "shared", where)) {
-      layer.shared.push_back(name.get<std::string>());
-      if (!names.contains(layer.shared.back())) {
+      layer.shared.push_back({name.get<std::string>()});
+      if (!names.contains(layer.shared.back().name)) {
         fail("{}: {} shares a parameter that no layer before it has", where, layer.name);
       }
     }
@@ -111,10 +111,10 @@ std::string describe(const StateLayout& layout, uint32_t version) {
       if (!old && training) add_rule(p, layout.form(), param);
       params.push_back(std::move(param));
     }
-    layers.push_back({{"name", spec.name},
-                      {"prefix", spec.prefix},
-                      {"parameters", params},
-                      {"shared", spec.shared}});
+    std::vector<std::string> shared;
+    for (const SharedParam& use : spec.shared) shared.push_back(use.name);
+    layers.push_back(
+        {{"name", spec.name}, {"prefix", spec.prefix}, {"parameters", params}, {"shared", shared}});
   }
   ordered_json description = {{"precision", precision_name(layout.precision())},
                               {"training", training},

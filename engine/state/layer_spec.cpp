@@ -38,7 +38,7 @@ double train_flops_per_token(const std::vector<LayerSpec>& layers, int64_t seque
       const bool multiplied = param.shape.size() >= 2 && !param.rule.looked_up;
       if (multiplied) flops += 2 * param.rule.per_token * count;
     }
-    for (const std::string& name : layer.shared) flops += 2 * counts.at(name);
+    for (const SharedParam& use : layer.shared) flops += 2 * counts.at(use.name);
   }
   return 3 * flops;
 }
@@ -74,6 +74,7 @@ std::vector<formats::StoredTensor> stored_tensors(const std::vector<LayerSpec>& 
 
 Param Declaration::add(std::string name, std::vector<int64_t> shape, ParamRule rule) {
   spec_.params.push_back({std::move(name), std::move(shape), std::move(rule)});
+  parametrisation_.apply(spec_.params.back(), spec_.is_block());
   return {spec_.params.size() - 1};
 }
 
@@ -81,8 +82,9 @@ AffineParam Declaration::linear(const std::string& name, int64_t in, int64_t out
                                 bool bias) {
   const std::string theirs = rule.stored_name.empty() ? name : rule.stored_name;
   rule.stored_name = theirs + ".weight";
+  ParamRule of_bias{.stored_name = theirs + ".bias"};
   AffineParam affine{add(name + ".weight", {out, in}, std::move(rule))};
-  if (bias) affine.bias = add(name + ".bias", {out}, {.stored_name = theirs + ".bias"});
+  if (bias) affine.bias = add(name + ".bias", {out}, std::move(of_bias));
   return affine;
 }
 
@@ -102,8 +104,10 @@ void Declaration::others_store(std::string name, std::vector<int64_t> shape,
   spec_.also_stored.back().foreign = true;
 }
 
-Param Declaration::share(std::string full_name) {
-  spec_.shared.push_back(std::move(full_name));
+Param Declaration::share(std::string full_name, const ParamRule& rule) {
+  ParamSpec use{std::move(full_name), {1, 1}, rule};
+  parametrisation_.apply(use, spec_.is_block());
+  spec_.shared.push_back({std::move(use.name), use.rule.multiplier});
   return {spec_.shared.size() - 1, /*shared=*/true};
 }
 

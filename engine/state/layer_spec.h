@@ -1,5 +1,5 @@
-// What a layer's parameters are, as plain data: enough to plan, initialise, store and name them
-// without LibTorch; and how a layer declares them.
+// What a layer is, as plain data: enough to plan, initialise, store and name its parameters without
+// LibTorch; and how a layer declares them.
 #pragma once
 
 #include <cstdint>
@@ -7,65 +7,30 @@
 #include <string>
 #include <vector>
 
+#include "engine/state/param_spec.h"
+#include "engine/state/parametrisation.h"
 #include "formats/stored_weights.h"
-#include "ops/optimizer.h"
 
 namespace gigagpt::engine {
 
-// The normal distribution of a parameter's initial values.
-struct Init {
-  double mean = 0;
-  double deviation = 0;
-};
-inline Init normal(double deviation) {
-  return {0, deviation};
-}
-inline Init constant(double value) {
-  return {value, 0};
-}
-
-// How a parameter begins, is multiplied, is updated and is stored.
-struct ParamRule {
-  Init init = {};
-  bool looked_up = false;  // its own layer only looks up rows of it, so that few get a gradient
-  bool output = false;     // what it makes goes to no other layer, as that of logits
-  std::optional<bool> decay = {};  // by weight_decay; null: if it has two or more dimensions
-  // What its updates take of the learning rate, the weight decay and the optimizer's epsilon.
-  ops::ParamFactors factors = {};
-  bool fp32 = false;               // is used in fp32, whatever products are made in
-  double per_token = 1;            // share of the tokens that are multiplied by it; 0: none is
-  std::string stored_name = {};    // in a checkpoint, within its layer; "": its own
-  bool stored_transposed = false;  // a checkpoint has it as [in, out]
+// A use of another layer's parameter, by its full name, with a multiplier of its own.
+struct SharedParam {
+  std::string name;
+  double multiplier = 1;
+  bool operator==(const SharedParam&) const = default;
 };
 
-struct ParamSpec {
-  std::string name;  // within its layer, e.g. "attn.proj_qkv.weight"
-  std::vector<int64_t> shape;
-  ParamRule rule = {};
-
-  int64_t count() const {
-    int64_t product = 1;
-    for (const int64_t extent : shape) product *= extent;
-    return product;
-  }
-  // Whether it is multiplied in the precision of products; vectors are always in fp32.
-  bool is_matrix() const { return shape.size() >= 2 && !rule.fp32; }
-  // Whether it maps what layers pass on to what they pass on.
-  bool is_hidden_matrix() const {
-    return is_matrix() && !rule.looked_up && !rule.output && rule.per_token > 0;
-  }
-  ops::ParamFactors factors() const {
-    ops::ParamFactors factors = rule.factors;
-    if (!rule.decay.value_or(shape.size() >= 2)) factors.decay = 0;
-    return factors;
-  }
+// Rows of a parameter.
+struct QueryRows {
+  std::string param = {};  // without ".weight"
+  int64_t rows = 0;
 };
 
 struct LayerSpec {
   std::string name;         // for messages: "embedding", "decoder.3"
   std::string prefix = {};  // put before each parameter's name: "decoder.3." or ""
   std::vector<ParamSpec> params = {};
-  std::vector<std::string> shared = {};  // full names of other layers' parameters it uses (tied)
+  std::vector<SharedParam> shared = {};  // other layers' parameters that it uses (tied)
 
   // Floating-point operations of a forward pass beside the products with its matrices: for each
   // token, and for each pair of a query and a key that it attends to.
@@ -80,6 +45,15 @@ struct LayerSpec {
   // backward pass beside what its matrices take and give.
   double kept_floats = 0;
   int64_t window = 0;  // keys that a query attends to at most; 0: all up to its own
+
+  // Its attention: whose product's first rows the queries are (all, if it has no more), and whether
+  // scores are divided by the size of a head (muP) instead of its root.
+  QueryRows queries = {};
+  bool over_size = false;
+
+  // One of several layers alike, whose parameters' names need a prefix: what it makes is added to
+  // what it is given.
+  bool is_block() const { return !prefix.empty(); }
 };
 
 int64_t parameter_count(const std::vector<LayerSpec>& layers);
@@ -104,23 +78,27 @@ struct AffineParam {
   std::optional<Param> bias = {};
 };
 
-// Declares a layer's parameters: a layer derives from it and has them as members.
+// Declares a layer's parameters: a layer derives from it and has them as members. What their rules
+// leave open is as the parametrisation says.
 class Declaration {
  public:
   const LayerSpec& spec() const { return spec_; }
 
  protected:
-  explicit Declaration(LayerSpec spec) : spec_(std::move(spec)) {}
+  explicit Declaration(LayerSpec spec, const Parametrisation& parametrisation = {})
+      : spec_(std::move(spec)), parametrisation_(parametrisation) {
+    spec_.over_size = parametrisation_.over_size;
+  }
 
   Param add(std::string name, std::vector<int64_t> shape, ParamRule rule = {});
   // name.weight [out, in] and, if there is to be one, name.bias [out], zeros at first. The rule is
   // the weight's; its stored_name has no ".weight" either.
-  AffineParam linear(const std::string& name, int64_t in, int64_t out, ParamRule rule,
+  AffineParam linear(const std::string& name, int64_t in, int64_t out, ParamRule rule = {},
                      bool bias = false);
   // name.weight [size], ones at first, and with a bias name.bias [size].
   AffineParam norm(const std::string& name, int64_t size, bool bias = false);
-  // A parameter that a layer before this one has, by its full name.
-  Param share(std::string full_name);
+  // A parameter that a layer before this one has, by its full name; the rule is that of this use.
+  Param share(std::string full_name, const ParamRule& rule = {});
   // Zeros that checkpoints have beside the parameters; by its name there.
   void also_store(std::string name, std::vector<int64_t> shape);
   // What some checkpoints of other programs have besides, and must equal a parameter unless that is
@@ -128,14 +106,24 @@ class Declaration {
   void others_store(std::string name, std::vector<int64_t> shape, std::string parameter = "");
 
   LayerSpec spec_;
+
+ private:
+  Parametrisation parametrisation_;
 };
 
-// A declaration whose members are made of a configuration.
+// A declaration whose members are made of a configuration, which may have a parametrisation.
 template <class Config>
 class DeclarationOf : public Declaration {
  protected:
-  DeclarationOf(const Config& config, LayerSpec spec) : Declaration(std::move(spec)), c(config) {}
+  DeclarationOf(const Config& config, LayerSpec spec)
+      : Declaration(std::move(spec), parametrisation_of(config)), c(config) {}
   const Config c;
+
+ private:
+  static Parametrisation parametrisation_of(const Config& config) {
+    if constexpr (requires { config.parametrised(); }) return config.parametrised();
+    return {};
+  }
 };
 
 }  // namespace gigagpt::engine

@@ -110,7 +110,7 @@ StateLayout::StateLayout(std::vector<LayerSpec> specs, const StateForm& form,
       GIGAGPT_ASSERT(fresh);
     }
     // So a layer's gradient is complete when the backward pass has been through it.
-    for (const std::string& name : specs_[i].shared) GIGAGPT_ASSERT(place(name).layer < i);
+    for (const SharedParam& use : specs_[i].shared) GIGAGPT_ASSERT(place(use.name).layer < i);
     const LayerLayout& layer = layers_.emplace_back(lay_out(specs_[i], form));
     largest = std::max(largest, layer.size);
     // So that a layer's vectors have room beside its largest matrix.
@@ -232,7 +232,7 @@ int64_t StateLayout::end(Place place) const {
 
 std::vector<size_t> StateLayout::owners_of_shared(size_t layer) const {
   std::vector<size_t> owners;
-  for (const std::string& name : specs_[layer].shared) {
+  for (const auto& [name, _] : specs_[layer].shared) {
     const size_t owner = place(name).layer;
     if (std::find(owners.begin(), owners.end(), owner) == owners.end()) owners.push_back(owner);
   }

@@ -212,7 +212,7 @@ struct Forward {
     const size_t first_visible = query + a.Tk - a.Tq;
     const size_t keys = std::min(RoundUp(first_visible + queries, kBlock), Keys(a));
     const ProbabilityDropout dropout(a, head, query);
-    const float scale = kLog2E / std::sqrt(float(a.D));
+    const float scale = kLog2E / a.divisor();
     PackColumns(a.q + a.head_at(head, a.q_batch) + query * a.q_row, a.q_row, queries, a.D, t.q);
     std::fill_n(t.max, kBlock, kMasked);
     std::fill_n(t.sum, kBlock, 0.0F);

@@ -5,6 +5,7 @@
 // and P^T is already laid out as the next product's packed operand.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -46,6 +47,7 @@ struct AttentionArgs {
   double dropout_p;
   uint64_t dropout_key;
   const BlockMask* mask = nullptr;
+  bool over_size = false;  // scores are divided by D, not by its root
   // The backward pass alone, which needs Tq == Tk, y and lse as the forward pass left them, and dy,
   // with y's strides. dq has the strides of q; dk and dv [B, Tk, H, D] have strides of their own,
   // as each head of queries has its part of them to itself.
@@ -53,6 +55,8 @@ struct AttentionArgs {
   T *dq = nullptr, *dk = nullptr, *dv = nullptr;
   size_t dkv_row = 0, dkv_batch = 0;
 
+  // What the scores q k^T are divided by.
+  float divisor() const { return over_size ? float(D) : std::sqrt(float(D)); }
   // Where head b H + h begins in a tensor with that stride between batch rows.
   size_t head_at(size_t head, size_t batch) const { return head / H * batch + head % H * D; }
   // The head b G + g of keys and values that it shares, and where that begins.

@@ -167,8 +167,7 @@ struct Backward {
                                      bool diagonal, const Scratch& t) {
     const DF d;
     const ProbabilityDropout dropout(a, head, block * kBlock);
-    const float root = std::sqrt(float(a.D));
-    const VF scale = hn::Set(d, 1.0F / root), scale2 = hn::Set(d, kLog2E / root);
+    const VF scale = hn::Set(d, 1.0F / a.divisor()), scale2 = hn::Set(d, kLog2E / a.divisor());
     for (size_t c = 0; c < kBlock; c += kLanes) {
       const VF lse = hn::Load(d, t.lse + block * kBlock + c);
       const VF delta = hn::Load(d, t.delta + block * kBlock + c);

@@ -15,6 +15,7 @@ struct Adafactor {
     return 8.0 * kMostParts * double(shape.empty() ? 1 : shape.back());
   }
   static constexpr Optimizer kInfo = {.name = "adafactor",
+                                      .mup_power = -0.5,
                                       .whole = Whole::kAll,
                                       .whole_exp_avg_sq = Kept::kRowsAndColumns,
                                       .whole_bytes = &Adafactor::bytes};

@@ -6,7 +6,8 @@
 namespace gigagpt::ops {
 
 struct AdamW {
-  static constexpr Optimizer kInfo = {.name = "adamw", .exp_avg = true, .exp_avg_sq = true};
+  static constexpr Optimizer kInfo = {
+      .name = "adamw", .exp_avg = true, .exp_avg_sq = true, .mup_power = -1};
   float beta1, beta2, rest1, rest2, epsilon;
   float scale1, scale2;  // undo the bias of averages that began at zero
 

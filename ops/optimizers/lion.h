@@ -7,7 +7,7 @@
 namespace gigagpt::ops {
 
 struct Lion {
-  static constexpr Optimizer kInfo = {.name = "lion", .exp_avg = true};
+  static constexpr Optimizer kInfo = {.name = "lion", .exp_avg = true, .mup_power = -1};
   float beta1, beta2, rest1, rest2;
 
   explicit Lion(const StepNumbers& n)

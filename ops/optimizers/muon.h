@@ -31,6 +31,7 @@ struct Muon : AdamW {
   static constexpr Optimizer kInfo = {.name = "muon",
                                       .exp_avg = true,
                                       .exp_avg_sq = true,
+                                      .mup_power = -0.5,
                                       .whole = Whole::kHiddenMatrices,
                                       .whole_exp_avg = Kept::kElements,
                                       .whole_flops = &Muon::flops,

@@ -20,6 +20,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,6 +44,11 @@ struct Optimizer {
   // `state: compact` they have 8 bits each.
   bool exp_avg = false;
   bool exp_avg_sq = false;
+  // The power of the width that a hidden matrix's learning rate goes with in muP, while those of
+  // embeddings and vectors stay; null: muP has no such rule for it. Steps of one size for every
+  // element have -1; those of one spectral norm, or in proportion to a matrix that is drawn with a
+  // deviation of width^-1/2, have -1/2.
+  std::optional<double> mup_power = {};
   // The parameters that it needs whole: they are cut neither into segments nor into shards, and
   // what is kept of them is said apart.
   Whole whole = Whole::kNone;
