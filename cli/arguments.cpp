@@ -77,6 +77,8 @@ struct Parser {
   CLI::App* prepare = add_command("prepare", "Turn text into a data set", kPrepareHelp);
   CLI::App* plan = add_command("plan", "Say what training would take", kPlanHelp);
   CLI::App* check = add_command("check", "Hold a model to what training counts on", kCheckHelp);
+  CLI::App* coordinates = add_command(
+      "coordinates", "Show how a model's activations grow with its width", kCoordinatesHelp);
   CLI::App* train = add_command("train", "Train a GPT", kTrainHelp);
   CLI::App* eval = add_command("eval", "Report the loss on validation data", kEvalHelp);
   CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
@@ -120,7 +122,7 @@ struct Parser {
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
     for (CLI::App* command :
-         {prepare, plan, check, train, eval, sample, inspect, exporting, tokenizer})
+         {prepare, plan, check, coordinates, train, eval, sample, inspect, exporting, tokenizer})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
     add_value(*prepare, "--input", arguments.prepare.inputs, kInputHelp);
@@ -129,7 +131,8 @@ struct Parser {
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
-    for (CLI::App* command : {plan, check, train})
+    add_flags(*coordinates, arguments.coordinates.options(), "Options", flags);
+    for (CLI::App* command : {plan, check, coordinates, train})
       add_value(*command, "config", config_file, "YAML file of config keys");
     plan->add_flag("--measure", arguments.measure, "measure this machine again");
     train->add_flag("--dry_run", arguments.dry_run,
@@ -148,7 +151,7 @@ struct Parser {
               "a checkpoint, or a run's out_dir; latest: the newest in out");
     add_value(*exporting, "path", paths, "a checkpoint, or a run's out_dir");
     add_value(*inspect, "path", arguments.inspect_path, "what to look at");
-    for (CLI::App* command : {plan, check, train, eval}) {
+    for (CLI::App* command : {plan, check, coordinates, train, eval}) {
       GPTConfig defaults;
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
       for (const std::string& family : GPTConfig::families()) {
@@ -195,6 +198,9 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
       {parser.tokenizer_decode, !tokenizer.tokenizer.empty(), no_tokenizer},
       {parser.plan, config, "plan needs a config file, e.g. gigagpt plan configs/13b.yaml"},
       {parser.check, config, "check needs a config file, e.g. gigagpt check configs/111m.yaml"},
+      {parser.coordinates, config,
+       "coordinates needs a config file, e.g. gigagpt coordinates "
+       "configs/cerebras-gpt-mup/111m.yaml"},
       {parser.train, config,
        "train needs a config file, e.g. gigagpt train configs/quickstart.yaml"},
       {parser.eval, parser.flags.contains("checkpoint_path"),
@@ -233,7 +239,7 @@ void place_paths(Parser& parser) {
 void check_parsed(const Parser& parser, const Arguments& arguments) {
   if (parser.app.get_subcommands().empty()) {
     fail("a command is needed: {}; see gigagpt --help",
-         "prepare, plan, check, train, eval, sample, inspect, export or tokenizer");
+         "prepare, plan, check, coordinates, train, eval, sample, inspect, export or tokenizer");
   }
   check_needed(parser, arguments);
   if (parser.train->count("--trace") > 0) check_trace_file(arguments.trace_file);
@@ -277,6 +283,15 @@ std::vector<Option> SampleArguments::options() {
   };
 }
 
+std::vector<Option> CoordinatesArguments::options() {
+  return {{"widths", &widths, "widths to compare"},
+          {"seeds", &seeds, "of weights and tokens, of which the mean is shown", between(1, 1000)},
+          {"steps", &steps, "of training", between(1, 10000)},
+          {"without", &without, "a part of muP to leave out, to see what a mistake looks like",
+           one_of({"initialisation", "rates", "logits"})},
+          {"out", &out, "a picture, FILE.svg or FILE.png; needs gnuplot"}};
+}
+
 std::vector<Option> ExportArguments::options() {
   return {
       {"checkpoint_path", &checkpoint_path, "the same as PATH"},
@@ -308,6 +323,11 @@ Arguments parse_arguments(int argc, char** argv) {
   set_flags(arguments.tokenizer.train_options(), *parser.tokenizer ? parser.flags : Flags());
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
   set_flags(arguments.exporting.options(), *parser.exporting ? parser.flags : Flags());
+  if (*parser.coordinates) {
+    const auto own = arguments.coordinates.options();
+    set_flags(own, parser.flags);
+    for (const Option& option : own) parser.flags.erase(option.name);
+  }
   // Any text is a prompt, the empty one and "null" too.
   const auto prompt = parser.flags.find("prompt");
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;
@@ -317,16 +337,17 @@ Arguments parse_arguments(int argc, char** argv) {
   arguments.tokenizer.action = *parser.tokenizer_train    ? Action::kTrain
                                : *parser.tokenizer_encode ? Action::kEncode
                                                           : Action::kDecode;
-  arguments.command = *parser.tokenizer   ? Command::kTokenizer
-                      : *parser.prepare   ? Command::kPrepare
-                      : *parser.plan      ? Command::kPlan
-                      : *parser.check     ? Command::kCheck
-                      : *parser.train     ? Command::kTrain
-                      : *parser.eval      ? Command::kEval
-                      : *parser.sample    ? Command::kSample
-                      : *parser.exporting ? Command::kExport
-                                          : Command::kInspect;
-  if (*parser.plan || *parser.check || *parser.train || *parser.eval) {
+  arguments.command = *parser.tokenizer     ? Command::kTokenizer
+                      : *parser.prepare     ? Command::kPrepare
+                      : *parser.plan        ? Command::kPlan
+                      : *parser.check       ? Command::kCheck
+                      : *parser.coordinates ? Command::kCoordinates
+                      : *parser.train       ? Command::kTrain
+                      : *parser.eval        ? Command::kEval
+                      : *parser.sample      ? Command::kSample
+                      : *parser.exporting   ? Command::kExport
+                                            : Command::kInspect;
+  if (*parser.plan || *parser.check || *parser.coordinates || *parser.train || *parser.eval) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);
     }

@@ -57,6 +57,15 @@ struct ExportArguments {
   std::vector<Option> options();
 };
 
+struct CoordinatesArguments {
+  std::string widths = "128,256,512,1024";
+  int64_t seeds = 3;
+  int64_t steps = 6;
+  std::optional<std::string> without = {};
+  std::optional<std::string> out = {};
+  std::vector<Option> options();
+};
+
 struct TokenizerArguments {
   enum class Action { kTrain, kEncode, kDecode } action;
   std::vector<std::string> inputs;  // none: standard input, except to train
@@ -74,6 +83,7 @@ struct Arguments {
     kPrepare,
     kPlan,
     kCheck,
+    kCoordinates,
     kTrain,
     kEval,
     kSample,
@@ -84,8 +94,9 @@ struct Arguments {
   PrepareArguments prepare;
   SampleArguments sample;
   ExportArguments exporting;
+  CoordinatesArguments coordinates;
   std::string inspect_path;
-  // plan, check, train and eval: the config file's, then the flags'
+  // plan, check, coordinates, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;
   std::vector<std::string> notes;  // to be shown once
   bool measure = false;            // plan: the machine once more

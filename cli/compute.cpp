@@ -10,6 +10,7 @@
 #include "cli/arguments.h"
 #include "cli/check.h"
 #include "cli/compute_parts.h"
+#include "cli/coordinates.h"
 #include "cli/display.h"
 #include "cli/launch.h"
 #include "cli/output.h"
@@ -325,6 +326,8 @@ int run(int argc, char** argv) {
       return 0;
     case Arguments::Command::kCheck:
       return check(arguments);
+    case Arguments::Command::kCoordinates:
+      return coordinates(arguments);
     case Arguments::Command::kPlan:
       run_measure(arguments);
       return 0;

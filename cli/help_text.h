@@ -51,6 +51,20 @@ Examples:
   gigagpt check configs/111m.yaml --width 64 --depth 3 --sequence_length 40
 )";
 
+inline constexpr const char* kCoordinatesHelp =
+    R"(The coordinate check of Yang et al. (2022): trains the model of CONFIG, at most two blocks deep, for a
+few steps at several widths, and shows the mean magnitude of what embeddings, attention, feed-forward
+layers and logits make. In the maximal update parametrisation (mup_base_width) it is the same at every
+width, and a learning rate found at one serves for all; in the standard one, or with a mistake in the
+model, it grows or shrinks. Needs no data; takes seconds to a minute. Exit code 1: something is not flat
+(a slope of log magnitude over log width beyond 0.05).
+
+Examples:
+  gigagpt coordinates configs/cerebras-gpt-mup/111m.yaml --out coordinates.svg
+  gigagpt coordinates configs/cerebras-gpt-mup/111m.yaml --without rates
+  gigagpt coordinates configs/111m.yaml --widths 64,256,1024
+)";
+
 inline constexpr const char* kEvalHelp =
     R"(Reports the mean loss and perplexity over all of val.bin. The configuration is the one kept in the checkpoint; CONFIG and --key value override it.
 

@@ -152,6 +152,7 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
     case Arguments::Command::kEval:
       return run_on_systems(arguments, rank, argv);
     case Arguments::Command::kCheck:
+    case Arguments::Command::kCoordinates:
       print_notes(arguments);
       become_compute(argv);
     case Arguments::Command::kSample:
