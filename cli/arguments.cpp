@@ -84,8 +84,7 @@ struct Parser {
   CLI::App* sample = add_command("sample", "Continue a prompt with a trained model", kSampleHelp);
   CLI::App* inspect =
       add_command("inspect", "Say what a run's file or folder holds, and check it", kInspectHelp);
-  CLI::App* exporting =
-      add_command("export", "Write a checkpoint as a GGUF file for llama.cpp", kExportHelp);
+  CLI::App* exporting = add_command("export", "Write a checkpoint for other programs", kExportHelp);
   CLI::App* tokenizer = add_command("tokenizer", "Train or try a tokenizer", kTokenizerHelp);
   CLI::App* tokenizer_train = tokenizer->add_subcommand("train", "Learn byte pairs from text");
   CLI::App* tokenizer_encode = tokenizer->add_subcommand("encode", "Print the tokens of text");
@@ -209,7 +208,8 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
        "sample needs a checkpoint, e.g. gigagpt sample out/quickstart"},
       {parser.exporting, !arguments.exporting.checkpoint_path.empty(),
        "export needs a checkpoint, e.g. gigagpt export out/quickstart --gguf model.gguf"},
-      {parser.exporting, !arguments.exporting.gguf.empty(), "export needs --gguf FILE"},
+      {parser.exporting, arguments.exporting.gguf.empty() != arguments.exporting.hf.empty(),
+       "export needs --gguf FILE or --hf DIR"},
       {parser.inspect, !arguments.inspect_path.empty(),
        "inspect needs a path, e.g. gigagpt inspect out/quickstart"},
       {parser.prepare, !arguments.prepare.inputs.empty(),
@@ -295,8 +295,10 @@ std::vector<Option> CoordinatesArguments::options() {
 std::vector<Option> ExportArguments::options() {
   return {
       {"checkpoint_path", &checkpoint_path, "the same as PATH"},
-      {"gguf", &gguf, "file to write"},
-      {"type", &type, "of the matrices", one_of({"f32", "f16", "bf16", "q8_0"})},
+      {"gguf", &gguf, "file to write, for llama.cpp"},
+      {"hf", &hf, "folder to write, for transformers"},
+      {"type", &type, "of the matrices; null: f16, in a folder f32 (which has no q8_0)",
+       one_of({"f32", "f16", "bf16", "q8_0"})},
       {"tokenizer", &tokenizer, "folder to take it from, instead of the checkpoint; none: no text"},
   };
 }

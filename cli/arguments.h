@@ -51,9 +51,10 @@ struct SampleArguments {
 
 struct ExportArguments {
   std::string checkpoint_path;
-  std::string gguf;
-  std::string type = "f16";
-  std::string tokenizer;  // empty: the checkpoint's
+  std::string gguf;  // or
+  std::string hf;
+  std::optional<std::string> type;  // null: f16, in a folder f32
+  std::string tokenizer;            // empty: the checkpoint's
   std::vector<Option> options();
 };
 

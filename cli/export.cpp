@@ -17,14 +17,14 @@ namespace gigagpt::cli {
 namespace {
 namespace fs = std::filesystem;
 
+using formats::FoldedTensor;
 using formats::GgufEntries;
 using formats::GgufSource;
 using formats::GgufType;
 using formats::StoredWeights;
 
 // The tensors of a checkpoint.
-StoredWeights open_weights(const Path& checkpoint) {
-  const GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
+StoredWeights open_weights(const Path& checkpoint, const GPTConfig& config) {
   size_t tensors = 0;
   for (const Path& file : formats::weight_files(checkpoint)) {
     tensors += formats::SafetensorsReader(file).tensors().size();
@@ -59,6 +59,13 @@ void read_transposed(const StoredWeights& weights, const formats::StoredTensor& 
   }
 }
 
+// Multiplies the values of outputs from `first` on, `columns` each, by what is theirs.
+void fold(const FoldedTensor& tensor, int64_t first, int64_t columns, std::span<float> values) {
+  if (tensor.factor == 1 && tensor.query_rows == 0) return;
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] *= float(tensor.factor_of(first + int64_t(i) / columns));
+}
+
 // The tensor in pieces of whole rows.
 void write_tensor(const StoredWeights& weights, const GgufSource& source, int64_t piece_values,
                   formats::GgufWriter& writer, const std::function<void(double values)>& progress) {
@@ -69,12 +76,15 @@ void write_tensor(const StoredWeights& weights, const GgufSource& source, int64_
   std::vector<float> piece;
   for (int64_t row = 0; row < all_rows; row += piece_rows) {
     const int64_t rows = std::min(piece_rows, all_rows - row);
-    if (source.from.transposed) {
-      read_transposed(weights, source.from, row, rows, piece);
+    const formats::StoredTensor& from = source.values.from;
+    if (from.transposed) {
+      read_transposed(weights, from, row, rows, piece);
     } else {
       piece.resize(size_t(rows * columns));
-      weights.read_floats(source.from, row * columns, piece);
+      weights.read_floats(from, row * columns, piece);
     }
+    // The one row of a vector has an output in each column.
+    shape.size() == 1 ? fold(source.values, 0, 1, piece) : fold(source.values, row, columns, piece);
     writer.write(piece);
     progress(double(piece.size()));
   }
@@ -162,37 +172,133 @@ void write_file(const StoredWeights& weights, const std::vector<GgufSource>& sou
   writer.finish();
 }
 
-}  // namespace
-
-void export_gguf(const ExportArguments& arguments, int64_t piece_values) {
-  const Path target = arguments.gguf;
-  check_target(target);
-  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
-  formats::verify_files(checkpoint, /*moments=*/false);
-  const StoredWeights weights = open_weights(checkpoint);
-  weights.check_values();
-  const GgufType type = type_named(arguments.type);
-  auto model = formats::gguf_model(checkpoint, weights.tensors(), type, model_name(checkpoint));
-  const auto tokenizer = find_tokenizer(arguments, checkpoint);
-  for (auto& entry : tokenizer ? formats::gguf_tokenizer(*tokenizer, model.vocab_size)
-                               : formats::gguf_no_tokenizer()) {
-    model.entries.push_back(std::move(entry));
-  }
+// Renames what was written under a temporary name by `write`, which is removed if that fails.
+template <class Write>
+void write_as_a_whole(const Path& target, const Write& write) {
   const Path temporary = temporary_path(target);
   try {
-    write_file(weights, model.sources, model.entries, piece_values, temporary, target);
+    write(temporary);
     if (std::rename(temporary.c_str(), target.c_str()) != 0) {
       fail_errno("cannot rename " + temporary.string());
     }
   } catch (const Error&) {
     std::error_code ignored;
-    fs::remove(temporary, ignored);
+    fs::remove_all(temporary, ignored);
     throw;
   }
   sync_parent_directory(target);
+}
+
+void export_gguf(const ExportArguments& arguments, const Path& checkpoint, const GPTConfig& config,
+                 const StoredWeights& weights, int64_t piece_values) {
+  const Path target = arguments.gguf;
+  const std::string type = arguments.type.value_or("f16");
+  auto model = formats::gguf_model(config.as_gpt2(), config.folded_tensors(), type_named(type),
+                                   model_name(checkpoint));
+  const auto tokenizer = find_tokenizer(arguments, checkpoint);
+  for (auto& entry : tokenizer ? formats::gguf_tokenizer(*tokenizer, model.vocab_size)
+                               : formats::gguf_no_tokenizer()) {
+    model.entries.push_back(std::move(entry));
+  }
+  write_as_a_whole(target, [&](const Path& temporary) {
+    write_file(weights, model.sources, model.entries, piece_values, temporary, target);
+  });
   fmt::print("{}: {}, {} of {} in {} tensors\n", target.string(), size_text(fs::file_size(target)),
-             checkpoint.string(), arguments.type, model.sources.size());
+             checkpoint.string(), type, model.sources.size());
   print_notes(model, tokenizer);
+}
+
+// As the file of a folder has them.
+std::vector<std::byte> bytes_of(std::span<const float> values, const std::string& type) {
+  std::vector<std::byte> bytes;
+  if (type == "f32") {
+    const auto raw = std::as_bytes(values);
+    bytes.assign(raw.begin(), raw.end());
+    return bytes;
+  }
+  bytes.reserve(2 * values.size());
+  for (const float value : values) {
+    const uint16_t bits =
+        type == "bf16" ? formats::float_to_bf16(value) : formats::float_to_half(value);
+    const auto two = std::as_bytes(std::span(&bits, 1));
+    bytes.insert(bytes.end(), two.begin(), two.end());
+  }
+  return bytes;
+}
+
+// The tensors as they lie in the checkpoint, times their factors.
+void write_weights(const StoredWeights& weights, const std::vector<FoldedTensor>& tensors,
+                   const std::string& type, int64_t piece_values, const Path& file) {
+  std::vector<formats::TensorInfo> infos;
+  double values = 0;
+  std::string dtype = type;
+  std::ranges::transform(dtype, dtype.begin(), [](char c) { return char(std::toupper(c)); });
+  for (const FoldedTensor& tensor : tensors) {
+    infos.push_back({tensor.name, dtype, tensor.from.shape});
+    values += double(infos.back().count());
+  }
+  formats::SafetensorsWriter writer(file, infos, {{"format", "pt"}});
+  Display display;
+  const auto progress = count_up(display, "exporting", values);
+  std::vector<float> piece;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const FoldedTensor& tensor = tensors[t];
+    const int64_t count = infos[t].count(), columns = tensor.from.shape.back();
+    const int64_t whole = std::max<int64_t>(piece_values / columns, 1) * columns;
+    for (int64_t first = 0; first < count; first += whole) {
+      piece.resize(size_t(std::min(whole, count - first)));
+      weights.read_floats(tensor.from, first, piece);
+      // Outputs are rows, but of vectors and of what is stored the other way round columns.
+      if (tensor.from.shape.size() > 1 && !tensor.from.transposed) {
+        fold(tensor, first / columns, columns, piece);
+      } else {
+        for (size_t row = 0; row < piece.size(); row += size_t(columns))
+          fold(tensor, 0, 1, std::span(piece).subspan(row, size_t(columns)));
+      }
+      writer.write(bytes_of(piece, type));
+      progress(double(piece.size()));
+    }
+  }
+  writer.finish();
+}
+
+void export_folder(const ExportArguments& arguments, const Path& checkpoint,
+                   const GPTConfig& config, const StoredWeights& weights, int64_t piece_values) {
+  const Path target = without_slash(arguments.hf);
+  const std::string type = arguments.type.value_or("f32");
+  const auto tensors = config.folded_tensors();
+  const auto tokenizer = find_tokenizer(arguments, checkpoint);
+  const Path from = arguments.tokenizer.empty() ? checkpoint : Path(arguments.tokenizer);
+  write_as_a_whole(target, [&](const Path& temporary) {
+    fs::create_directory(temporary);
+    if (tokenizer) tokenizer->save(temporary);  // however it is written where it comes from
+    const bool own = tokenizer && fs::is_regular_file(from / "tokenizer.json");
+    config.write_folded(temporary, formats::Tokenizer::read(own ? from : temporary));
+    write_weights(weights, tensors, type, piece_values, temporary / "model.safetensors");
+  });
+  fmt::print("{}: {} in {}, {} tensors, config.json{}\n", target.string(), checkpoint.string(),
+             type, tensors.size(), tokenizer ? " and tokenizer" : "");
+}
+
+void check_folder(const Path& target, const std::optional<std::string>& type) {
+  std::error_code ignored;
+  if (fs::exists(target, ignored)) fail("--hf: {} exists already", target.string());
+  const Path parent = target.has_parent_path() ? target.parent_path() : Path(".");
+  if (!fs::is_directory(parent, ignored)) fail("--hf: there is no directory {}", parent.string());
+  if (type == "q8_0") fail("--type: q8_0 is a type of GGUF files, not of folders");
+}
+
+}  // namespace
+
+void export_model(const ExportArguments& arguments, int64_t piece_values) {
+  const bool folder = arguments.gguf.empty();
+  folder ? check_folder(without_slash(arguments.hf), arguments.type) : check_target(arguments.gguf);
+  const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
+  formats::verify_files(checkpoint, /*moments=*/false);
+  const GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
+  const StoredWeights weights = open_weights(checkpoint, config);
+  weights.check_values();
+  (folder ? export_folder : export_gguf)(arguments, checkpoint, config, weights, piece_values);
 }
 
 }  // namespace gigagpt::cli

@@ -119,8 +119,11 @@ Examples:
 )";
 
 inline constexpr const char* kExportHelp =
-    R"(Writes the weights, the tokenizer and what the model is to one GGUF file, which llama.cpp and
-programs built on it run. Matrices are stored as --type says: f32 is exact, f16 and bf16 take half of
+    R"(Writes the weights, the tokenizer and what the model is for other programs: --gguf to one GGUF file,
+which llama.cpp and programs built on it run, or --hf to a folder for Hugging Face's transformers (as
+checkpoints are already, but for models with muP's multipliers, which are folded into the weights).
+
+In a GGUF file matrices are stored as --type says: f32 is exact, f16 and bf16 take half of
 that, q8_0 (8 bits, with a scale for each 32 values) a quarter; vectors and positions stay f32. The
 file appears when it is complete, and replaces an older GGUF file of its name. Takes some 0.3 GB of
 RAM, whatever the model.
@@ -131,6 +134,7 @@ exact formula differ there by some 0.001 more than rounding explains.
 Examples:
   gigagpt export out/quickstart --gguf quickstart.gguf
   gigagpt export out/111m --gguf 111m-q8_0.gguf --type q8_0
+  gigagpt export out/cerebras-gpt-mup-111m --hf 111m-mup
 )";
 
 inline constexpr const char* kTokenizerHelp =

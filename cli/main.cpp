@@ -143,7 +143,7 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       inspect(arguments.inspect_path);
       return 0;
     case Arguments::Command::kExport:
-      export_gguf(arguments.exporting);
+      export_model(arguments.exporting);
       return 0;
     case Arguments::Command::kPlan:
       print_notes(arguments);

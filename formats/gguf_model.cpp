@@ -46,6 +46,7 @@ std::string llama_name(const std::string& part) {
 
 // "transformer.h.3.ln_1.weight" as "blk.3.attn_norm.weight".
 std::string llama_tensor_name(const std::string& stored) {
+  if (stored == "lm_head.weight") return "output.weight";
   std::string name = stored.substr(std::string_view("transformer.").size());
   std::string block;
   if (name.starts_with("h.")) {
@@ -138,25 +139,23 @@ GgufEntries byte_level_tokenizer(const Tokenizer& tokenizer, int64_t vocab_size)
 
 }  // namespace
 
-std::vector<GgufSource> gguf_gpt2_tensors(std::span<const StoredTensor> tensors, GgufType type) {
+std::vector<GgufSource> gguf_gpt2_tensors(std::span<const FoldedTensor> tensors, GgufType type) {
   std::vector<GgufSource> sources;
-  for (const StoredTensor& stored : tensors) {
-    if (stored.foreign) continue;
-    GgufTensor tensor{llama_tensor_name(stored.name), uint32_t(type), stored.shape};
-    if (stored.transposed) std::swap(tensor.shape[0], tensor.shape[1]);
+  for (const FoldedTensor& folded : tensors) {
+    GgufTensor tensor{llama_tensor_name(folded.name), uint32_t(type), folded.from.shape};
+    if (folded.from.transposed) std::swap(tensor.shape[0], tensor.shape[1]);
     if (tensor.shape.size() == 1 || tensor.name == "position_embd.weight") {
       tensor.type = uint32_t(GgufType::kF32);
     } else if (tensor.shape.back() % gguf_layout(tensor.type)->elements != 0) {
       tensor.type = uint32_t(GgufType::kF16);
     }
-    sources.push_back({tensor, stored});
+    sources.push_back({tensor, folded});
   }
   return sources;
 }
 
-GgufModel gguf_model(const Path& checkpoint, std::span<const StoredTensor> tensors, GgufType type,
-                     const std::string& name) {
-  const HfGpt2Config config = read_hf_config(checkpoint);
+GgufModel gguf_model(const HfGpt2Config& config, std::span<const FoldedTensor> tensors,
+                     GgufType type, const std::string& name) {
   GgufModel model;
   model.sources = gguf_gpt2_tensors(tensors, type);
   model.entries = {{"general.architecture", std::string("gpt2")},

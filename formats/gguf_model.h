@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "formats/gguf.h"
+#include "formats/hf_gpt2.h"
 #include "formats/stored_weights.h"
 #include "formats/tokenizer.h"
 
@@ -14,14 +15,14 @@ namespace gigagpt::formats {
 // A tensor of the file, and where its values come from.
 struct GgufSource {
   GgufTensor tensor;
-  StoredTensor from;  // `transposed`: the file wants it the other way round
+  FoldedTensor values;  // `from.transposed`: the file wants it the other way round
 };
 
-// All tensors in the file's order, of those of a checkpoint. Matrices have `type`, except that the
+// All tensors in the file's order. Matrices have `type`, except that the
 // position embedding and all vectors are F32, as llama.cpp's converter leaves them, and that rows
-// which are no whole blocks of Q8_0 are F16. The output matrix is the token embedding's, which
-// llama.cpp takes if none is there.
-std::vector<GgufSource> gguf_gpt2_tensors(std::span<const StoredTensor> tensors, GgufType type);
+// which are no whole blocks of Q8_0 are F16. Unless the output matrix is a tensor of its own, it is
+// the token embedding's, which llama.cpp takes if none is there.
+std::vector<GgufSource> gguf_gpt2_tensors(std::span<const FoldedTensor> tensors, GgufType type);
 
 // A model as a file has it, but for its tokenizer.
 struct GgufModel {
@@ -31,10 +32,9 @@ struct GgufModel {
   std::string note = {};  // for the user: what llama.cpp computes otherwise
 };
 
-// Of a checkpoint with these tensors, under that name. `type` is what most of its weights become.
-// Throws Error for a family that is not written, or for a config.json that is not good.
-GgufModel gguf_model(const Path& checkpoint, std::span<const StoredTensor> tensors, GgufType type,
-                     const std::string& name);
+// A GPT-2 with these tensors, under that name. `type` is what most of its weights become.
+GgufModel gguf_model(const HfGpt2Config& config, std::span<const FoldedTensor> tensors,
+                     GgufType type, const std::string& name);
 
 // The tokenizer, such that llama.cpp cuts any text into the same tokens. Ids from the tokenizer's
 // size to `vocab_size` become unused ones. Throws Error if vocab_size is below the tokenizer's, or

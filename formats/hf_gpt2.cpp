@@ -74,25 +74,26 @@ HfGpt2Config read_hf_config(const Path& directory) {
 
 void write_hf_config(const Path& directory, const HfGpt2Config& config,
                      const std::string& tokenizer, const TextPairs& own) {
-  const nlohmann::ordered_json root = {{"architectures", {"GPT2LMHeadModel"}},
-                                       {"model_type", "gpt2"},
-                                       {"activation_function", config.activation},
-                                       {"n_layer", config.n_layer},
-                                       {"n_head", config.n_head},
-                                       {"n_embd", config.n_embd},
-                                       {"n_inner", 4 * config.n_embd},
-                                       {"n_positions", config.n_positions},
-                                       {"n_ctx", config.n_positions},
-                                       {"vocab_size", config.vocab_size},
-                                       {"layer_norm_epsilon", 1e-5},
-                                       {"initializer_range", config.initializer_range},
-                                       {"embd_pdrop", config.dropout},
-                                       {"attn_pdrop", config.dropout},
-                                       {"resid_pdrop", config.dropout},
-                                       {"scale_attn_weights", true},
-                                       {"tie_word_embeddings", true},
-                                       {"torch_dtype", "float32"},
-                                       {"gigagpt_bias", config.bias}};
+  const nlohmann::ordered_json root = {
+      {"architectures", architectures("GPT2LMHeadModel", config.plain)},
+      {"model_type", config.plain ? "gpt2" : kOwnModelType},
+      {"activation_function", config.activation},
+      {"n_layer", config.n_layer},
+      {"n_head", config.n_head},
+      {"n_embd", config.n_embd},
+      {"n_inner", 4 * config.n_embd},
+      {"n_positions", config.n_positions},
+      {"n_ctx", config.n_positions},
+      {"vocab_size", config.vocab_size},
+      {"layer_norm_epsilon", 1e-5},
+      {"initializer_range", config.initializer_range},
+      {"embd_pdrop", config.dropout},
+      {"attn_pdrop", config.dropout},
+      {"resid_pdrop", config.dropout},
+      {"scale_attn_weights", true},
+      {"tie_word_embeddings", config.tied},
+      {"torch_dtype", "float32"},
+      {"gigagpt_bias", config.bias}};
   write_model_config(directory, root, own, config.n_positions, tokenizer);
 }
 

@@ -20,7 +20,9 @@ struct HfGpt2Config {
   std::string activation = "gelu";  // or "gelu_new" and "gelu_pytorch_tanh", which are one
   double dropout = 0.0;
   double initializer_range = 0.02;
-  bool bias = true;  // our flag `gigagpt_bias`: false means that the linear biases are zeros
+  bool tied = true;
+  bool plain = true;  // false: a model with multipliers, which other programs do not compute
+  bool bias = true;   // our flag `gigagpt_bias`: false means that the linear biases are zeros
 
   bool operator==(const HfGpt2Config&) const = default;
 };

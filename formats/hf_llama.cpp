@@ -7,8 +7,9 @@ namespace gigagpt::formats {
 void write_hf_config(const Path& directory, const HfLlamaConfig& c, const std::string& tokenizer,
                      const TextPairs& own) {
   const std::string kind = c.qk_norm ? "Qwen3" : c.qkv_bias ? "Qwen2" : "Llama";
-  nlohmann::ordered_json root = {{"architectures", {kind + "ForCausalLM"}},
-                                 {"model_type", c.qk_norm    ? "qwen3"
+  nlohmann::ordered_json root = {{"architectures", architectures(kind + "ForCausalLM", c.plain)},
+                                 {"model_type", !c.plain     ? kOwnModelType
+                                                : c.qk_norm  ? "qwen3"
                                                 : c.qkv_bias ? "qwen2"
                                                              : "llama"},
                                  {"hidden_act", "silu"},

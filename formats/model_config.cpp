@@ -21,6 +21,10 @@ void write_tokenizer_config(const Path& directory, int64_t max_length, bool has_
 
 }  // namespace
 
+ordered_json architectures(const std::string& name, bool plain) {
+  return plain ? ordered_json::array({name}) : ordered_json::array();
+}
+
 void write_model_config(const Path& directory, ordered_json root, const TextPairs& own,
                         int64_t max_length, const std::string& tokenizer) {
   ordered_json end_of_text;  // null: none

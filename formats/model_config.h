@@ -10,6 +10,11 @@
 
 namespace gigagpt::formats {
 
+// The model_type of models that other programs do not compute, so that they say so instead of
+// taking the weights for those of another model; these have no `architectures` either.
+inline constexpr const char* kOwnModelType = "gigagpt";
+nlohmann::ordered_json architectures(const std::string& name, bool plain);
+
 // Writes config.json with our own keys in "gigagpt", and beside it the tokenizer (as
 // Tokenizer::read has it) unless that is "", with the tokenizer_config.json that transformers
 // wants.

@@ -26,6 +26,20 @@ struct StoredTensor {
   bool foreign = false;
 };
 
+// A tensor of a model as other programs want it, which know no multipliers and divide attention's
+// scores by the root of a head's size: the values of a stored one, times factors.
+struct FoldedTensor {
+  StoredTensor from;
+  std::string name;  // there
+  double factor = 1;
+  int64_t query_rows = 0;  // the first of its outputs, which are also times `query_factor`
+  double query_factor = 1;
+
+  double factor_of(int64_t output) const {
+    return output < query_rows ? factor * query_factor : factor;
+  }
+};
+
 // Calls visit(first element, how many) for pieces of a tensor that need little memory.
 template <class Visit>
 void in_pieces(int64_t count, Visit visit) {

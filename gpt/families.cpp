@@ -1,5 +1,7 @@
 // What depends on the family of a config's model, and needs no LibTorch: its keys, declarations and
 // config.json.
+#include <cmath>
+
 #include "base/error.h"
 #include "formats/hf_gpt2.h"
 #include "formats/hf_llama.h"
@@ -43,35 +45,73 @@ void GPTConfig::check_model() const {
   if (model == "llama") llama.check(heads, width / heads);
 }
 
-void GPTConfig::write_model(const Path& checkpoint, const std::string& tokenizer) {
-  const auto own = option_texts(model_options());
-  if (model == "llama") {
-    const llama::BlockParams block(*this, 0);
-    const ops::RopeRule& rope = llama.rope;
-    formats::HfLlamaConfig hf{depth,
-                              width,
-                              heads,
-                              block.G,
-                              block.D,
-                              block.F,
-                              max_position_embeddings,
-                              vocab_size,
-                              rope.theta,
-                              llama.norm_epsilon,
-                              parametrisation.init_std,
-                              {},
-                              llama.tie_word_embeddings,
-                              llama.qkv_bias,
-                              llama.qk_norm};
-    if (rope.factor > 1)
-      hf.scaling = {rope.factor, rope.low_frequency_factor, rope.high_frequency_factor,
-                    rope.original_positions};
-    return formats::write_hf_config(checkpoint, hf, tokenizer, own);
+formats::HfGpt2Config GPTConfig::as_gpt2() const {
+  if (model != "gpt2")
+    fail("model: {} is not a model of GPT-2's family, which alone is supported", model);
+  return {.n_layer = depth,
+          .n_head = heads,
+          .n_embd = width,
+          .n_positions = max_position_embeddings,
+          .vocab_size = vocab_size,
+          .activation = activation,
+          .dropout = dropout,
+          .initializer_range = parametrisation.init_std,
+          .bias = bias};
+}
+
+namespace {
+
+formats::HfLlamaConfig as_llama(const GPTConfig& c) {
+  const llama::BlockParams block(c, 0);
+  const ops::RopeRule& rope = c.llama.rope;
+  formats::HfLlamaConfig hf{.layers = c.depth,
+                            .width = c.width,
+                            .heads = c.heads,
+                            .kv_heads = block.G,
+                            .head_size = block.D,
+                            .ffn_width = block.F,
+                            .positions = c.max_position_embeddings,
+                            .vocab_size = c.vocab_size,
+                            .rope_theta = rope.theta,
+                            .norm_epsilon = c.llama.norm_epsilon,
+                            .initializer_range = c.parametrisation.init_std,
+                            .tied = c.llama.tie_word_embeddings,
+                            .qkv_bias = c.llama.qkv_bias,
+                            .qk_norm = c.llama.qk_norm};
+  if (rope.factor > 1)
+    hf.scaling = {rope.factor, rope.low_frequency_factor, rope.high_frequency_factor,
+                  rope.original_positions};
+  return hf;
+}
+
+void write_config(const GPTConfig& config, const Path& directory, bool plain, bool tied,
+                  const std::string& tokenizer, const formats::TextPairs& own) {
+  if (config.model == "llama") {
+    formats::HfLlamaConfig hf = as_llama(config);
+    hf.plain = plain, hf.tied = hf.tied && tied;
+    return formats::write_hf_config(directory, hf, tokenizer, own);
   }
-  formats::write_hf_config(checkpoint,
-                           {depth, heads, width, max_position_embeddings, vocab_size, activation,
-                            dropout, parametrisation.init_std, bias},
-                           tokenizer, own);
+  formats::HfGpt2Config hf = config.as_gpt2();
+  hf.plain = plain, hf.tied = tied;
+  formats::write_hf_config(directory, hf, tokenizer, own);
+}
+
+}  // namespace
+
+void GPTConfig::write_model(const Path& checkpoint, const std::string& tokenizer) {
+  write_config(*this, checkpoint, parametrised().is_plain(), /*tied=*/true, tokenizer,
+               option_texts(model_options()));
+}
+
+void GPTConfig::write_folded(const Path& directory, const std::string& tokenizer) const {
+  const auto p = parametrised();
+  write_config(*this, directory, /*plain=*/true, p.embedding == p.output, tokenizer, {});
+}
+
+std::vector<formats::FoldedTensor> GPTConfig::folded_tensors() const {
+  const int64_t own = model == "llama" ? llama.head_size.value_or(0) : 0;
+  const auto size = double(own > 0 ? own : width / heads);
+  return engine::folded_tensors(layers(), 1 / std::sqrt(size));
 }
 
 namespace {

@@ -96,8 +96,7 @@ TEST(StoredTensors, OfOtherProgramsMayHaveMoreAndShorterNames) {
 TEST(StoredTensors, BecomeWhatLlamaCppWants) {
   GPTConfig config = model(48, 12, 2, 16);
   config.vocab_size = 50;
-  const auto stored = engine::stored_tensors(config.layers());
-  const auto sources = formats::gguf_gpt2_tensors(stored, GgufType::kQ8_0);
+  const auto sources = formats::gguf_gpt2_tensors(config.folded_tensors(), GgufType::kQ8_0);
   ASSERT_EQ(sources.size(), 4 + 12 * 12U);
   const auto find = [&](const std::string& name) {
     for (const GgufSource& source : sources) {
@@ -112,11 +111,11 @@ TEST(StoredTensors, BecomeWhatLlamaCppWants) {
   EXPECT_EQ(find("output_norm.bias").tensor.type, 0U);
   const auto down = find("blk.11.ffn_down.weight");
   EXPECT_EQ(down.tensor, (GgufTensor{"blk.11.ffn_down.weight", q8_0, {48, 192}}));
-  EXPECT_EQ(down.from.name, "transformer.h.11.mlp.c_proj.weight");
-  EXPECT_EQ(find("blk.3.attn_qkv.weight").from.name, "transformer.h.3.attn.c_attn.weight");
-  EXPECT_EQ(find("blk.3.attn_output.bias").from.name, "transformer.h.3.attn.c_proj.bias");
-  EXPECT_EQ(find("blk.3.attn_norm.weight").from.name, "transformer.h.3.ln_1.weight");
-  EXPECT_EQ(find("blk.3.ffn_norm.weight").from.name, "transformer.h.3.ln_2.weight");
+  EXPECT_EQ(down.values.from.name, "transformer.h.11.mlp.c_proj.weight");
+  EXPECT_EQ(find("blk.3.attn_qkv.weight").values.from.name, "transformer.h.3.attn.c_attn.weight");
+  EXPECT_EQ(find("blk.3.attn_output.bias").values.from.name, "transformer.h.3.attn.c_proj.bias");
+  EXPECT_EQ(find("blk.3.attn_norm.weight").values.from.name, "transformer.h.3.ln_1.weight");
+  EXPECT_EQ(find("blk.3.ffn_norm.weight").values.from.name, "transformer.h.3.ln_2.weight");
   EXPECT_EQ(find("blk.3.ffn_up.bias").tensor, (GgufTensor{"blk.3.ffn_up.bias", 0, {192}}));
 }
 

@@ -72,6 +72,58 @@ std::vector<formats::StoredTensor> stored_tensors(const std::vector<LayerSpec>& 
   return tensors;
 }
 
+namespace {
+
+// The layer that has a parameter, and its rule, by its full name.
+std::pair<const LayerSpec*, const ParamSpec*> find_param(const std::vector<LayerSpec>& layers,
+                                                         const std::string& name) {
+  for (const LayerSpec& layer : layers) {
+    for (const ParamSpec& param : layer.params) {
+      if (layer.prefix + param.name == name) return {&layer, &param};
+    }
+  }
+  GIGAGPT_ASSERT(false);
+  return {};
+}
+
+// Other programs' name for a use of a parameter of its own, within that layer.
+std::string name_of_use(const LayerSpec& layer, const std::string& param) {
+  for (const formats::StoredTensor& tensor : layer.also_stored) {
+    if (tensor.foreign && tensor.parameter == param) return tensor.name;
+  }
+  fail(
+      "model: layer {} multiplies {} by something else than its own layer does, and other programs "
+      "have no name for that",
+      layer.name, param);
+}
+
+}  // namespace
+
+std::vector<formats::FoldedTensor> folded_tensors(const std::vector<LayerSpec>& layers,
+                                                  double query_factor) {
+  std::vector<formats::FoldedTensor> folded;
+  for (const formats::StoredTensor& tensor : stored_tensors(layers)) {
+    if (tensor.foreign) continue;
+    folded.push_back({tensor, tensor.name});
+    if (tensor.parameter.empty()) continue;
+    const auto [layer, param] = find_param(layers, tensor.parameter);
+    folded.back().factor = param->rule.multiplier;
+    const bool queries = layer->over_size && !layer->queries.param.empty() &&
+                         param->name.starts_with(layer->queries.param + ".");
+    if (queries) folded.back().query_rows = layer->queries.rows;
+    folded.back().query_factor = query_factor;
+  }
+  for (const LayerSpec& layer : layers) {
+    for (const SharedParam& use : layer.shared) {
+      if (find_param(layers, use.name).second->rule.multiplier == use.multiplier) continue;
+      const auto own = std::ranges::find_if(
+          folded, [&](const auto& tensor) { return tensor.from.parameter == use.name; });
+      folded.push_back({own->from, name_of_use(layer, use.name), use.multiplier});
+    }
+  }
+  return folded;
+}
+
 Param Declaration::add(std::string name, std::vector<int64_t> shape, ParamRule rule) {
   spec_.params.push_back({std::move(name), std::move(shape), std::move(rule)});
   parametrisation_.apply(spec_.params.back(), spec_.is_block());
@@ -82,7 +134,7 @@ AffineParam Declaration::linear(const std::string& name, int64_t in, int64_t out
                                 bool bias) {
   const std::string theirs = rule.stored_name.empty() ? name : rule.stored_name;
   rule.stored_name = theirs + ".weight";
-  ParamRule of_bias{.stored_name = theirs + ".bias"};
+  ParamRule of_bias{.ends_branch = rule.ends_branch, .stored_name = theirs + ".bias"};
   AffineParam affine{add(name + ".weight", {out, in}, std::move(rule))};
   if (bias) affine.bias = add(name + ".bias", {out}, std::move(of_bias));
   return affine;

@@ -66,6 +66,12 @@ double train_flops_per_token(const std::vector<LayerSpec>& layers, int64_t seque
 // "transformer." or "model." at the beginning of their names. Throws Error for two of one name.
 std::vector<formats::StoredTensor> stored_tensors(const std::vector<LayerSpec>& layers);
 
+// The same as other programs want it: without multipliers, and where scores are divided by the size
+// of a head, with queries times `query_factor`. A tied parameter whose uses have other multipliers
+// becomes two tensors. Throws Error if others have no name for the second.
+std::vector<formats::FoldedTensor> folded_tensors(const std::vector<LayerSpec>& layers,
+                                                  double query_factor);
+
 // A parameter as a layer's forward pass names it.
 struct Param {
   size_t index = 0;     // among the layer's own, or among those that it shares

@@ -48,6 +48,8 @@ struct Parametrisation {
   double block_epsilon = 1, epsilon = 1;
   bool over_size = false;  // attention's scores are divided by the size of a head
 
+  // Whether a model with these weights gives the same outputs in other programs.
+  bool is_plain() const { return embedding == 1 && output == 1 && branch == 1 && !over_size; }
   // Sets what the parameter's rule leaves open.
   void apply(ParamSpec& param, bool in_block) const;
 };
