@@ -11,7 +11,7 @@
 #include "cli/output.h"
 #include "engine/run/resume.h"
 #include "formats/gguf_model.h"
-#include "gpt/config.h"
+#include "gpt/exported.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -193,7 +193,7 @@ void export_gguf(const ExportArguments& arguments, const Path& checkpoint, const
                  const StoredWeights& weights, int64_t piece_values) {
   const Path target = arguments.gguf;
   const std::string type = arguments.type.value_or("f16");
-  auto model = formats::gguf_model(config.as_gpt2(), config.folded_tensors(), type_named(type),
+  auto model = formats::gguf_model(gguf_form(config), folded_tensors(config), type_named(type),
                                    model_name(checkpoint));
   const auto tokenizer = find_tokenizer(arguments, checkpoint);
   for (auto& entry : tokenizer ? formats::gguf_tokenizer(*tokenizer, model.vocab_size)
@@ -266,14 +266,14 @@ void export_folder(const ExportArguments& arguments, const Path& checkpoint,
                    const GPTConfig& config, const StoredWeights& weights, int64_t piece_values) {
   const Path target = without_slash(arguments.hf);
   const std::string type = arguments.type.value_or("f32");
-  const auto tensors = config.folded_tensors();
+  const auto tensors = folded_tensors(config);
   const auto tokenizer = find_tokenizer(arguments, checkpoint);
   const Path from = arguments.tokenizer.empty() ? checkpoint : Path(arguments.tokenizer);
   write_as_a_whole(target, [&](const Path& temporary) {
     fs::create_directory(temporary);
     if (tokenizer) tokenizer->save(temporary);  // however it is written where it comes from
     const bool own = tokenizer && fs::is_regular_file(from / "tokenizer.json");
-    config.write_folded(temporary, formats::Tokenizer::read(own ? from : temporary));
+    write_folded(config, temporary, formats::Tokenizer::read(own ? from : temporary));
     write_weights(weights, tensors, type, piece_values, temporary / "model.safetensors");
   });
   fmt::print("{}: {} in {}, {} tensors, config.json{}\n", target.string(), checkpoint.string(),

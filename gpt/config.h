@@ -13,7 +13,6 @@
 #include "engine/plan/plan.h"
 #include "engine/state/parametrisation.h"
 #include "engine/state/update.h"
-#include "formats/hf_gpt2.h"
 #include "gpt/llama_keys.h"
 
 namespace gigagpt {
@@ -69,11 +68,6 @@ struct GPTConfig {
   // Writes the model as config.json, and the tokenizer beside it; reads one of ours, or one of
   // another program that this one computes. Other programs refuse a model with multipliers (muP).
   void write_model(const Path& checkpoint, const std::string& tokenizer);
-  // Writes it for other programs, whose weights are folded_tensors().
-  void write_folded(const Path& directory, const std::string& tokenizer) const;
-  std::vector<formats::FoldedTensor> folded_tensors() const;
-  // Throws Error for a family that is no GPT-2.
-  formats::HfGpt2Config as_gpt2() const;
   static GPTConfig of_checkpoint(const Path& checkpoint);
 
   // What the model's parameters get, by their kinds.

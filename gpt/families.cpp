@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "formats/hf_gpt2.h"
 #include "formats/hf_llama.h"
+#include "gpt/exported.h"
 #include "gpt/gpt2.h"
 #include "gpt/llama.h"
 
@@ -45,18 +46,18 @@ void GPTConfig::check_model() const {
   if (model == "llama") llama.check(heads, width / heads);
 }
 
-formats::HfGpt2Config GPTConfig::as_gpt2() const {
-  if (model != "gpt2")
-    fail("model: {} is not a model of GPT-2's family, which alone is supported", model);
-  return {.n_layer = depth,
-          .n_head = heads,
-          .n_embd = width,
-          .n_positions = max_position_embeddings,
-          .vocab_size = vocab_size,
-          .activation = activation,
-          .dropout = dropout,
-          .initializer_range = parametrisation.init_std,
-          .bias = bias};
+formats::HfGpt2Config gguf_form(const GPTConfig& c) {
+  if (c.model != "gpt2")
+    fail("model: {} is not a model of GPT-2's family, which alone is supported", c.model);
+  return {.n_layer = c.depth,
+          .n_head = c.heads,
+          .n_embd = c.width,
+          .n_positions = c.max_position_embeddings,
+          .vocab_size = c.vocab_size,
+          .activation = c.activation,
+          .dropout = c.dropout,
+          .initializer_range = c.parametrisation.init_std,
+          .bias = c.bias};
 }
 
 namespace {
@@ -91,7 +92,7 @@ void write_config(const GPTConfig& config, const Path& directory, bool plain, bo
     hf.plain = plain, hf.tied = hf.tied && tied;
     return formats::write_hf_config(directory, hf, tokenizer, own);
   }
-  formats::HfGpt2Config hf = config.as_gpt2();
+  formats::HfGpt2Config hf = gguf_form(config);
   hf.plain = plain, hf.tied = tied;
   formats::write_hf_config(directory, hf, tokenizer, own);
 }
@@ -103,15 +104,15 @@ void GPTConfig::write_model(const Path& checkpoint, const std::string& tokenizer
                option_texts(model_options()));
 }
 
-void GPTConfig::write_folded(const Path& directory, const std::string& tokenizer) const {
-  const auto p = parametrised();
-  write_config(*this, directory, /*plain=*/true, p.embedding == p.output, tokenizer, {});
+void write_folded(const GPTConfig& config, const Path& directory, const std::string& tokenizer) {
+  const auto p = config.parametrised();
+  write_config(config, directory, /*plain=*/true, p.embedding == p.output, tokenizer, {});
 }
 
-std::vector<formats::FoldedTensor> GPTConfig::folded_tensors() const {
-  const int64_t own = model == "llama" ? llama.head_size.value_or(0) : 0;
-  const auto size = double(own > 0 ? own : width / heads);
-  return engine::folded_tensors(layers(), 1 / std::sqrt(size));
+std::vector<formats::FoldedTensor> folded_tensors(const GPTConfig& c) {
+  const int64_t own = c.model == "llama" ? c.llama.head_size.value_or(0) : 0;
+  const auto size = double(own > 0 ? own : c.width / c.heads);
+  return engine::folded_tensors(c.layers(), 1 / std::sqrt(size));
 }
 
 namespace {

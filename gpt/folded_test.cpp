@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "engine/model/oracle.h"
+#include "gpt/exported.h"
 #include "gpt/model.h"
 #include "gpt/testing.h"
 #include "ops/testing.h"
@@ -58,7 +59,7 @@ void expect_same_logits(GPTConfig config) {
                                     [&](const std::string& name, bool) { return values.at(name); });
   std::map<std::string, Tensor> own, of_use;  // by our names, and those of a use with its own
   std::set<std::string> names;
-  for (const auto& tensor : config.folded_tensors()) {
+  for (const auto& tensor : folded_tensors(config)) {
     EXPECT_TRUE(names.insert(tensor.name).second) << tensor.name;
     if (tensor.from.parameter.empty()) continue;
     auto& to = tensor.name == tensor.from.name ? own : of_use;
@@ -90,7 +91,7 @@ TEST(Folded, Gpt2GivesTheSameLogits) {
       expect_same_logits(config);
       give_multipliers(config, depth);
       expect_same_logits(config);
-      EXPECT_EQ(config.folded_tensors().back().name, "lm_head.weight");
+      EXPECT_EQ(folded_tensors(config).back().name, "lm_head.weight");
     }
   }
 }
@@ -116,7 +117,7 @@ TEST(Folded, LlamaAndItsKinGiveTheSameLogits) {
 TEST(Folded, OfAPlainModelIsWhatIsStored) {
   const GPTConfig config = tiny_config("");
   const auto stored = engine::stored_tensors(config.layers());
-  const auto folded = config.folded_tensors();
+  const auto folded = folded_tensors(config);
   for (size_t i = 0; i < folded.size(); ++i) {
     EXPECT_EQ(folded[i].name, stored[i].name);
     EXPECT_EQ(folded[i].factor_of(0), 1);

@@ -6,6 +6,7 @@
 #include "base/testing.h"
 #include "formats/gguf_model.h"
 #include "gpt/config.h"
+#include "gpt/exported.h"
 
 namespace gigagpt {
 namespace {
@@ -96,7 +97,7 @@ TEST(StoredTensors, OfOtherProgramsMayHaveMoreAndShorterNames) {
 TEST(StoredTensors, BecomeWhatLlamaCppWants) {
   GPTConfig config = model(48, 12, 2, 16);
   config.vocab_size = 50;
-  const auto sources = formats::gguf_gpt2_tensors(config.folded_tensors(), GgufType::kQ8_0);
+  const auto sources = formats::gguf_gpt2_tensors(folded_tensors(config), GgufType::kQ8_0);
   ASSERT_EQ(sources.size(), 4 + 12 * 12U);
   const auto find = [&](const std::string& name) {
     for (const GgufSource& source : sources) {
