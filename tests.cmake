@@ -42,7 +42,7 @@ function(describe_test name label all_cores)
   endif()
 endfunction()
 
-room_test(base SOURCES base/async_file_test.cpp base/control_groups_test.cpp base/file_test.cpp base/lock_test.cpp
+room_test(base SOURCES base/async_file_test.cpp base/control_groups_test.cpp base/energy_test.cpp base/file_test.cpp base/lock_test.cpp
           base/option_test.cpp base/random_test.cpp base/trace_test.cpp
           LIBRARIES base)
 room_test(formats SOURCES formats/dataset_test.cpp formats/gguf_test.cpp formats/hf_gpt2_test.cpp
@@ -57,7 +57,7 @@ room_test(ops ALL_CORES TENSORS LABEL slow SOURCES ops/attention_test.cpp ops/co
           ops/head_test.cpp ops/linear_test.cpp ops/multiplier_test.cpp ops/normalization_test.cpp ops/optimizer_test.cpp ops/page_allocator_test.cpp
           ops/rope_test.cpp
           LIBRARIES ops)
-room_test(plan SOURCES engine/plan/machine_test.cpp engine/plan/plan_test.cpp engine/state/layout_test.cpp
+room_test(plan SOURCES engine/plan/cost_test.cpp engine/plan/machine_test.cpp engine/plan/plan_test.cpp engine/state/layout_test.cpp
           engine/state/parametrisation_test.cpp
           LIBRARIES plan)
 room_test(engine TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
@@ -71,7 +71,7 @@ room_test(run_directory TENSORS SOURCES engine/run/run_directory_test.cpp LIBRAR
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
 room_test(gpt TENSORS LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.cpp gpt/llama_test.cpp
-          gpt/folded_test.cpp gpt/model_test.cpp gpt/stored_tensors_test.cpp gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
+          gpt/folded_test.cpp gpt/law_test.cpp gpt/model_test.cpp gpt/stored_tensors_test.cpp gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
 room_test(cli LABEL slow SHARDS 2 SOURCES cli/arguments_test.cpp cli/display_test.cpp cli/figure_test.cpp

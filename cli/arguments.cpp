@@ -86,6 +86,8 @@ struct Parser {
       add_command("inspect", "Say what a run's file or folder holds, and check it", kInspectHelp);
   CLI::App* exporting = add_command("export", "Write a checkpoint for other programs", kExportHelp);
   CLI::App* tokenizer = add_command("tokenizer", "Train or try a tokenizer", kTokenizerHelp);
+  CLI::App* law = add_command("law", "Predict losses by a scaling law", kLawHelp);
+  CLI::App* law_predict = law->add_subcommand("predict", "Say what loss a run comes to");
   CLI::App* tokenizer_train = tokenizer->add_subcommand("train", "Learn byte pairs from text");
   CLI::App* tokenizer_encode = tokenizer->add_subcommand("encode", "Print the tokens of text");
   CLI::App* tokenizer_decode = tokenizer->add_subcommand("decode", "Print the text of tokens");
@@ -120,8 +122,8 @@ struct Parser {
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command :
-         {prepare, plan, check, coordinates, train, eval, sample, inspect, exporting, tokenizer})
+    for (CLI::App* command : {prepare, plan, check, coordinates, train, eval, sample, inspect,
+                              exporting, tokenizer, law, law_predict})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
     add_value(*prepare, "--input", arguments.prepare.inputs, kInputHelp);
@@ -131,7 +133,7 @@ struct Parser {
     add_flags(*sample, arguments.sample.options(), "Options", flags);
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
     add_flags(*coordinates, arguments.coordinates.options(), "Options", flags);
-    for (CLI::App* command : {plan, check, coordinates, train})
+    for (CLI::App* command : {plan, check, coordinates, train, law_predict})
       add_value(*command, "config", config_file, "YAML file of config keys");
     plan->add_flag("--measure", arguments.measure, "measure this machine again");
     train->add_flag("--dry_run", arguments.dry_run,
@@ -150,7 +152,7 @@ struct Parser {
               "a checkpoint, or a run's out_dir; latest: the newest in out");
     add_value(*exporting, "path", paths, "a checkpoint, or a run's out_dir");
     add_value(*inspect, "path", arguments.inspect_path, "what to look at");
-    for (CLI::App* command : {plan, check, coordinates, train, eval}) {
+    for (CLI::App* command : {plan, check, coordinates, train, eval, law_predict}) {
       GPTConfig defaults;
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
       for (const std::string& family : GPTConfig::families()) {
@@ -200,6 +202,10 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
       {parser.coordinates, config,
        "coordinates needs a config file, e.g. gigagpt coordinates "
        "configs/cerebras-gpt-mup/111m.yaml"},
+      {parser.law, !parser.law->get_subcommands().empty(),
+       "law needs predict; see gigagpt law --help"},
+      {parser.law_predict, config,
+       "law predict needs a config file, e.g. gigagpt law predict configs/cerebras-gpt/111m.yaml"},
       {parser.train, config,
        "train needs a config file, e.g. gigagpt train configs/quickstart.yaml"},
       {parser.eval, parser.flags.contains("checkpoint_path"),
@@ -239,7 +245,8 @@ void place_paths(Parser& parser) {
 void check_parsed(const Parser& parser, const Arguments& arguments) {
   if (parser.app.get_subcommands().empty()) {
     fail("a command is needed: {}; see gigagpt --help",
-         "prepare, plan, check, coordinates, train, eval, sample, inspect, export or tokenizer");
+         "prepare, plan, check, coordinates, train, eval, sample, inspect, export, law or "
+         "tokenizer");
   }
   check_needed(parser, arguments);
   if (parser.train->count("--trace") > 0) check_trace_file(arguments.trace_file);
@@ -347,9 +354,11 @@ Arguments parse_arguments(int argc, char** argv) {
                       : *parser.train       ? Command::kTrain
                       : *parser.eval        ? Command::kEval
                       : *parser.sample      ? Command::kSample
+                      : *parser.law         ? Command::kLaw
                       : *parser.exporting   ? Command::kExport
                                             : Command::kInspect;
-  if (*parser.plan || *parser.check || *parser.coordinates || *parser.train || *parser.eval) {
+  if (*parser.plan || *parser.check || *parser.coordinates || *parser.train || *parser.eval ||
+      *parser.law) {
     if (!parser.config_file.empty()) {
       arguments.settings = read_yaml(parser.config_file, arguments.notes);
     }

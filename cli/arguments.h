@@ -89,7 +89,8 @@ struct Arguments {
     kEval,
     kSample,
     kInspect,
-    kExport
+    kExport,
+    kLaw
   } command;
   TokenizerArguments tokenizer;
   PrepareArguments prepare;
@@ -97,7 +98,7 @@ struct Arguments {
   ExportArguments exporting;
   CoordinatesArguments coordinates;
   std::string inspect_path;
-  // plan, check, coordinates, train and eval: the config file's, then the flags'
+  // plan, check, coordinates, law, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;
   std::vector<std::string> notes;  // to be shown once
   bool measure = false;            // plan: the machine once more

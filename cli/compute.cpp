@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/energy.h"
 #include "base/error.h"
 #include "base/system.h"
 #include "base/trace.h"
@@ -75,6 +76,15 @@ class TrainDisplay {
     const double step_s =
         done_ == first_step_ ? first_step_s_ : stepping_s_ / double(done_ - first_step_);
     display_.line(comparison_text(plan_, {step_s, peak_rss_gb(), disk_used_gb(config_, plan_)}));
+    const auto joules = energy_.joules();
+    std::optional<double> kwh;
+    if (joules) kwh = *joules / 3.6e6;
+    const std::string cost = engine::cost_text(
+        engine::cost_of(config_.cost, since_start_.seconds(), config_.num_systems, kwh));
+    if (!cost.empty()) {
+      display_.line(fmt::format("this run took {}{}", cost,
+                                joules ? ", by the counters of this machine" : ""));
+    }
   }
 
   bool stepped() const { return first_step_ >= 0; }
@@ -106,6 +116,7 @@ class TrainDisplay {
       display_.live(text);
     }
     done_ = metrics.step;
+    energy_.joules();
     count_step(metrics);
   }
 
@@ -158,6 +169,7 @@ class TrainDisplay {
   }
 
   Display display_;
+  EnergyMeter energy_;
   const GPTConfig& config_;
   const engine::Machine& machine_;
   const bool can_drop_;  // a step
@@ -335,6 +347,7 @@ int run(int argc, char** argv) {
     case Arguments::Command::kInspect:
     case Arguments::Command::kTokenizer:
     case Arguments::Command::kExport:
+    case Arguments::Command::kLaw:
       fail("this command is run by `gigagpt`, not `gigagpt-compute`");
   }
   return 1;

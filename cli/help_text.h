@@ -137,6 +137,16 @@ Examples:
   gigagpt export out/cerebras-gpt-mup-111m --hf 111m-mup
 )";
 
+inline constexpr const char* kLawHelp =
+    R"(gigagpt law predict CONFIG says what loss the run would end with by the law that Cerebras-GPT found for
+compute-optimal models, before it begins: parameters, tokens and FLOPs are counted as the paper counts
+them. With mup_base_width it is the law of the paper's muP models.
+
+Examples:
+  gigagpt law predict configs/cerebras-gpt/111m.yaml
+  gigagpt law predict configs/111m.yaml --num_steps 2000
+)";
+
 inline constexpr const char* kTokenizerHelp =
     R"(gigagpt tokenizer train --help tells how to make one. A tokenizer that is there already, GPT-2's
 say, need not be trained: encode and decode show what it does, and prepare uses it.

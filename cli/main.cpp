@@ -15,6 +15,7 @@
 #include "cli/export.h"
 #include "cli/inspect.h"
 #include "cli/launch.h"
+#include "cli/law.h"
 #include "cli/output.h"
 #include "cli/plan_text.h"
 #include "cli/prepare.h"
@@ -144,6 +145,10 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       return 0;
     case Arguments::Command::kExport:
       export_model(arguments.exporting);
+      return 0;
+    case Arguments::Command::kLaw:
+      print_notes(arguments);
+      predict_loss(arguments);
       return 0;
     case Arguments::Command::kPlan:
       print_notes(arguments);

@@ -6,6 +6,7 @@
 #include "base/disk_rate.h"
 #include "base/system.h"
 #include "cli/display.h"
+#include "cli/law.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -132,6 +133,10 @@ std::string plan_text(const GPTConfig& config, const Plan& plan, const engine::M
     run = fmt::format("about {}; {}", duration_text(plan.step_s * double(config.num_steps)), run);
   }
   add(text, "the run", run);
+  add(text, "budget", budget_text(config));
+  const auto cost =
+      engine::cost_of(config.cost, plan.step_s * double(config.num_steps), config.num_systems);
+  if (plan.step_s > 0 && config.cost.any()) add(text, "cost", engine::cost_text(cost));
   if (config.num_systems > 1) add(text, "network", network_text(config, plan));
   const std::string systems = plan.step_s > 0 ? systems_text(config, plan) : "";
   if (!systems.empty()) add(text, "on systems", systems);

@@ -25,8 +25,9 @@ std::vector<Option> GPTConfig::options() {
   };
   if (model != "gpt2") run.erase(run.begin());  // dropout is GPT-2's
   std::vector<Option> options;
-  for (auto rules : {model_options(), std::move(run), parametrisation.options(), saves.options(),
-                     optim.options(), storage.options(), systems.options(), watch.options()}) {
+  for (auto rules :
+       {model_options(), std::move(run), parametrisation.options(), saves.options(),
+        optim.options(), storage.options(), systems.options(), watch.options(), cost.options()}) {
     std::move(rules.begin(), rules.end(), std::back_inserter(options));
   }
   return options;

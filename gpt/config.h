@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/option.h"
+#include "engine/plan/cost.h"
 #include "engine/plan/plan.h"
 #include "engine/state/parametrisation.h"
 #include "engine/state/update.h"
@@ -52,6 +53,7 @@ struct GPTConfig {
   engine::StoreRules storage = {};
   engine::ScaleRules systems = {};
   engine::WatchRules watch = {};
+  engine::CostRules cost = {};
 
   // The fields above by name, of the families' own those of `model`; the options point into this
   // object. Those that make the model what it is, which a checkpoint is opened with, come first.

@@ -1,0 +1,48 @@
+#include "base/energy.h"
+
+#include <gtest/gtest.h>
+
+#include "base/temporary_directory.h"
+
+namespace gigagpt {
+namespace {
+
+class Energy : public testing::Test {
+ protected:
+  void set(const std::string& zone, long long uj) {
+    std::filesystem::create_directories(folder_.path() / zone);
+    File::create(folder_.path() / zone / "energy_uj").write(std::to_string(uj) + "\n");
+    File::create(folder_.path() / zone / "max_energy_range_uj").write(std::string("100000000\n"));
+  }
+  TemporaryDirectory folder_;
+};
+
+TEST_F(Energy, PackagesAreAddedUpAndTheirPartsAreNot) {
+  set("intel-rapl:0", 1'000'000);
+  set("intel-rapl:1", 5'000'000);
+  set("intel-rapl:0:0", 7'000'000);
+  set("dtpm", 1);
+  EnergyMeter meter(folder_.path());
+  EXPECT_EQ(meter.joules(), 0);
+  set("intel-rapl:0", 3'500'000);
+  set("intel-rapl:1", 6'000'000);
+  set("intel-rapl:0:0", 70'000'000);
+  EXPECT_DOUBLE_EQ(*meter.joules(), 3.5);
+}
+
+TEST_F(Energy, ACounterThatBeginsAnewGoesOn) {
+  set("intel-rapl:0", 99'000'000);
+  EnergyMeter meter(folder_.path());
+  set("intel-rapl:0", 2'000'000);
+  EXPECT_DOUBLE_EQ(*meter.joules(), 3);
+  set("intel-rapl:0", 2'500'000);
+  EXPECT_DOUBLE_EQ(*meter.joules(), 3.5);
+}
+
+TEST_F(Energy, WithoutCountersNothingIsSaid) {
+  EXPECT_EQ(EnergyMeter(folder_.path()).joules(), std::nullopt);
+  EXPECT_EQ(EnergyMeter(folder_.path() / "none").joules(), std::nullopt);
+}
+
+}  // namespace
+}  // namespace gigagpt
