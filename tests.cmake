@@ -75,9 +75,9 @@ room_test(gpt TENSORS LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
 room_test(cli LABEL slow SHARDS 2 SOURCES cli/arguments_test.cpp cli/display_test.cpp cli/figure_test.cpp
-          cli/inspect_state_test.cpp cli/inspect_test.cpp cli/older_store_test.cpp cli/plan_text_test.cpp
+          cli/inspect_state_test.cpp cli/inspect_test.cpp cli/older_store_test.cpp cli/plan_text_test.cpp cli/plot_test.cpp
           cli/programs_test.cpp cli/run_settings_test.cpp cli/yaml_test.cpp
-          LIBRARIES figure inspect storage)
+          LIBRARIES inspect plot storage)
 add_dependencies(cli_test gigagpt gigagpt-compute)
 room_test(export SOURCES cli/export_test.cpp LIBRARIES inspect)
 room_test(prepare SOURCES cli/prepare_corpus_test.cpp cli/prepare_test.cpp

@@ -86,6 +86,7 @@ struct Parser {
       add_command("inspect", "Say what a run's file or folder holds, and check it", kInspectHelp);
   CLI::App* exporting = add_command("export", "Write a checkpoint for other programs", kExportHelp);
   CLI::App* tokenizer = add_command("tokenizer", "Train or try a tokenizer", kTokenizerHelp);
+  CLI::App* plot = add_command("plot", "Draw the losses of runs", kPlotHelp);
   CLI::App* law = add_command("law", "Predict losses by a scaling law", kLawHelp);
   CLI::App* law_predict = law->add_subcommand("predict", "Say what loss a run comes to");
   CLI::App* tokenizer_train = tokenizer->add_subcommand("train", "Learn byte pairs from text");
@@ -123,7 +124,7 @@ struct Parser {
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
     for (CLI::App* command : {prepare, plan, check, coordinates, train, eval, sample, inspect,
-                              exporting, tokenizer, law, law_predict})
+                              exporting, tokenizer, law, law_predict, plot})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
     add_value(*prepare, "--input", arguments.prepare.inputs, kInputHelp);
@@ -132,6 +133,8 @@ struct Parser {
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
+    add_value(*plot, "run", arguments.plot.runs, "out_dir of a run; may be repeated");
+    add_flags(*plot, arguments.plot.options(), "Options", flags);
     add_flags(*coordinates, arguments.coordinates.options(), "Options", flags);
     for (CLI::App* command : {plan, check, coordinates, train, law_predict})
       add_value(*command, "config", config_file, "YAML file of config keys");
@@ -202,6 +205,8 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
       {parser.coordinates, config,
        "coordinates needs a config file, e.g. gigagpt coordinates "
        "configs/cerebras-gpt-mup/111m.yaml"},
+      {parser.plot, !arguments.plot.runs.empty() && !arguments.plot.out.empty(),
+       "plot needs runs and --out, e.g. gigagpt plot out/quickstart --out loss.svg"},
       {parser.law, !parser.law->get_subcommands().empty(),
        "law needs predict; see gigagpt law --help"},
       {parser.law_predict, config,
@@ -244,9 +249,10 @@ void place_paths(Parser& parser) {
 
 void check_parsed(const Parser& parser, const Arguments& arguments) {
   if (parser.app.get_subcommands().empty()) {
-    fail("a command is needed: {}; see gigagpt --help",
-         "prepare, plan, check, coordinates, train, eval, sample, inspect, export, law or "
-         "tokenizer");
+    std::vector<std::string> names;
+    for (const CLI::App* command : parser.app.get_subcommands(nullptr))
+      names.push_back(command->get_name());
+    fail("a command is needed: {}; see gigagpt --help", fmt::join(names, ", "));
   }
   check_needed(parser, arguments);
   if (parser.train->count("--trace") > 0) check_trace_file(arguments.trace_file);
@@ -288,6 +294,16 @@ std::vector<Option> SampleArguments::options() {
       {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: most of what is free", above(0)},
       {"logits", &logits, "file for each token with its logits, as lines of JSON"},
   };
+}
+
+std::vector<Option> PlotArguments::options() {
+  return {{"out", &out, "FILE.svg or FILE.png"},
+          {"x", &x, "the horizontal axis", one_of({"tokens", "flops", "steps", "hours"})},
+          {"log", &log, "axes that are logarithmic", one_of({"xy", "x", "y", "none"})},
+          {"smooth", &smooth, "share of a run that each point of its line is the mean of",
+           between(0, 0.5)},
+          {"law", &law, "a law to draw over FLOPs", one_of({"cerebras-gpt", "cerebras-gpt-mup"})},
+          {"title", &title, "above the picture"}};
 }
 
 std::vector<Option> CoordinatesArguments::options() {
@@ -332,6 +348,7 @@ Arguments parse_arguments(int argc, char** argv) {
   set_flags(arguments.tokenizer.train_options(), *parser.tokenizer ? parser.flags : Flags());
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
   set_flags(arguments.exporting.options(), *parser.exporting ? parser.flags : Flags());
+  set_flags(arguments.plot.options(), *parser.plot ? parser.flags : Flags());
   if (*parser.coordinates) {
     const auto own = arguments.coordinates.options();
     set_flags(own, parser.flags);
@@ -355,6 +372,7 @@ Arguments parse_arguments(int argc, char** argv) {
                       : *parser.eval        ? Command::kEval
                       : *parser.sample      ? Command::kSample
                       : *parser.law         ? Command::kLaw
+                      : *parser.plot        ? Command::kPlot
                       : *parser.exporting   ? Command::kExport
                                             : Command::kInspect;
   if (*parser.plan || *parser.check || *parser.coordinates || *parser.train || *parser.eval ||

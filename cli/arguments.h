@@ -58,6 +58,17 @@ struct ExportArguments {
   std::vector<Option> options();
 };
 
+struct PlotArguments {
+  std::vector<std::string> runs;
+  std::string out;
+  std::string x = "tokens";
+  std::string log = "xy";
+  double smooth = 0.02;
+  std::optional<std::string> law = {};
+  std::optional<std::string> title = {};
+  std::vector<Option> options();
+};
+
 struct CoordinatesArguments {
   std::string widths = "128,256,512,1024";
   int64_t seeds = 3;
@@ -90,13 +101,15 @@ struct Arguments {
     kSample,
     kInspect,
     kExport,
-    kLaw
+    kLaw,
+    kPlot
   } command;
   TokenizerArguments tokenizer;
   PrepareArguments prepare;
   SampleArguments sample;
   ExportArguments exporting;
   CoordinatesArguments coordinates;
+  PlotArguments plot;
   std::string inspect_path;
   // plan, check, coordinates, law, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;

@@ -196,7 +196,7 @@ TEST(Arguments, MissingPartsAreNamed) {
   EXPECT_ERROR(
       parse({}),
       "a command is needed: prepare, plan, check, coordinates, train, eval, sample, inspect, "
-      "export, law or tokenizer");
+      "export, tokenizer, plot, law; see gigagpt --help");
   EXPECT_ERROR(parse({"train"}), "train needs a config file");
   EXPECT_ERROR(parse({"train", "--width", "5"}), "train needs a config file");
   EXPECT_ERROR(parse({"sample"}), "sample needs a checkpoint, e.g. gigagpt sample out/quickstart");

@@ -348,6 +348,7 @@ int run(int argc, char** argv) {
     case Arguments::Command::kTokenizer:
     case Arguments::Command::kExport:
     case Arguments::Command::kLaw:
+    case Arguments::Command::kPlot:
       fail("this command is run by `gigagpt`, not `gigagpt-compute`");
   }
   return 1;

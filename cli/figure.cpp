@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <memory>
 
 #include "base/error.h"
@@ -56,6 +57,23 @@ std::string look_of(const Curve& curve) {
   return "";
 }
 
+// gnuplot labels the decades alone, of which losses have one or none: as many round numbers as fit.
+std::string log_tics(const Panel& panel) {
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+  for (const Curve& curve : panel.curves) {
+    for (const auto& [_, y] : curve.points) least = std::min(least, y), most = std::max(most, y);
+  }
+  if (!(least > 0) || most / least > 100) return "set ytics autofreq\n";
+  const std::vector<double> steps = most / least > 6
+                                        ? std::vector<double>{1, 2, 5}
+                                        : std::vector<double>{1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8};
+  std::vector<std::string> tics;
+  for (double decade = std::pow(10, std::floor(std::log10(least))); decade <= most; decade *= 10) {
+    for (const double step : steps) tics.push_back(fmt::format("{:.4g}", step * decade));
+  }
+  return fmt::format("set ytics ({})\n", fmt::join(tics, ","));
+}
+
 std::string plot_command(const Panel& panel, size_t first) {
   std::vector<std::string> parts;
   for (size_t c = 0; c < panel.curves.size(); ++c) {
@@ -96,12 +114,13 @@ std::string gnuplot_script(const Figure& figure, const Path& out, bool svg) {
         fmt::format("set title {} noenhanced\nset xlabel {} noenhanced\nset ylabel {} noenhanced\n",
                     quoted(title), quoted(panel.x_label), quoted(panel.y_label));
     script += panel.log_x ? "set logscale x\n" : "unset logscale x\n";
-    script += panel.log_y ? "set logscale y\n" : "unset logscale y\n";
-    script += panel.key_outside ? "set key outside right center samplen 2\n"
-                                : "set key inside right top samplen 2\n";
+    script += panel.log_y ? "set logscale y\nset autoscale yfix\n" + log_tics(panel)
+                          : "unset logscale y\nset autoscale y\nset ytics autofreq\n";
+    script += panel.key_outside ? "set key outside right center samplen 2 noopaque\n"
+                                : "set key inside right top samplen 2 opaque\n";
     script += panel.x_tics.empty() ? "set xtics autofreq\n"
                                    : fmt::format("set xtics ({})\n", fmt::join(panel.x_tics, ","));
-    script += "set autoscale xfix\nset offsets graph 0.03, graph 0.03, 0, 0\n";
+    script += "set autoscale xfix\nset offsets graph 0.03, graph 0.03, graph 0.03, graph 0.03\n";
     script += plot_command(panel, data);
     data += panel.curves.size();
   }

@@ -137,6 +137,15 @@ Examples:
   gigagpt export out/cerebras-gpt-mup-111m --hf 111m-mup
 )";
 
+inline constexpr const char* kPlotHelp =
+    R"(Draws the training loss of each run as a line, and what validation there was as points, over tokens,
+FLOPs, steps or hours. Runs may be under way. gnuplot does the drawing (apt-get install gnuplot-nox).
+
+Examples:
+  gigagpt plot out/quickstart --out loss.svg
+  gigagpt plot out/small out/large --x flops --law cerebras-gpt --out family.png
+)";
+
 inline constexpr const char* kLawHelp =
     R"(gigagpt law predict CONFIG says what loss the run would end with by the law that Cerebras-GPT found for
 compute-optimal models, before it begins: parameters, tokens and FLOPs are counted as the paper counts

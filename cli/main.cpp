@@ -18,6 +18,7 @@
 #include "cli/law.h"
 #include "cli/output.h"
 #include "cli/plan_text.h"
+#include "cli/plot.h"
 #include "cli/prepare.h"
 #include "cli/run_settings.h"
 #include "cli/signals.h"
@@ -145,6 +146,9 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       return 0;
     case Arguments::Command::kExport:
       export_model(arguments.exporting);
+      return 0;
+    case Arguments::Command::kPlot:
+      plot(arguments.plot);
       return 0;
     case Arguments::Command::kLaw:
       print_notes(arguments);

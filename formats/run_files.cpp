@@ -183,6 +183,8 @@ void for_each_logged(const Path& out_dir, int64_t last_step,
     StepMetrics metrics{.step = row["step"].get<int64_t>(),
                         .loss = number_in(row, "loss"),
                         .grad_norm = number_in(row, "grad_norm")};
+    if (row.contains("tokens")) metrics.tokens = int64_t(number_in(row, "tokens"));
+    if (row.contains("step_ms")) metrics.step_ms = number_in(row, "step_ms");
     if (row.contains("val_loss")) metrics.val_loss = number_in(row, "val_loss");
     use(metrics);
   });

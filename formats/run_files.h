@@ -78,7 +78,7 @@ struct StepMetrics {
 };
 
 // Calls use(row) for each step that out_dir/metrics.jsonl has, up to `last_step`, with what is said
-// there of step, loss, grad_norm and val_loss.
+// there of step, tokens, loss, grad_norm, step_ms and val_loss.
 void for_each_logged(const Path& out_dir, int64_t last_step,
                      const std::function<void(const StepMetrics&)>& use);
 // The last step that is there; 0 if there is none.
