@@ -66,6 +66,7 @@ room_test(engine TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
           engine/run/transpose_test.cpp
           LIBRARIES engine)
 room_test(check TENSORS LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
+room_test(law_fit SOURCES gpt/law_fit_test.cpp LIBRARIES law_fit)
 room_test(coordinates TENSORS LABEL slow SOURCES gpt/coordinates_test.cpp LIBRARIES check_gpt)
 room_test(run_directory TENSORS SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
@@ -75,7 +76,7 @@ room_test(gpt TENSORS LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
 room_test(cli LABEL slow SHARDS 2 SOURCES cli/arguments_test.cpp cli/display_test.cpp cli/figure_test.cpp
-          cli/inspect_state_test.cpp cli/inspect_test.cpp cli/older_store_test.cpp cli/plan_text_test.cpp cli/plot_test.cpp
+          cli/inspect_state_test.cpp cli/inspect_test.cpp cli/law_test.cpp cli/older_store_test.cpp cli/plan_text_test.cpp cli/plot_test.cpp
           cli/programs_test.cpp cli/run_settings_test.cpp cli/yaml_test.cpp
           LIBRARIES inspect plot storage)
 add_dependencies(cli_test gigagpt gigagpt-compute)

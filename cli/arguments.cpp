@@ -89,6 +89,7 @@ struct Parser {
   CLI::App* plot = add_command("plot", "Draw the losses of runs", kPlotHelp);
   CLI::App* law = add_command("law", "Predict losses by a scaling law", kLawHelp);
   CLI::App* law_predict = law->add_subcommand("predict", "Say what loss a run comes to");
+  CLI::App* law_fit = law->add_subcommand("fit", "Fit a law to finished runs");
   CLI::App* tokenizer_train = tokenizer->add_subcommand("train", "Learn byte pairs from text");
   CLI::App* tokenizer_encode = tokenizer->add_subcommand("encode", "Print the tokens of text");
   CLI::App* tokenizer_decode = tokenizer->add_subcommand("decode", "Print the text of tokens");
@@ -124,7 +125,7 @@ struct Parser {
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
     for (CLI::App* command : {prepare, plan, check, coordinates, train, eval, sample, inspect,
-                              exporting, tokenizer, law, law_predict, plot})
+                              exporting, tokenizer, law, law_predict, law_fit, plot})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
     add_value(*prepare, "--input", arguments.prepare.inputs, kInputHelp);
@@ -133,6 +134,9 @@ struct Parser {
     add_flags(*prepare, arguments.prepare.options(), "Options", flags);
     add_flags(*sample, arguments.sample.options(), "Options", flags);
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
+    add_value(*law_fit, "run", arguments.law.runs, "out_dir of a finished run; four or more");
+    add_flags(*law_fit, arguments.law.fit_options(), "Options", flags);
+    add_flags(*law_predict, arguments.law.predict_options(), "Options", flags);
     add_value(*plot, "run", arguments.plot.runs, "out_dir of a run; may be repeated");
     add_flags(*plot, arguments.plot.options(), "Options", flags);
     add_flags(*coordinates, arguments.coordinates.options(), "Options", flags);
@@ -208,7 +212,9 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
       {parser.plot, !arguments.plot.runs.empty() && !arguments.plot.out.empty(),
        "plot needs runs and --out, e.g. gigagpt plot out/quickstart --out loss.svg"},
       {parser.law, !parser.law->get_subcommands().empty(),
-       "law needs predict; see gigagpt law --help"},
+       "law needs one of predict and fit; see gigagpt law --help"},
+      {parser.law_fit, !arguments.law.runs.empty(),
+       "law fit needs runs, e.g. gigagpt law fit out/scaling/*"},
       {parser.law_predict, config,
        "law predict needs a config file, e.g. gigagpt law predict configs/cerebras-gpt/111m.yaml"},
       {parser.train, config,
@@ -296,6 +302,14 @@ std::vector<Option> SampleArguments::options() {
   };
 }
 
+std::vector<Option> LawArguments::predict_options() {
+  return {{"law", &law, "file that `law fit` wrote; null: Cerebras-GPT's law"}};
+}
+
+std::vector<Option> LawArguments::fit_options() {
+  return {{"out", &out, "file to write, for --law"}, {"picture", &picture, "FILE.svg or FILE.png"}};
+}
+
 std::vector<Option> PlotArguments::options() {
   return {{"out", &out, "FILE.svg or FILE.png"},
           {"x", &x, "the horizontal axis", one_of({"tokens", "flops", "steps", "hours"})},
@@ -349,11 +363,17 @@ Arguments parse_arguments(int argc, char** argv) {
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
   set_flags(arguments.exporting.options(), *parser.exporting ? parser.flags : Flags());
   set_flags(arguments.plot.options(), *parser.plot ? parser.flags : Flags());
-  if (*parser.coordinates) {
-    const auto own = arguments.coordinates.options();
+  arguments.law.action =
+      *parser.law_fit ? LawArguments::Action::kFit : LawArguments::Action::kPredict;
+  // Of commands that have config keys besides.
+  const auto take = [&](const CLI::App* command, const std::vector<Option>& own) {
+    if (!*command) return;
     set_flags(own, parser.flags);
     for (const Option& option : own) parser.flags.erase(option.name);
-  }
+  };
+  take(parser.coordinates, arguments.coordinates.options());
+  take(parser.law_predict, arguments.law.predict_options());
+  take(parser.law_fit, arguments.law.fit_options());
   // Any text is a prompt, the empty one and "null" too.
   const auto prompt = parser.flags.find("prompt");
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;

@@ -58,6 +58,16 @@ struct ExportArguments {
   std::vector<Option> options();
 };
 
+struct LawArguments {
+  enum class Action { kPredict, kFit } action;
+  std::optional<std::string> law = {};  // predict: a file, instead of the published one
+  std::vector<std::string> runs;        // fit
+  std::optional<std::string> out = {};
+  std::optional<std::string> picture = {};
+  std::vector<Option> predict_options();
+  std::vector<Option> fit_options();
+};
+
 struct PlotArguments {
   std::vector<std::string> runs;
   std::string out;
@@ -110,6 +120,7 @@ struct Arguments {
   ExportArguments exporting;
   CoordinatesArguments coordinates;
   PlotArguments plot;
+  LawArguments law;
   std::string inspect_path;
   // plan, check, coordinates, law, train and eval: the config file's, then the flags'
   std::vector<Setting> settings;

@@ -149,11 +149,16 @@ Examples:
 inline constexpr const char* kLawHelp =
     R"(gigagpt law predict CONFIG says what loss the run would end with by the law that Cerebras-GPT found for
 compute-optimal models, before it begins: parameters, tokens and FLOPs are counted as the paper counts
-them. With mup_base_width it is the law of the paper's muP models.
+them. With mup_base_width it is the law of the paper's muP models, and with --law FILE one of yours.
+
+gigagpt law fit RUN... fits L = (FLOPs / scale)^-exponent + floor to the validation losses that your
+runs of one text ended with, and says how sure its numbers are. A run that is not finished, or is of
+another text, is named and refused.
 
 Examples:
   gigagpt law predict configs/cerebras-gpt/111m.yaml
-  gigagpt law predict configs/111m.yaml --num_steps 2000
+  gigagpt law fit out/scaling/* --out law.json --picture law.svg
+  gigagpt law predict configs/111m.yaml --law law.json
 )";
 
 inline constexpr const char* kTokenizerHelp =

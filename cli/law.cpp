@@ -56,15 +56,17 @@ void predict_loss(const Arguments& arguments) {
   config.check();
   const Budget budget = budget_of(config);
   const bool mup = config.parametrisation.mup_base_width.has_value();
-  const ScalingLaw& law = published_law(mup);
+  const auto& file = arguments.law.law;
+  const ScalingLaw law = file ? read_law(*file) : published_law(mup);
   const double loss = law.loss(budget.flops);
   line("model", fmt::format("{} parameters, {}", grouped(int64_t(budget.parameters)),
                             mup ? "in muP" : "in the standard parametrisation"));
   line("tokens", fmt::format("{:.4g}, {:.3g} a parameter", budget.tokens, budget.ratio()));
   line("FLOPs", fmt::format("{:.2g} by Cerebras-GPT's count, {}", budget.flops,
                             beside_published(budget.flops)));
-  line("law",
-       fmt::format("(FLOPs / {:.4g})^-{} + {}, {}", law.scale, law.exponent, law.floor, law.name));
+  line("law", fmt::format("(FLOPs / {:.4g})^-{:.4f} + {:.4f}, {}", law.scale, law.exponent,
+                          law.floor, law.name));
+  if (file) return line("loss", fmt::format("{:.3f} nats a token", loss));
   line("loss", fmt::format("{:.3f} nats a token, {:.3f} bits a byte", loss,
                            loss * kPileTokensPerByte / std::numbers::ln2));
   fmt::print(

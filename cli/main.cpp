@@ -152,7 +152,8 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       return 0;
     case Arguments::Command::kLaw:
       print_notes(arguments);
-      predict_loss(arguments);
+      arguments.law.action == LawArguments::Action::kFit ? fit_runs(arguments.law)
+                                                         : predict_loss(arguments);
       return 0;
     case Arguments::Command::kPlan:
       print_notes(arguments);

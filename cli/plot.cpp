@@ -7,8 +7,7 @@
 #include <limits>
 
 #include "base/error.h"
-#include "cli/inspect_parts.h"
-#include "engine/run/resume.h"
+#include "cli/runs.h"
 #include "gpt/law.h"
 
 namespace gigagpt::cli {
@@ -18,23 +17,12 @@ using formats::StepMetrics;
 
 constexpr size_t kMostPoints = 1000;  // of a curve; more cannot be seen
 
-// What a run was told, as its newest checkpoint has it.
-GPTConfig config_of(const Path& run) {
-  const Path checkpoint = engine::find_checkpoint(run);
-  std::vector<Setting> settings;
-  for (const auto& [key, value] : formats::read_trainer_state(checkpoint).config)
-    settings.push_back({key, value, (checkpoint / "trainer_state.json").string()});
-  GPTConfig config;
-  apply_settings(settings, config);
-  return config;
-}
-
 // What is on the horizontal axis for each step of a run.
 class Position {
  public:
   Position(const std::string& axis, const Path& run) : axis_(axis) {
     if (axis_ != "flops") return;
-    const GPTConfig config = config_of(run);
+    const GPTConfig config = look_at_run(run).config;
     flops_per_token_ = published_flops_per_token(config.layers(), config.sequence_length);
   }
   double operator()(const StepMetrics& metrics) {
@@ -67,10 +55,6 @@ std::vector<std::pair<double, double>> smoothed(
   return result;
 }
 
-std::string name_of(const Path& run) {
-  return std::filesystem::absolute(without_slash(run)).lexically_normal().filename().string();
-}
-
 // The training loss as a line and validation as points, in one colour.
 void add_run(const Path& run, const PlotArguments& arguments, int colour, Panel& panel) {
   Position position(arguments.x, run);
@@ -82,7 +66,7 @@ void add_run(const Path& run, const PlotArguments& arguments, int colour, Panel&
                              if (metrics.val_loss) validation.emplace_back(x, *metrics.val_loss);
                            });
   if (loss.empty()) fail("{}: there are no steps in its metrics.jsonl", run.string());
-  const std::string name = name_of(run);
+  const std::string name = run_name(run);
   panel.curves.push_back({name, smoothed(loss, arguments.smooth), Curve::Look::kLine, colour});
   if (!validation.empty()) {
     panel.curves.push_back(

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file.h"
 #include "engine/state/layer_spec.h"
 
 namespace gigagpt {
@@ -28,6 +29,9 @@ const ScalingLaw& published_law(bool mup);
 // Tokens in a byte of the Pile (Gao et al. 2020, arXiv 2101.00027, section 3.1), to make bits a
 // byte of nats a token.
 inline constexpr double kPileTokensPerByte = 0.29335;
+
+// The law of a file that fit_law's result was written to (gpt/law_fit.h). Throws Error.
+ScalingLaw read_law(const Path& file);
 
 // FLOPs to train on one token as Cerebras-GPT's paper counts them (appendix F): attention twice and
 // to all tokens of the sequence, and the embedding as a product forward and for its weights. Gives

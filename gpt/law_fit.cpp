@@ -1,0 +1,260 @@
+#include "gpt/law_fit.h"
+
+#include <Eigen/Core>
+#include <unsupported/Eigen/NonLinearOptimization>
+#include <unsupported/Eigen/NumericalDiff>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "formats/json.h"
+
+namespace gigagpt {
+namespace {
+
+using Eigen::VectorXd;
+
+// The residuals of a model, as Eigen's solver asks for them.
+struct Problem {
+  using Scalar = double;
+  enum { InputsAtCompileTime = Eigen::Dynamic, ValuesAtCompileTime = Eigen::Dynamic };
+  using InputType = VectorXd;
+  using ValueType = VectorXd;
+  using JacobianType = Eigen::MatrixXd;
+
+  std::function<double(const VectorXd&, size_t)> residual;
+  int input_count, value_count;
+
+  int inputs() const { return input_count; }
+  int values() const { return value_count; }
+  int operator()(const VectorXd& x, VectorXd& to) const {
+    for (int i = 0; i < value_count; ++i) to[i] = residual(x, size_t(i));
+    return 0;
+  }
+};
+
+struct Solution {
+  VectorXd x;
+  double squares = std::numeric_limits<double>::infinity();
+};
+
+// From each start; the best is taken.
+Solution solve(const Problem& problem, const std::vector<VectorXd>& starts) {
+  Solution best;
+  for (VectorXd x : starts) {
+    Eigen::NumericalDiff<Problem> differences(problem);
+    Eigen::LevenbergMarquardt<Eigen::NumericalDiff<Problem>> solver(differences);
+    solver.parameters.maxfev = 4000;
+    solver.minimize(x);
+    VectorXd residuals(problem.values());
+    problem(x, residuals);
+    const double squares = residuals.squaredNorm();
+    if (std::isfinite(squares) && squares < best.squares) best = {x, squares};
+  }
+  return best;
+}
+
+VectorXd vector_of(std::initializer_list<double> values) {
+  VectorXd x(Eigen::Index(values.size()));
+  std::copy(values.begin(), values.end(), x.data());
+  return x;
+}
+
+// The law's numbers as the solver has them, free of bounds: log of the reducible loss at a middle
+// number of FLOPs, log of the exponent, log of the floor.
+class PowerLaw {
+ public:
+  explicit PowerLaw(std::span<const LawPoint> points) : points_(points) {
+    double sum = 0;
+    for (const LawPoint& point : points) sum += std::log(point.flops);
+    middle_ = sum / double(points.size());
+    least_ = std::ranges::min_element(points, {}, &LawPoint::loss)->loss;
+  }
+
+  double log_loss(const VectorXd& x, double flops) const {
+    const double reducible = std::exp(x[0] - std::exp(x[1]) * (std::log(flops) - middle_));
+    return std::log(reducible + std::exp(x[2]));
+  }
+
+  Solution fit(std::span<const double> log_losses) const {
+    const Problem problem{
+        [&](const VectorXd& x, size_t i) { return log_loss(x, points_[i].flops) - log_losses[i]; },
+        3, int(points_.size())};
+    std::vector<VectorXd> starts;
+    for (const double share : {0.05, 0.3, 0.6, 0.9}) {
+      for (const double exponent : {0.03, 0.1, 0.3}) {
+        starts.push_back(vector_of(
+            {std::log(least_ * (1 - share)), std::log(exponent), std::log(least_ * share)}));
+      }
+    }
+    return solve(problem, starts);
+  }
+
+  ScalingLaw law(const VectorXd& x, const std::string& name) const {
+    const double exponent = std::exp(x[1]);
+    return {name, std::exp(middle_ + x[0] / exponent), exponent, std::exp(x[2])};
+  }
+
+ private:
+  std::span<const LawPoint> points_;
+  double middle_ = 0, least_ = 0;
+};
+
+Interval middle_of(std::vector<double> values) {
+  std::ranges::sort(values);
+  const auto at = [&](double share) {
+    return values[size_t(std::llround(share * double(values.size() - 1)))];
+  };
+  return {at(0.025), at(0.975)};
+}
+
+constexpr int kSamples = 400;
+
+// Fits to losses whose residuals are drawn from those of `best`, widened for what the fit took of
+// them; use(sample's solution, a residual more).
+template <class Use>
+void resample(const PowerLaw& power, std::span<const LawPoint> points, const VectorXd& best,
+              uint64_t seed, const Use& use) {
+  const size_t n = points.size();
+  const double wider = std::sqrt(double(n) / double(n - 3));
+  std::vector<double> fitted(n), residuals(n), sample(n);
+  for (size_t i = 0; i < n; ++i) {
+    fitted[i] = power.log_loss(best, points[i].flops);
+    residuals[i] = wider * (std::log(points[i].loss) - fitted[i]);
+  }
+  for (int s = 0; s < kSamples; ++s) {
+    const auto draw = [&](size_t i) {
+      const auto words = philox(mix(seed, uint64_t(s)), i);
+      return residuals[words[0] % n] * (words[1] % 2 == 0 ? 1 : -1);
+    };
+    for (size_t i = 0; i < n; ++i) sample[i] = fitted[i] + draw(i);
+    use(power.fit(sample).x, draw(n));
+  }
+}
+
+}  // namespace
+
+namespace {
+
+std::vector<double> log_losses_of(std::span<const LawPoint> points) {
+  std::vector<double> logs;
+  for (const LawPoint& point : points) logs.push_back(std::log(point.loss));
+  return logs;
+}
+
+}  // namespace
+
+LawFit fit_law(std::span<const LawPoint> points, const std::string& name, uint64_t seed) {
+  if (points.size() < 4) fail("a law has three numbers: it needs four runs, not {}", points.size());
+  const auto [least, most] = std::ranges::minmax(points, {}, &LawPoint::flops);
+  if (most.flops < 10 * least.flops) {
+    fail(
+        "the runs span {:.1f} times the FLOPs, from {:.2g} to {:.2g}: a law needs ten times or "
+        "more",
+        most.flops / least.flops, least.flops, most.flops);
+  }
+  const PowerLaw power(points);
+  const Solution best = power.fit(log_losses_of(points));
+  LawFit fit{power.law(best.x, name), {}, {}, std::sqrt(best.squares / double(points.size() - 3))};
+  std::vector<double> exponents, floors;
+  resample(power, points, best.x, seed, [&](const VectorXd& x, double) {
+    exponents.push_back(std::exp(x[1]));
+    floors.push_back(std::exp(x[2]));
+  });
+  fit.exponent = middle_of(std::move(exponents));
+  fit.floor = middle_of(std::move(floors));
+  return fit;
+}
+
+Interval predicted_loss(std::span<const LawPoint> points, double flops, uint64_t seed) {
+  const PowerLaw power(points);
+  const Solution best = power.fit(log_losses_of(points));
+  std::vector<double> losses;
+  resample(power, points, best.x, seed, [&](const VectorXd& x, double residual) {
+    losses.push_back(std::exp(power.log_loss(x, flops) + residual));
+  });
+  return middle_of(std::move(losses));
+}
+
+void write_law(const Path& file, const LawFit& fit, std::span<const LawPoint> points,
+               const std::string& data) {
+  using nlohmann::ordered_json;
+  ordered_json runs = ordered_json::array();
+  for (const LawPoint& point : points) {
+    runs.push_back({{"name", point.name},
+                    {"flops", point.flops},
+                    {"parameters", point.parameters},
+                    {"tokens", point.tokens},
+                    {"loss", point.loss}});
+  }
+  const ordered_json root = {{"law",
+                              {{"name", fit.law.name},
+                               {"scale", fit.law.scale},
+                               {"exponent", fit.law.exponent},
+                               {"floor", fit.law.floor}}},
+                             {"exponent_95", {fit.exponent.low, fit.exponent.high}},
+                             {"floor_95", {fit.floor.low, fit.floor.high}},
+                             {"scatter", fit.scatter},
+                             {"data", data},
+                             {"runs", runs}};
+  write_text_atomically(file, formats::to_text(root, 2) + "\n");
+}
+
+double ShapeLaw::loss(double parameters, double tokens) const {
+  return floor + a * std::pow(parameters, -alpha) + b * std::pow(tokens, -beta);
+}
+
+double ShapeLaw::best_ratio(double product) const {
+  // d/dN of the loss at D = product / N is zero where alpha a N^-alpha = beta b D^-beta.
+  const double parameters =
+      std::pow(alpha * a / (beta * b) * std::pow(product, beta), 1 / (alpha + beta));
+  return product / parameters / parameters;
+}
+
+ShapeLaw fit_shape(std::span<const LawPoint> points) {
+  if (points.size() < 6) {
+    fail("a law of parameters and tokens has five numbers: it needs six runs, not {}",
+         points.size());
+  }
+  const auto ratio = [](const LawPoint& point) { return point.tokens / point.parameters; };
+  const auto [low, high] = std::ranges::minmax(points, {}, ratio);
+  if (ratio(high) < 2 * ratio(low)) {
+    fail(
+        "all runs have {:.3g} to {:.3g} tokens a parameter: what another number of them would do "
+        "cannot be told",
+        ratio(low), ratio(high));
+  }
+  double n = 0, d = 0;
+  for (const LawPoint& point : points) {
+    n += std::log(point.parameters) / double(points.size());
+    d += std::log(point.tokens) / double(points.size());
+  }
+  // Logs of the floor, of both terms in the middle, and of both exponents.
+  const auto loss_of = [=](const VectorXd& x, const LawPoint& point) {
+    return std::exp(x[0]) + std::exp(x[1] - std::exp(x[2]) * (std::log(point.parameters) - n)) +
+           std::exp(x[3] - std::exp(x[4]) * (std::log(point.tokens) - d));
+  };
+  const Problem problem{[&](const VectorXd& x, size_t i) {
+                          return std::log(loss_of(x, points[i])) - std::log(points[i].loss);
+                        },
+                        5, int(points.size())};
+  const double least = std::ranges::min_element(points, {}, &LawPoint::loss)->loss;
+  std::vector<VectorXd> starts;
+  for (const double share : {0.1, 0.4, 0.7}) {
+    for (const double exponent : {0.1, 0.3, 0.6}) {
+      const double half = std::log(least * (1 - share) / 2), power = std::log(exponent);
+      starts.push_back(vector_of({std::log(least * share), half, power, half, power}));
+    }
+  }
+  const VectorXd x = solve(problem, starts).x;
+  ShapeLaw law{std::exp(x[0]), 0, std::exp(x[2]), 0, std::exp(x[4])};
+  law.a = std::exp(x[1] + law.alpha * n);
+  law.b = std::exp(x[3] + law.beta * d);
+  return law;
+}
+
+}  // namespace gigagpt
