@@ -16,12 +16,12 @@ std::optional<double> number_in(const Path& file) {
 EnergyMeter::EnergyMeter(const Path& root) {
   std::error_code none;
   for (const auto& entry : std::filesystem::directory_iterator(root, none)) {
-    // Whole packages, "intel-rapl:0": their parts, "intel-rapl:0:1", are in them.
-    const std::string name = entry.path().filename().string();
-    const size_t colon = name.find(':');
-    if (!name.starts_with("intel-rapl") || colon == std::string::npos ||
-        name.find(':', colon + 1) != std::string::npos)
-      continue;
+    // Of the zones "intel-rapl:0", "intel-rapl:0:1" and so on: packages, whose cores are in them,
+    // and memory, which is not. "psys" has all of it once more, and "intel-rapl-mmio" the packages.
+    std::string name;
+    if (!entry.path().filename().string().starts_with("intel-rapl:")) continue;
+    std::ifstream(entry.path() / "name") >> name;
+    if (!name.starts_with("package") && name != "dram") continue;
     const auto now = number_in(entry.path() / "energy_uj"),
                range = number_in(entry.path() / "max_energy_range_uj");
     if (now && range) counters_.push_back({entry.path() / "energy_uj", *now, *range});

@@ -12,7 +12,6 @@
 #include "base/error.h"
 #include "cli/help_text.h"
 #include "cli/yaml.h"
-#include "formats/bpe_trainer.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -264,81 +263,36 @@ void check_parsed(const Parser& parser, const Arguments& arguments) {
   if (parser.train->count("--trace") > 0) check_trace_file(arguments.trace_file);
 }
 
+TokenizerArguments::Action action_of(const Parser& parser) {
+  using Action = TokenizerArguments::Action;
+  return *parser.tokenizer_train    ? Action::kTrain
+         : *parser.tokenizer_encode ? Action::kEncode
+                                    : Action::kDecode;
+}
+
+Arguments::Command command_of(const Parser& parser) {
+  using Command = Arguments::Command;
+  const std::vector<std::pair<const CLI::App*, Command>> commands = {
+      {parser.tokenizer, Command::kTokenizer},
+      {parser.prepare, Command::kPrepare},
+      {parser.plan, Command::kPlan},
+      {parser.check, Command::kCheck},
+      {parser.coordinates, Command::kCoordinates},
+      {parser.train, Command::kTrain},
+      {parser.eval, Command::kEval},
+      {parser.sample, Command::kSample},
+      {parser.law, Command::kLaw},
+      {parser.plot, Command::kPlot},
+      {parser.exporting, Command::kExport},
+      {parser.inspect, Command::kInspect}};
+  for (const auto& [app, command] : commands) {
+    if (*app) return command;
+  }
+  GIGAGPT_ASSERT(false);
+  return Command::kInspect;
+}
+
 }  // namespace
-
-std::vector<Option> PrepareArguments::options() {
-  return {{"out", &out, "folder for the data set"},
-          {"tokenizer", &tokenizer, "char, or a tokenizer's folder or file"},
-          {"split", &split, "what val.bin is", one_of({"auto", "documents", "tail"})},
-          {"val_fraction", &val_fraction, "share of the text for val.bin", between(0, 0.9)},
-          {"seed", &seed, "of the documents for val.bin", at_least(0)},
-          {"text_field", &text_field, "field of a JSON line that holds the text"},
-          {"threads", &threads, "CPU threads; 0: one per core", between(0, 1 << 10)}};
-}
-
-std::vector<Option> TokenizerArguments::train_options() {
-  return {{"out", &out, "folder for tokenizer.json"},
-          {"vocab_size", &vocab_size, "tokens: 256 bytes, merges and <|endoftext|>",
-           between(double(formats::BpeTrainer::kMinVocabSize), 1 << 24)},
-          {"text_field", &text_field, "field of a JSON line that holds the text"}};
-}
-
-std::vector<Option> SampleArguments::options() {
-  return {
-      {"checkpoint_path", &checkpoint_path, "the same as PATH"},
-      {"tokenizer", &tokenizer, "folder or file to take it from; null: the checkpoint"},
-      {"prompt", &prompt, "text to continue; null: ask for prompts"},
-      {"temperature", &temperature, "0: the most likely token; 1: as trained", at_least(0)},
-      {"top_k", &top_k, "choose among so many most likely tokens; 0: all", at_least(0)},
-      {"max_length", &max_length, "tokens of prompt and text together", at_least(1)},
-      {"no_repeat_ngram_size", &no_repeat_ngram_size,
-       "never write so many tokens twice; 0: allow; null: 3, for characters 0", at_least(0)},
-      {"num_samples", &num_samples, "texts per prompt", at_least(1)},
-      {"seed", &seed, "same seed, same text", at_least(0)},
-      {"precision", &precision, "of matrix products", one_of({"auto", "bf16", "fp32"})},
-      {"threads", &threads, "CPU threads; 0: one per core", at_least(0)},
-      {"memory_gb", &memory_gb, "RAM to use, in 1e9 bytes; null: most of what is free", above(0)},
-      {"logits", &logits, "file for each token with its logits, as lines of JSON"},
-  };
-}
-
-std::vector<Option> LawArguments::predict_options() {
-  return {{"law", &law, "file that `law fit` wrote; null: Cerebras-GPT's law"}};
-}
-
-std::vector<Option> LawArguments::fit_options() {
-  return {{"out", &out, "file to write, for --law"}, {"picture", &picture, "FILE.svg or FILE.png"}};
-}
-
-std::vector<Option> PlotArguments::options() {
-  return {{"out", &out, "FILE.svg or FILE.png"},
-          {"x", &x, "the horizontal axis", one_of({"tokens", "flops", "steps", "hours"})},
-          {"log", &log, "axes that are logarithmic", one_of({"xy", "x", "y", "none"})},
-          {"smooth", &smooth, "share of a run that each point of its line is the mean of",
-           between(0, 0.5)},
-          {"law", &law, "a law to draw over FLOPs", one_of({"cerebras-gpt", "cerebras-gpt-mup"})},
-          {"title", &title, "above the picture"}};
-}
-
-std::vector<Option> CoordinatesArguments::options() {
-  return {{"widths", &widths, "widths to compare"},
-          {"seeds", &seeds, "of weights and tokens, of which the mean is shown", between(1, 1000)},
-          {"steps", &steps, "of training", between(1, 10000)},
-          {"without", &without, "a part of muP to leave out, to see what a mistake looks like",
-           one_of({"initialisation", "rates", "logits"})},
-          {"out", &out, "a picture, FILE.svg or FILE.png; needs gnuplot"}};
-}
-
-std::vector<Option> ExportArguments::options() {
-  return {
-      {"checkpoint_path", &checkpoint_path, "the same as PATH"},
-      {"gguf", &gguf, "file to write, for llama.cpp"},
-      {"hf", &hf, "folder to write, for transformers"},
-      {"type", &type, "of the matrices; null: f16, in a folder f32 (which has no q8_0)",
-       one_of({"f32", "f16", "bf16", "q8_0"})},
-      {"tokenizer", &tokenizer, "folder to take it from, instead of the checkpoint; none: no text"},
-  };
-}
 
 const char* program_version() {
   return GIGAGPT_VERSION;
@@ -378,23 +332,8 @@ Arguments parse_arguments(int argc, char** argv) {
   const auto prompt = parser.flags.find("prompt");
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;
   check_parsed(parser, arguments);
-  using Command = Arguments::Command;
-  using Action = TokenizerArguments::Action;
-  arguments.tokenizer.action = *parser.tokenizer_train    ? Action::kTrain
-                               : *parser.tokenizer_encode ? Action::kEncode
-                                                          : Action::kDecode;
-  arguments.command = *parser.tokenizer     ? Command::kTokenizer
-                      : *parser.prepare     ? Command::kPrepare
-                      : *parser.plan        ? Command::kPlan
-                      : *parser.check       ? Command::kCheck
-                      : *parser.coordinates ? Command::kCoordinates
-                      : *parser.train       ? Command::kTrain
-                      : *parser.eval        ? Command::kEval
-                      : *parser.sample      ? Command::kSample
-                      : *parser.law         ? Command::kLaw
-                      : *parser.plot        ? Command::kPlot
-                      : *parser.exporting   ? Command::kExport
-                                            : Command::kInspect;
+  arguments.command = command_of(parser);
+  arguments.tokenizer.action = action_of(parser);
   if (*parser.plan || *parser.check || *parser.coordinates || *parser.train || *parser.eval ||
       *parser.law) {
     if (!parser.config_file.empty()) {

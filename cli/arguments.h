@@ -80,7 +80,7 @@ struct PlotArguments {
 };
 
 struct CoordinatesArguments {
-  std::string widths = "128,256,512,1024";
+  std::optional<std::string> widths = {};
   int64_t seeds = 3;
   int64_t steps = 6;
   std::optional<std::string> without = {};

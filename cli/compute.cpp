@@ -52,6 +52,7 @@ class TrainDisplay {
             [this](double share) { return step_share(share); },
             [this](double share) {
               pause_profile(true);
+              poll_energy();
               display_.share("evaluation", share);
               return !stop_requested();
             },
@@ -78,12 +79,13 @@ class TrainDisplay {
     display_.line(comparison_text(plan_, {step_s, peak_rss_gb(), disk_used_gb(config_, plan_)}));
     const auto joules = energy_.joules();
     std::optional<double> kwh;
-    if (joules) kwh = *joules / 3.6e6;
+    // The counters are this machine's, so of several machines they say nothing.
+    if (joules && !config_.systems.hosts) kwh = *joules / 3.6e6;
     const std::string cost = engine::cost_text(
         engine::cost_of(config_.cost, since_start_.seconds(), config_.num_systems, kwh));
     if (!cost.empty()) {
-      display_.line(fmt::format("this run took {}{}", cost,
-                                joules ? ", by the counters of this machine" : ""));
+      display_.line(
+          fmt::format("this run took {}{}", cost, kwh ? ", by the counters of this machine" : ""));
     }
   }
 
@@ -116,7 +118,6 @@ class TrainDisplay {
       display_.live(text);
     }
     done_ = metrics.step;
-    energy_.joules();
     count_step(metrics);
   }
 
@@ -147,6 +148,7 @@ class TrainDisplay {
   }
 
   bool step_share(double share) {
+    poll_energy();
     if (share == 0) {
       in_step_ = {};
       pause_profile(false);
@@ -168,8 +170,16 @@ class TrainDisplay {
     return !dropping_;
   }
 
+  // Often enough that no counter begins anew unseen.
+  void poll_energy() {
+    if (since_energy_.seconds() < 60) return;
+    since_energy_ = {};
+    energy_.joules();
+  }
+
   Display display_;
   EnergyMeter energy_;
+  Stopwatch since_energy_;
   const GPTConfig& config_;
   const engine::Machine& machine_;
   const bool can_drop_;  // a step

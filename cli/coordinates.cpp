@@ -1,5 +1,6 @@
 #include "cli/coordinates.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -31,6 +32,13 @@ std::vector<int64_t> widths_of(const std::string& text) {
   }
   if (widths.size() < 2) fail("--widths: a slope needs two widths or more");
   return widths;
+}
+
+// Whole heads.
+std::vector<int64_t> usual_widths(const GPTConfig& config) {
+  const int64_t size = std::max<int64_t>(config.width / config.heads, 1);
+  const int64_t least = std::max<int64_t>((128 + size / 2) / size, 1) * size;
+  return {least, 2 * least, 4 * least, 8 * least};
 }
 
 const char* verdict(double slope) {
@@ -65,7 +73,7 @@ Figure figure_of(const std::vector<CoordinateCurves>& curves, const CoordinatePl
         line.points.emplace_back(double(plan.widths[w]), curve.by_step[step][w]);
       if (!line.points.empty()) panel.curves.push_back(std::move(line));
     }
-    figure.panels.push_back(std::move(panel));
+    if (!panel.curves.empty()) figure.panels.push_back(std::move(panel));
   }
   return figure;
 }
@@ -84,8 +92,8 @@ int coordinates(const Arguments& arguments) {
   GPTConfig config;
   apply_settings(arguments.settings, config);
   const CoordinatesArguments& asked = arguments.coordinates;
-  const CoordinatePlan plan{widths_of(asked.widths), asked.seeds, asked.steps,
-                            asked.without.value_or("")};
+  const CoordinatePlan plan{asked.widths ? widths_of(*asked.widths) : usual_widths(config),
+                            asked.seeds, asked.steps, asked.without.value_or("")};
   config.parametrisation.check(*ops::find_optimizer(config.optim.optimizer));
   if (!plan.without.empty() && !config.parametrisation.mup_base_width)
     fail("--without: there is nothing to leave out unless mup_base_width is set");
@@ -103,7 +111,7 @@ int coordinates(const Arguments& arguments) {
          *asked.out);
     fmt::print("{}\n", *asked.out);
   }
-  const bool flat = std::ranges::all_of(curves, [&](const CoordinateCurves& curve) {
+  const bool flat = std::all_of(curves.begin(), curves.end(), [&](const CoordinateCurves& curve) {
     return std::abs(curve.slope(plan.widths)) <= kFlat;
   });
   return flat ? 0 : 1;

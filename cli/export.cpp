@@ -1,6 +1,7 @@
 #include "cli/export.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <optional>
 
@@ -9,6 +10,7 @@
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
 #include "cli/output.h"
+#include "cli/runs.h"
 #include "engine/run/resume.h"
 #include "formats/gguf_model.h"
 #include "gpt/exported.h"
@@ -208,20 +210,22 @@ void export_gguf(const ExportArguments& arguments, const Path& checkpoint, const
   print_notes(model, tokenizer);
 }
 
-// As the file of a folder has them.
-std::vector<std::byte> bytes_of(std::span<const float> values, const std::string& type) {
+// As the file of a folder has them. Throws Error for a value that the type has not.
+std::vector<std::byte> bytes_of(std::span<const float> values, const std::string& type,
+                                const std::string& tensor) {
   std::vector<std::byte> bytes;
-  if (type == "f32") {
-    const auto raw = std::as_bytes(values);
-    bytes.assign(raw.begin(), raw.end());
-    return bytes;
-  }
-  bytes.reserve(2 * values.size());
+  bytes.reserve((type == "f32" ? 4 : 2) * values.size());
+  const auto put = [&](const auto& bits) {
+    const auto raw = std::as_bytes(std::span(&bits, 1));
+    bytes.insert(bytes.end(), raw.begin(), raw.end());
+  };
   for (const float value : values) {
-    const uint16_t bits =
-        type == "bf16" ? formats::float_to_bf16(value) : formats::float_to_half(value);
-    const auto two = std::as_bytes(std::span(&bits, 1));
-    bytes.insert(bytes.end(), two.begin(), two.end());
+    const uint16_t half =
+        type == "f16" ? formats::float_to_half(value) : formats::float_to_bf16(value);
+    const uint16_t largest = type == "f16" ? 0x7C00 : 0x7F80;  // infinity's bits
+    if (!std::isfinite(value) || (type != "f32" && (half & 0x7FFF) >= largest))
+      fail("{}: {} is too large for {}: choose another --type", tensor, value, type);
+    type == "f32" ? put(value) : put(half);
   }
   return bytes;
 }
@@ -255,7 +259,7 @@ void write_weights(const StoredWeights& weights, const std::vector<FoldedTensor>
         for (size_t row = 0; row < piece.size(); row += size_t(columns))
           fold(tensor, 0, 1, std::span(piece).subspan(row, size_t(columns)));
       }
-      writer.write(bytes_of(piece, type));
+      writer.write(bytes_of(piece, type, tensor.name));
       progress(double(piece.size()));
     }
   }
@@ -268,12 +272,13 @@ void export_folder(const ExportArguments& arguments, const Path& checkpoint,
   const std::string type = arguments.type.value_or("f32");
   const auto tensors = folded_tensors(config);
   const auto tokenizer = find_tokenizer(arguments, checkpoint);
+  const std::string dtype = type == "f32" ? "float32" : type == "f16" ? "float16" : "bfloat16";
   const Path from = arguments.tokenizer.empty() ? checkpoint : Path(arguments.tokenizer);
   write_as_a_whole(target, [&](const Path& temporary) {
     fs::create_directory(temporary);
     if (tokenizer) tokenizer->save(temporary);  // however it is written where it comes from
     const bool own = tokenizer && fs::is_regular_file(from / "tokenizer.json");
-    write_folded(config, temporary, formats::Tokenizer::read(own ? from : temporary));
+    write_folded(config, temporary, formats::Tokenizer::read(own ? from : temporary), dtype);
     write_weights(weights, tensors, type, piece_values, temporary / "model.safetensors");
   });
   fmt::print("{}: {} in {}, {} tensors, config.json{}\n", target.string(), checkpoint.string(),
@@ -295,7 +300,13 @@ void export_model(const ExportArguments& arguments, int64_t piece_values) {
   folder ? check_folder(without_slash(arguments.hf), arguments.type) : check_target(arguments.gguf);
   const Path checkpoint = engine::find_checkpoint(arguments.checkpoint_path);
   formats::verify_files(checkpoint, /*moments=*/false);
-  const GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
+  GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
+  if (fs::exists(checkpoint /
+                 "trainer_state.json")) {  // what is no part of our model, but of theirs
+    const GPTConfig trained = look_at_run(checkpoint).config;
+    config.dropout = trained.dropout;
+    config.parametrisation.init_std = trained.parametrisation.init_std;
+  }
   const StoredWeights weights = open_weights(checkpoint, config);
   weights.check_values();
   (folder ? export_folder : export_gguf)(arguments, checkpoint, config, weights, piece_values);

@@ -155,6 +155,13 @@ TEST(Export, AFolderHasTheTypeThatIsAskedForAndIsNotReplaced) {
     // What is no more than a GPT-2 is one for this program too.
     EXPECT_EQ(GPTConfig::of_checkpoint(target).width, 32);
   }
+  EXPECT_TRUE(has(read_text(target / "config.json"), "\"torch_dtype\": \"bfloat16\""));
+  EXPECT_TRUE(has(read_text(target / "config.json"), "\"gigagpt\": {")) << "it is ours as well";
+  write_checkpoint(directory / "large", 192);  // element 65536 is too large for a half
+  EXPECT_TRUE(
+      has(run({directory / "large", "", directory / "other", "f16", ""}), "is too large for f16"));
+  EXPECT_FALSE(std::filesystem::exists(directory / "other"));
+  std::filesystem::remove_all(directory / "large");
   EXPECT_TRUE(has(to(target, "f32"), "exists already"));
   EXPECT_TRUE(has(to(directory / "no" / "hf", "f32"), "there is no directory"));
   EXPECT_TRUE(has(to(directory / "other", "q8_0"), "q8_0 is a type of GGUF files"));

@@ -62,6 +62,7 @@ std::string log_tics(const Panel& panel) {
   double least = std::numeric_limits<double>::infinity(), most = 0;
   for (const Curve& curve : panel.curves) {
     for (const auto& [_, y] : curve.points) least = std::min(least, y), most = std::max(most, y);
+    for (const double y : curve.upper) most = std::max(most, y);
   }
   if (!(least > 0) || most / least > 100) return "set ytics autofreq\n";
   const std::vector<double> steps = most / least > 6
@@ -69,7 +70,18 @@ std::string log_tics(const Panel& panel) {
                                         : std::vector<double>{1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8};
   std::vector<std::string> tics;
   for (double decade = std::pow(10, std::floor(std::log10(least))); decade <= most; decade *= 10) {
-    for (const double step : steps) tics.push_back(fmt::format("{:.4g}", step * decade));
+    for (const double step : steps) {
+      if (step * decade >= least && step * decade <= most)
+        tics.push_back(fmt::format("{:.4g}", step * decade));
+    }
+  }
+  if (tics.size() < 3) {  // a narrow range: evenly
+    const double wide = std::max(most - least, 1e-3 * most),
+                 power = std::pow(10, std::floor(std::log10(wide)));
+    const double step = wide < 2 * power ? power / 4 : wide < 5 * power ? power / 2 : power;
+    tics.clear();
+    for (double tic = std::floor(least / step) * step; tic < most + step; tic += step)
+      tics.push_back(fmt::format("{:.6g}", tic));
   }
   return fmt::format("set ytics ({})\n", fmt::join(tics, ","));
 }

@@ -136,7 +136,10 @@ std::string plan_text(const GPTConfig& config, const Plan& plan, const engine::M
   add(text, "budget", budget_text(config));
   const auto cost =
       engine::cost_of(config.cost, plan.step_s * double(config.num_steps), config.num_systems);
-  if (plan.step_s > 0 && config.cost.any()) add(text, "cost", engine::cost_text(cost));
+  if (plan.step_s > 0 && config.cost.price_kwh && !config.cost.watts)
+    add(text, "cost", "price_kwh needs watts, the power that this machine draws");
+  else if (plan.step_s > 0 && config.cost.any())
+    add(text, "cost", engine::cost_text(cost));
   if (config.num_systems > 1) add(text, "network", network_text(config, plan));
   const std::string systems = plan.step_s > 0 ? systems_text(config, plan) : "";
   if (!systems.empty()) add(text, "on systems", systems);

@@ -92,7 +92,7 @@ void write_hf_config(const Path& directory, const HfGpt2Config& config,
       {"resid_pdrop", config.dropout},
       {"scale_attn_weights", true},
       {"tie_word_embeddings", config.tied},
-      {"torch_dtype", "float32"},
+      {"torch_dtype", config.dtype},
       {"gigagpt_bias", config.bias}};
   write_model_config(directory, root, own, config.n_positions, tokenizer);
 }

@@ -21,6 +21,7 @@ struct HfGpt2Config {
   double dropout = 0.0;
   double initializer_range = 0.02;
   bool tied = true;
+  std::string dtype = "float32";  // of the weights
   bool plain = true;  // false: a model with multipliers, which other programs do not compute
   bool bias = true;   // our flag `gigagpt_bias`: false means that the linear biases are zeros
 

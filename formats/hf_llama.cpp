@@ -27,7 +27,7 @@ void write_hf_config(const Path& directory, const HfLlamaConfig& c, const std::s
                                  {"initializer_range", c.initializer_range},
                                  {"attention_bias", c.qkv_bias},
                                  {"tie_word_embeddings", c.tied},
-                                 {"torch_dtype", "float32"}};
+                                 {"torch_dtype", c.dtype}};
   if (c.scaling) {
     root["rope_scaling"] = {{"rope_type", "llama3"},
                             {"factor", c.scaling->factor},

@@ -21,6 +21,7 @@ struct HfLlamaConfig {
   double rope_theta = 10000, norm_epsilon = 1e-5, initializer_range = 0.02;
   std::optional<Scaling> scaling = {};
   bool tied = true;
+  std::string dtype = "float32";  // of the weights
   bool plain = true;      // false: a model with multipliers, which other programs do not compute
   bool qkv_bias = false;  // Qwen2's
   bool qk_norm = false;   // Qwen3's

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -113,7 +114,9 @@ GPTConfig small_config(GPTConfig config) {
   const int64_t heads = config.heads;
   config.heads = std::min(config.heads, kHeads);
   config.width = config.heads * kHeadSize;
-  config.depth = std::min<int64_t>(config.depth, 2);
+  const int64_t depth = std::exchange(config.depth, std::min<int64_t>(config.depth, 2));
+  auto& base_depth = config.parametrisation.mup_base_depth;
+  if (base_depth) base_depth = std::max<int64_t>(*base_depth * config.depth / depth, 1);
   config.vocab_size = std::min<int64_t>(config.vocab_size, 61);
   config.sequence_length = std::min(config.sequence_length, kLength);
   config.max_position_embeddings = std::min(config.max_position_embeddings, kLength + 2);

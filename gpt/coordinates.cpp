@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -31,7 +32,9 @@ engine::MicroBatch draw_batch(uint64_t key) {
 }
 
 GPTConfig trial_config(GPTConfig config, int64_t steps) {
-  config.depth = std::min<int64_t>(config.depth, 2);
+  const int64_t depth = std::exchange(config.depth, std::min<int64_t>(config.depth, 2));
+  auto& base_depth = config.parametrisation.mup_base_depth;
+  if (base_depth) base_depth = std::max<int64_t>(*base_depth * config.depth / depth, 1);
   config.vocab_size = kVocabulary;
   config.sequence_length = config.max_position_embeddings = kTokens;
   config.batch_size = kRows;
@@ -80,7 +83,7 @@ double CoordinateCurves::slope(const std::vector<int64_t>& widths) const {
 GPTConfig with_width(GPTConfig config, int64_t width) {
   const int64_t size = std::max<int64_t>(config.width / config.heads, 1), heads = config.heads;
   if (width % size != 0 || width < size)
-    fail("widths: {} is not a multiple of the heads' size {}", width, size);
+    fail("--widths: {} is not a multiple of the heads' size, {}", width, size);
   const auto in_proportion = [&](std::optional<int64_t>& value, int64_t to, int64_t from) {
     if (value) value = std::max<int64_t>(*value * to / from, 1);
   };

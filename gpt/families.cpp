@@ -85,28 +85,35 @@ formats::HfLlamaConfig as_llama(const GPTConfig& c) {
   return hf;
 }
 
-void write_config(const GPTConfig& config, const Path& directory, bool plain, bool tied,
+struct Looks {
+  bool plain = true, tied = true;
+  std::string dtype = "float32";
+};
+
+void write_config(const GPTConfig& config, const Path& directory, const Looks& looks,
                   const std::string& tokenizer, const formats::TextPairs& own) {
   if (config.model == "llama") {
     formats::HfLlamaConfig hf = as_llama(config);
-    hf.plain = plain, hf.tied = hf.tied && tied;
+    hf.plain = looks.plain, hf.tied = hf.tied && looks.tied, hf.dtype = looks.dtype;
     return formats::write_hf_config(directory, hf, tokenizer, own);
   }
   formats::HfGpt2Config hf = gguf_form(config);
-  hf.plain = plain, hf.tied = tied;
+  hf.plain = looks.plain, hf.tied = looks.tied, hf.dtype = looks.dtype;
   formats::write_hf_config(directory, hf, tokenizer, own);
 }
 
 }  // namespace
 
 void GPTConfig::write_model(const Path& checkpoint, const std::string& tokenizer) {
-  write_config(*this, checkpoint, parametrised().is_plain(), /*tied=*/true, tokenizer,
+  write_config(*this, checkpoint, {.plain = parametrised().is_plain()}, tokenizer,
                option_texts(model_options()));
 }
 
-void write_folded(const GPTConfig& config, const Path& directory, const std::string& tokenizer) {
+void write_folded(GPTConfig config, const Path& directory, const std::string& tokenizer,
+                  const std::string& dtype) {
   const auto p = config.parametrised();
-  write_config(config, directory, /*plain=*/true, p.embedding == p.output, tokenizer, {});
+  write_config(config, directory, {.tied = p.embedding == p.output, .dtype = dtype}, tokenizer,
+               p.is_plain() ? option_texts(config.model_options()) : formats::TextPairs());
 }
 
 std::vector<formats::FoldedTensor> folded_tensors(const GPTConfig& c) {

@@ -39,7 +39,8 @@ double published_flops_per_token(const std::vector<engine::LayerSpec>& layers,
   for (const engine::LayerSpec& layer : layers) {
     flops += 3 * (layer.token_flops + 2 * layer.pair_flops * double(sequence_length));
     for (const engine::ParamSpec& param : layer.params) {
-      if (param.is_hidden_matrix() || param.rule.output) flops += 6 * double(param.count());
+      if (param.is_hidden() || param.rule.output)
+        flops += 6 * param.rule.per_token * double(param.count());
       if (param.rule.looked_up) flops += 4 * double(param.count());
     }
     for (const engine::SharedParam& use : layer.shared) {

@@ -105,7 +105,7 @@ void leave_out(const std::string& part, const Parametrisation& p, std::vector<La
   const double root = p.embedding_std / p.hidden_std;  // of the width over the base
   for (LayerSpec& spec : specs) {
     for (ParamSpec& param : spec.params) {
-      if (param.is_hidden_matrix()) {
+      if (param.is_hidden()) {
         if (part == "initialisation") param.rule.init->deviation *= root;
         if (part == "rates") param.rule.factors.rate /= p.rate;
       }

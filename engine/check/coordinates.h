@@ -15,9 +15,10 @@
 namespace gigagpt::engine {
 
 // The mean magnitudes of what embeddings and the ends of residual branches (by the name of their
-// matrix, in the mean over the blocks) make, in the order of the forward pass, and of the change of
-// the logits since the first step: those that a wide model begins with are small by design, as they
-// are of numbers that have nothing to do with each other, and are not learned.
+// matrix, in the mean over the blocks) make, in the order of the forward pass, and the mean of the
+// labels' logits over the mean of all: what was learned. The magnitude of all logits would hide it,
+// as those of a wide model begin small by design: they are products of numbers that have nothing to
+// do with each other.
 using Coordinates = std::vector<std::pair<std::string, double>>;
 
 struct CoordinateTrial {

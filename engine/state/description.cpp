@@ -107,14 +107,22 @@ std::string describe(const StateLayout& layout, uint32_t version) {
     for (const ParamSpec& p : spec.params) {
       ordered_json param = {{"name", p.name}, {"shape", p.shape}};
       if (p.rule.fp32) param["fp32"] = true;
+      // What other multipliers make of the same weights is another model.
+      if (p.rule.multiplier != 1) param["multiplier"] = p.rule.multiplier;
       if (old && p.rule.decay) param["decays"] = *p.rule.decay;
       if (!old && training) add_rule(p, layout.form(), param);
       params.push_back(std::move(param));
     }
     std::vector<std::string> shared;
-    for (const SharedParam& use : spec.shared) shared.push_back(use.name);
+    std::vector<double> multipliers;
+    for (const auto& [name, multiplier] : spec.shared) {
+      shared.push_back(name);
+      if (multiplier != 1) multipliers.push_back(multiplier);
+    }
     layers.push_back(
         {{"name", spec.name}, {"prefix", spec.prefix}, {"parameters", params}, {"shared", shared}});
+    if (!multipliers.empty()) layers.back()["shared_multipliers"] = multipliers;
+    if (spec.over_size) layers.back()["over_size"] = true;
   }
   ordered_json description = {{"precision", precision_name(layout.precision())},
                               {"training", training},

@@ -134,8 +134,9 @@ AffineParam Declaration::linear(const std::string& name, int64_t in, int64_t out
                                 bool bias) {
   const std::string theirs = rule.stored_name.empty() ? name : rule.stored_name;
   rule.stored_name = theirs + ".weight";
-  ParamRule of_bias{.ends_branch = rule.ends_branch, .stored_name = theirs + ".bias"};
   AffineParam affine{add(name + ".weight", {out, in}, std::move(rule))};
+  ParamRule of_bias{.multiplier = spec_.params.back().rule.multiplier,
+                    .stored_name = theirs + ".bias"};
   if (bias) affine.bias = add(name + ".bias", {out}, std::move(of_bias));
   return affine;
 }

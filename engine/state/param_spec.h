@@ -53,10 +53,11 @@ struct ParamSpec {
   // Whether it is multiplied in the precision of products; vectors are always in fp32.
   bool is_matrix() const { return shape.size() >= 2 && !rule.fp32; }
   Init init() const { return rule.init.value_or(Init()); }
-  // Whether it maps what layers pass on to what they pass on.
-  bool is_hidden_matrix() const {
-    return is_matrix() && !rule.looked_up && !rule.output && rule.per_token > 0;
+  // Whether it maps what layers pass on to what they pass on, in whichever precision.
+  bool is_hidden() const {
+    return shape.size() >= 2 && !rule.looked_up && !rule.output && rule.per_token > 0;
   }
+  bool is_hidden_matrix() const { return is_hidden() && !rule.fp32; }
   ops::ParamFactors factors() const {
     ops::ParamFactors factors = rule.factors;
     if (!rule.decay.value_or(shape.size() >= 2)) factors.decay = 0;

@@ -8,7 +8,7 @@ namespace gigagpt::engine {
 
 void Parametrisation::apply(ParamSpec& param, bool in_block) const {
   ParamRule& rule = param.rule;
-  const bool vector = param.shape.size() < 2, hidden = param.is_hidden_matrix();
+  const bool vector = param.shape.size() < 2, hidden = param.is_hidden();
   const double std = vector             ? 0
                      : !hidden          ? embedding_std
                      : rule.ends_branch ? branch_std
@@ -71,7 +71,7 @@ Parametrisation ParametrisationRules::at(int64_t width, int64_t depth,
   if (mup_base_depth) {
     p.branch_std = p.hidden_std;
     p.branch = 1 / n;
-    p.decay = m;
+    p.decay = 1 / p.rate;
     p.epsilon = 1 / m;
     p.block_epsilon = 1 / (m * n);
   }

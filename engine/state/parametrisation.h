@@ -20,8 +20,8 @@
 //
 // s is init_std, e embedding_multiplier, o output_multiplier; `power` is the optimizer's, -1 for
 // AdamW. Attention's scores are divided by the size of a head instead of its root. CompleteP also
-// multiplies the weight decay of hidden matrices by m, so that it takes as much of a weight in a
-// step at any width.
+// divides the weight decay of hidden matrices by what their learning rate is multiplied by, so that
+// it takes as much of a weight in a step at any width.
 #pragma once
 
 #include <cstdint>

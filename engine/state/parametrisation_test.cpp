@@ -118,7 +118,7 @@ TEST(Parametrisation, CompletePGoesByTheDepthToo) {
   expect(Block(p), {{"in.weight", 0.04, 0.25, 4, 0.0625, 1},
                     {"in.bias", 0, 1, 0, 0.0625, 1},
                     {"out.weight", 0.04, 0.25, 4, 0.0625, 0.25},
-                    {"out.bias", 0, 1, 0, 0.0625, 1},
+                    {"out.bias", 0, 1, 0, 0.0625, 0.25},
                     {"ln.weight", 0, 1, 0, 0.0625, 1},
                     {"own", 0.7, 0.5, 4, 0.0625, 1}});
 }
@@ -133,6 +133,12 @@ TEST(Parametrisation, OtherOptimizersHaveARuleOrAreRefused) {
   EXPECT_DOUBLE_EQ(rate(ops::Lion::kInfo), 1 / 16.0);
   EXPECT_DOUBLE_EQ(rate(ops::Muon::kInfo), 1 / 4.0);
   EXPECT_DOUBLE_EQ(rate(ops::Adafactor::kInfo), 1 / 4.0);
+  mup.mup_base_depth = 2;
+  for (const auto* optimizer : {&ops::AdamW::kInfo, &ops::Muon::kInfo, &ops::Adafactor::kInfo}) {
+    const Parametrisation p = mup.at(1024, 8, *optimizer);
+    EXPECT_DOUBLE_EQ(p.rate * p.decay, 1) << "a step takes as much of a weight at any width";
+  }
+  mup.mup_base_depth.reset();
   try {
     mup.check(ops::Sgd::kInfo);
     FAIL();

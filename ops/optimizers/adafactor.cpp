@@ -118,8 +118,9 @@ void Adafactor::direct(const WholeParam& p, const StepNumbers& numbers, double l
     }
   }
   const double size = root_mean_square(sum_of_squares(p.value), p.value.size());
-  // What the engine multiplies by lr, which is at most 1 / sqrt(step).
-  const double rate = std::max(kLeastSize, size) * std::min(1.0, 1 / (lr * std::sqrt(step)));
+  // What the engine multiplies by lr, which is at most 1 / sqrt(step) times the parameter's factor.
+  const double rate =
+      std::max(kLeastSize, size) * std::min(1.0, p.factors.rate / (lr * std::sqrt(step)));
   const double most = std::max(1.0, root_mean_square(sum, p.grad.size()) / kMostStep);
   const auto factor = float(rate / most);
   parallel_parts(p.grad.size(), 1 << 14, [&](size_t begin, size_t end, size_t) {
