@@ -343,8 +343,11 @@ int launch(const GPTConfig& config, bool training, char** argv) {
   if (killed && WTERMSIG(status) == kCutOff) return 1;  // a system has said why
   const std::string text = killed ? death_text("mpirun", WTERMSIG(status), training)
                                   : mpirun_text(WEXITSTATUS(status), hosts, training);
-  // Of a run that is stopped nothing more is said, but if it was not left to save itself.
-  if (!text.empty() && (request == 0 || (killed && !ending))) say(text);
+  // Of a run that is stopped nothing more is said, but if it was not left to save itself. Open MPI
+  // 5 passes the request on only some time after its start, before which the request is its end:
+  // then no system has begun.
+  const bool unbegun = killed && WTERMSIG(status) == SIGUSR1;
+  if (!text.empty() && (request == 0 || (killed && !ending && !unbegun))) say(text);
   if (request != 0 && status != 0) return 128 + request;
   return killed ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
