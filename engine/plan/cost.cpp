@@ -27,7 +27,7 @@ Cost cost_of(const CostRules& rules, double seconds, int64_t systems,
 std::string cost_text(const Cost& cost) {
   std::string text;
   if (cost.kwh) text = fmt::format("{:.3g} kWh", *cost.kwh);
-  if (cost.money) text += fmt::format("{}{:.2f} of money", text.empty() ? "" : ", ", *cost.money);
+  if (cost.money) text += fmt::format("{}a price of {:.2f}", text.empty() ? "" : ", ", *cost.money);
   return text;
 }
 

@@ -29,7 +29,7 @@ struct Cost {
 Cost cost_of(const CostRules& rules, double seconds, int64_t systems,
              std::optional<double> measured_kwh = {});
 
-// "12.3 kWh, 4.31", "1.05 kWh" or "38.40"; empty if nothing is known.
+// "12.3 kWh, a price of 4.31", "1.05 kWh" or "a price of 38.40"; empty if nothing is known.
 std::string cost_text(const Cost& cost);
 
 }  // namespace gigagpt::engine
