@@ -265,13 +265,8 @@ void run_measure(const Arguments& arguments) {
 // What a checkpoint was trained with, and on top of that what is asked for now.
 GPTConfig eval_config(const Path& checkpoint, const GPTConfig& asked, const Arguments& arguments) {
   GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
-  if (std::filesystem::exists(checkpoint / "trainer_state.json")) {
-    std::vector<Setting> kept;
-    for (const auto& [key, value] : formats::read_trainer_state(checkpoint).config) {
-      kept.push_back({key, value, (checkpoint / "trainer_state.json").string()});
-    }
-    apply_settings(kept, config);
-  }
+  if (std::filesystem::exists(checkpoint / "trainer_state.json"))
+    apply_kept_settings(checkpoint, config);
   config.eval_batches = 0;        // all of it, whatever was enough while training
   config.storage.store = "auto";  // the file of a run is not for others
   config.storage.memory_gb.reset();

@@ -10,7 +10,7 @@
 #include "cli/display.h"
 #include "cli/inspect_parts.h"
 #include "cli/output.h"
-#include "cli/runs.h"
+#include "cli/run_settings.h"
 #include "engine/run/resume.h"
 #include "formats/gguf_model.h"
 #include "gpt/exported.h"
@@ -219,13 +219,20 @@ std::vector<std::byte> bytes_of(std::span<const float> values, const std::string
     const auto raw = std::as_bytes(std::span(&bits, 1));
     bytes.insert(bytes.end(), raw.begin(), raw.end());
   };
+  const auto check = [&](bool fits, float value) {
+    if (!fits) fail("{}: {} is too large for {}: choose another --type", tensor, value, type);
+  };
   for (const float value : values) {
+    if (type == "f32") {
+      check(std::isfinite(value), value);
+      put(value);
+      continue;
+    }
     const uint16_t half =
         type == "f16" ? formats::float_to_half(value) : formats::float_to_bf16(value);
-    const uint16_t largest = type == "f16" ? 0x7C00 : 0x7F80;  // infinity's bits
-    if (!std::isfinite(value) || (type != "f32" && (half & 0x7FFF) >= largest))
-      fail("{}: {} is too large for {}: choose another --type", tensor, value, type);
-    type == "f32" ? put(value) : put(half);
+    const uint16_t infinity = type == "f16" ? 0x7C00 : 0x7F80;
+    check((half & 0x7FFF) < infinity, value);
+    put(half);
   }
   return bytes;
 }
@@ -303,7 +310,8 @@ void export_model(const ExportArguments& arguments, int64_t piece_values) {
   GPTConfig config = GPTConfig::of_checkpoint(checkpoint);
   if (fs::exists(checkpoint /
                  "trainer_state.json")) {  // what is no part of our model, but of theirs
-    const GPTConfig trained = look_at_run(checkpoint).config;
+    GPTConfig trained;
+    apply_kept_settings(checkpoint, trained);
     config.dropout = trained.dropout;
     config.parametrisation.init_std = trained.parametrisation.init_std;
   }

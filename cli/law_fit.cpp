@@ -1,3 +1,4 @@
+// `gigagpt law fit`.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -90,4 +90,11 @@ void apply_run_settings(const std::vector<Setting>& settings, GPTConfig& config)
   adopt_model(GPTConfig::of_checkpoint(checkpoint), checkpoint.string(), settings, config);
 }
 
+void apply_kept_settings(const Path& checkpoint, GPTConfig& config) {
+  std::vector<Setting> kept;
+  for (const auto& [key, value] : formats::read_trainer_state(checkpoint).config)
+    kept.push_back({key, value, (checkpoint / "trainer_state.json").string()});
+  apply_settings(kept, config);
+}
+
 }  // namespace gigagpt::cli

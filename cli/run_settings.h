@@ -13,6 +13,9 @@ namespace gigagpt::cli {
 // there is nothing yet to go on from, is the checkpoint_path that was set before it.
 void apply_run_settings(const std::vector<Setting>& settings, GPTConfig& config);
 
+// Applies what a checkpoint's trainer_state.json keeps of its run's config. Throws Error.
+void apply_kept_settings(const Path& checkpoint, GPTConfig& config);
+
 // Takes the keys of the model from another config: those that are not set, if the others agree.
 // `where` is whose model that is.
 void adopt_model(GPTConfig model, const std::string& where, const std::vector<Setting>& settings,

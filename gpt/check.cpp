@@ -109,14 +109,18 @@ engine::Subject subject_of(const GPTConfig& config, const Path& scratch) {
 
 }  // namespace
 
+void make_shallow(GPTConfig& config) {
+  const int64_t depth = std::exchange(config.depth, std::min<int64_t>(config.depth, 2));
+  auto& base_depth = config.parametrisation.mup_base_depth;
+  if (base_depth) base_depth = std::max<int64_t>(*base_depth * config.depth / depth, 1);
+}
+
 GPTConfig small_config(GPTConfig config) {
   constexpr int64_t kHeads = 4, kHeadSize = 8, kLength = 12;
   const int64_t heads = config.heads;
   config.heads = std::min(config.heads, kHeads);
   config.width = config.heads * kHeadSize;
-  const int64_t depth = std::exchange(config.depth, std::min<int64_t>(config.depth, 2));
-  auto& base_depth = config.parametrisation.mup_base_depth;
-  if (base_depth) base_depth = std::max<int64_t>(*base_depth * config.depth / depth, 1);
+  make_shallow(config);
   config.vocab_size = std::min<int64_t>(config.vocab_size, 61);
   config.sequence_length = std::min(config.sequence_length, kLength);
   config.max_position_embeddings = std::min(config.max_position_embeddings, kLength + 2);

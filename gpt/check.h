@@ -9,6 +9,9 @@
 
 namespace gigagpt {
 
+// Leaves two blocks at most, and CompleteP's base depth in proportion.
+void make_shallow(GPTConfig& config);
+
 // The config with the sizes of a model that is checked in seconds: other things about it, such as
 // which heads share keys and values, stay.
 GPTConfig small_config(GPTConfig config);

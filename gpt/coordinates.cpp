@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "base/error.h"
 #include "base/random.h"
+#include "gpt/check.h"
 #include "gpt/model.h"
 
 namespace gigagpt {
@@ -32,9 +32,7 @@ engine::MicroBatch draw_batch(uint64_t key) {
 }
 
 GPTConfig trial_config(GPTConfig config, int64_t steps) {
-  const int64_t depth = std::exchange(config.depth, std::min<int64_t>(config.depth, 2));
-  auto& base_depth = config.parametrisation.mup_base_depth;
-  if (base_depth) base_depth = std::max<int64_t>(*base_depth * config.depth / depth, 1);
+  make_shallow(config);
   config.vocab_size = kVocabulary;
   config.sequence_length = config.max_position_embeddings = kTokens;
   config.batch_size = kRows;
