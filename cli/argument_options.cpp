@@ -64,7 +64,7 @@ std::vector<Option> CoordinatesArguments::options() {
           {"seeds", &seeds, "of weights and tokens, of which the mean is shown", between(1, 1000)},
           {"steps", &steps, "of training", between(1, 10000)},
           {"without", &without, "a part of muP to leave out, to see what a mistake looks like",
-           one_of({"initialisation", "rates", "logits"})},
+           one_of(engine::parts_of_mup())},
           {"out", &out, "a picture, FILE.svg or FILE.png; needs gnuplot"}};
 }
 

@@ -43,13 +43,8 @@ double published_flops_per_token(const std::vector<engine::LayerSpec>& layers,
         flops += 6 * param.rule.per_token * double(param.count());
       if (param.rule.looked_up) flops += 4 * double(param.count());
     }
-    for (const engine::SharedParam& use : layer.shared) {
-      for (const engine::LayerSpec& owner : layers) {
-        for (const engine::ParamSpec& param : owner.params) {
-          if (owner.prefix + param.name == use.name) flops += 6 * double(param.count());
-        }
-      }
-    }
+    for (const engine::SharedParam& use : layer.shared)
+      flops += 6 * double(engine::find_param(layers, use.name).param.count());
   }
   return flops;
 }

@@ -96,11 +96,6 @@ std::vector<Coordinates> trace_coordinates(const CoordinateTrial& trial) {
   return trace;
 }
 
-const std::vector<std::string>& parts_of_mup() {
-  static const std::vector<std::string> parts = {"initialisation", "rates", "logits"};
-  return parts;
-}
-
 void leave_out(const std::string& part, const Parametrisation& p, std::vector<LayerSpec>& specs) {
   const double root = p.embedding_std / p.hidden_std;  // of the width over the base
   for (LayerSpec& spec : specs) {

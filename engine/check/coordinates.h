@@ -32,9 +32,8 @@ struct CoordinateTrial {
 // Before the first step and after each, on the tokens of the first batch.
 std::vector<Coordinates> trace_coordinates(const CoordinateTrial& trial);
 
-// The parts of muP that can be left out, to see what a mistake looks like.
-const std::vector<std::string>& parts_of_mup();
-// Changes what `p` made of the specs: as if it lacked that part, or for logits had the root of it.
+// Changes what `p` made of the specs: as if it lacked that one of
+// parts_of_mup(), or for logits had the root of it.
 void leave_out(const std::string& part, const Parametrisation& p, std::vector<LayerSpec>& specs);
 
 }  // namespace gigagpt::engine

@@ -72,19 +72,16 @@ std::vector<formats::StoredTensor> stored_tensors(const std::vector<LayerSpec>& 
   return tensors;
 }
 
-namespace {
-
-// The layer that has a parameter, and its rule, by its full name.
-std::pair<const LayerSpec*, const ParamSpec*> find_param(const std::vector<LayerSpec>& layers,
-                                                         const std::string& name) {
+FoundParam find_param(const std::vector<LayerSpec>& layers, const std::string& name) {
   for (const LayerSpec& layer : layers) {
     for (const ParamSpec& param : layer.params) {
-      if (layer.prefix + param.name == name) return {&layer, &param};
+      if (layer.prefix + param.name == name) return {layer, param};
     }
   }
-  GIGAGPT_ASSERT(false);
-  return {};
+  fail("model: there is no parameter {}", name);
 }
+
+namespace {
 
 // Other programs' name for a use of a parameter of its own, within that layer.
 std::string name_of_use(const LayerSpec& layer, const std::string& param) {
@@ -107,15 +104,15 @@ std::vector<formats::FoldedTensor> folded_tensors(const std::vector<LayerSpec>& 
     folded.push_back({tensor, tensor.name});
     if (tensor.parameter.empty()) continue;
     const auto [layer, param] = find_param(layers, tensor.parameter);
-    folded.back().factor = param->rule.multiplier;
-    const bool queries = layer->over_size && !layer->queries.param.empty() &&
-                         param->name.starts_with(layer->queries.param + ".");
-    if (queries) folded.back().query_rows = layer->queries.rows;
+    folded.back().factor = param.rule.multiplier;
+    const bool queries = layer.over_size && !layer.queries.param.empty() &&
+                         param.name.starts_with(layer.queries.param + ".");
+    if (queries) folded.back().query_rows = layer.queries.rows;
     folded.back().query_factor = query_factor;
   }
   for (const LayerSpec& layer : layers) {
     for (const SharedParam& use : layer.shared) {
-      if (find_param(layers, use.name).second->rule.multiplier == use.multiplier) continue;
+      if (find_param(layers, use.name).param.rule.multiplier == use.multiplier) continue;
       const auto own = std::ranges::find_if(
           folded, [&](const auto& tensor) { return tensor.from.parameter == use.name; });
       folded.push_back({own->from, name_of_use(layer, use.name), use.multiplier});

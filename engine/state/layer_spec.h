@@ -56,6 +56,13 @@ struct LayerSpec {
   bool is_block() const { return !prefix.empty(); }
 };
 
+// A parameter by its full name, and the layer whose own it is. Throws Error if there is none.
+struct FoundParam {
+  const LayerSpec& layer;
+  const ParamSpec& param;
+};
+FoundParam find_param(const std::vector<LayerSpec>& layers, const std::string& name);
+
 int64_t parameter_count(const std::vector<LayerSpec>& layers);
 
 // Floating-point operations to train on one token of sequences of that length: three passes over

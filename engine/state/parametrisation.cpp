@@ -23,6 +23,11 @@ void Parametrisation::apply(ParamSpec& param, bool in_block) const {
   rule.factors.decay *= decay;
 }
 
+const std::vector<std::string>& parts_of_mup() {
+  static const std::vector<std::string> parts = {"initialisation", "rates", "logits"};
+  return parts;
+}
+
 std::vector<Option> ParametrisationRules::options() {
   return {
       {"init", &init, "distribution of the initial weights; truncated: within two deviations",

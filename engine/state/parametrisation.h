@@ -54,6 +54,9 @@ struct Parametrisation {
   void apply(ParamSpec& param, bool in_block) const;
 };
 
+// The parts of muP that a coordinate check can leave out, to see what a mistake looks like.
+const std::vector<std::string>& parts_of_mup();
+
 // Config keys.
 struct ParametrisationRules {
   std::string init = "normal";
