@@ -40,22 +40,27 @@ std::vector<Option> SampleArguments::options() {
   };
 }
 
-std::vector<Option> LawArguments::predict_options() {
-  return {{"law", &law, "file that `law fit` wrote; null: Cerebras-GPT's law"}};
+std::vector<Option> LawArguments::choose_options() {
+  return {{"hours", &hours, "of this machine, or of num_systems like it", above(0)},
+          {"flops", &flops, "instead of hours: FLOPs by Cerebras-GPT's count", above(0)},
+          {"out", &out, "file to write the config to; null: print it"}};
 }
-
+std::vector<Option> LawArguments::ratio_options() {
+  return {{"picture", &picture, "FILE.svg or FILE.png"}};
+}
 std::vector<Option> LawArguments::fit_options() {
   return {{"out", &out, "file to write, for --law"}, {"picture", &picture, "FILE.svg or FILE.png"}};
 }
 
 std::vector<Option> PlotArguments::options() {
-  return {{"out", &out, "FILE.svg or FILE.png"},
-          {"x", &x, "the horizontal axis", one_of({"tokens", "flops", "steps", "hours"})},
-          {"log", &log, "axes that are logarithmic", one_of({"xy", "x", "y", "none"})},
-          {"smooth", &smooth, "share of a run that each point of its line is the mean of",
-           between(0, 0.5)},
-          {"law", &law, "a law to draw over FLOPs", one_of({"cerebras-gpt", "cerebras-gpt-mup"})},
-          {"title", &title, "above the picture"}};
+  return {
+      {"out", &out, "FILE.svg or FILE.png"},
+      {"x", &x, "the horizontal axis", one_of({"tokens", "flops", "steps", "hours"})},
+      {"log", &log, "axes that are logarithmic", one_of({"xy", "x", "y", "none"})},
+      {"smooth", &smooth, "share of a run that each point of its line is the mean of",
+       between(0, 0.5)},
+      {"law", &law, "to draw over FLOPs: cerebras-gpt, cerebras-gpt-mup, or a file of `law fit`"},
+      {"title", &title, "above the picture"}};
 }
 
 std::vector<Option> CoordinatesArguments::options() {

@@ -89,6 +89,8 @@ struct Parser {
   CLI::App* law = add_command("law", "Predict losses by a scaling law", kLawHelp);
   CLI::App* law_predict = law->add_subcommand("predict", "Say what loss a run comes to");
   CLI::App* law_fit = law->add_subcommand("fit", "Fit a law to finished runs");
+  CLI::App* law_ratio = law->add_subcommand("ratio", "Find how many tokens a parameter are best");
+  CLI::App* law_choose = law->add_subcommand("choose", "Choose a model for a budget");
   CLI::App* tokenizer_train = tokenizer->add_subcommand("train", "Learn byte pairs from text");
   CLI::App* tokenizer_encode = tokenizer->add_subcommand("encode", "Print the tokens of text");
   CLI::App* tokenizer_decode = tokenizer->add_subcommand("decode", "Print the text of tokens");
@@ -123,8 +125,9 @@ struct Parser {
     app.get_formatter()->column_width(30);
     app.set_version_flag("--version", "gigagpt " GIGAGPT_VERSION);
     app.allow_extras();
-    for (CLI::App* command : {prepare, plan, check, coordinates, train, eval, sample, inspect,
-                              exporting, tokenizer, law, law_predict, law_fit, plot})
+    for (CLI::App* command :
+         {prepare, plan, check, coordinates, train, eval, sample, inspect, exporting, tokenizer,
+          law, law_predict, law_fit, law_ratio, law_choose, plot})
       command->allow_extras();
     add_tokenizer_flags(arguments.tokenizer);
     add_value(*prepare, "--input", arguments.prepare.inputs, kInputHelp);
@@ -135,11 +138,13 @@ struct Parser {
     add_flags(*exporting, arguments.exporting.options(), "Options", flags);
     add_value(*law_fit, "run", arguments.law.runs, "out_dir of a finished run; four or more");
     add_flags(*law_fit, arguments.law.fit_options(), "Options", flags);
-    add_flags(*law_predict, arguments.law.predict_options(), "Options", flags);
+    add_value(*law_ratio, "run", arguments.law.runs, "out_dir of a finished run; six or more");
+    add_flags(*law_ratio, arguments.law.ratio_options(), "Options", flags);
     add_value(*plot, "run", arguments.plot.runs, "out_dir of a run; may be repeated");
     add_flags(*plot, arguments.plot.options(), "Options", flags);
     add_flags(*coordinates, arguments.coordinates.options(), "Options", flags);
-    for (CLI::App* command : {plan, check, coordinates, train, law_predict})
+    add_flags(*law_choose, arguments.law.choose_options(), "Options", flags);
+    for (CLI::App* command : {plan, check, coordinates, train, law_predict, law_choose})
       add_value(*command, "config", config_file, "YAML file of config keys");
     plan->add_flag("--measure", arguments.measure, "measure this machine again");
     train->add_flag("--dry_run", arguments.dry_run,
@@ -158,7 +163,7 @@ struct Parser {
               "a checkpoint, or a run's out_dir; latest: the newest in out");
     add_value(*exporting, "path", paths, "a checkpoint, or a run's out_dir");
     add_value(*inspect, "path", arguments.inspect_path, "what to look at");
-    for (CLI::App* command : {plan, check, coordinates, train, eval, law_predict}) {
+    for (CLI::App* command : {plan, check, coordinates, train, eval, law_predict, law_choose}) {
       GPTConfig defaults;
       add_flags(*command, defaults.options(), "Config keys, each with its default", flags);
       for (const std::string& family : GPTConfig::families()) {
@@ -211,11 +216,18 @@ void check_needed(const Parser& parser, const Arguments& arguments) {
       {parser.plot, !arguments.plot.runs.empty() && !arguments.plot.out.empty(),
        "plot needs runs and --out, e.g. gigagpt plot out/quickstart --out loss.svg"},
       {parser.law, !parser.law->get_subcommands().empty(),
-       "law needs one of predict and fit; see gigagpt law --help"},
+       "law needs one of predict, fit, ratio and choose; see gigagpt law --help"},
       {parser.law_fit, !arguments.law.runs.empty(),
        "law fit needs runs, e.g. gigagpt law fit out/scaling/*"},
+      {parser.law_ratio, !arguments.law.runs.empty(),
+       "law ratio needs runs, e.g. gigagpt law ratio out/ratios/*"},
       {parser.law_predict, config,
        "law predict needs a config file, e.g. gigagpt law predict configs/cerebras-gpt/111m.yaml"},
+      {parser.law_choose, config,
+       "law choose needs a config file, e.g. gigagpt law choose configs/scaling_law.yaml --hours "
+       "1"},
+      {parser.law_choose, arguments.law.hours.has_value() != arguments.law.flops.has_value(),
+       "law choose needs --hours H or --flops F"},
       {parser.train, config,
        "train needs a config file, e.g. gigagpt train configs/quickstart.yaml"},
       {parser.eval, parser.flags.contains("checkpoint_path"),
@@ -317,8 +329,10 @@ Arguments parse_arguments(int argc, char** argv) {
   set_flags(arguments.sample.options(), *parser.sample ? parser.flags : Flags());
   set_flags(arguments.exporting.options(), *parser.exporting ? parser.flags : Flags());
   set_flags(arguments.plot.options(), *parser.plot ? parser.flags : Flags());
-  arguments.law.action =
-      *parser.law_fit ? LawArguments::Action::kFit : LawArguments::Action::kPredict;
+  arguments.law.action = *parser.law_fit      ? LawArguments::Action::kFit
+                         : *parser.law_ratio  ? LawArguments::Action::kRatio
+                         : *parser.law_choose ? LawArguments::Action::kChoose
+                                              : LawArguments::Action::kPredict;
   // Of commands that have config keys besides.
   const auto take = [&](const CLI::App* command, const std::vector<Option>& own) {
     if (!*command) return;
@@ -326,8 +340,9 @@ Arguments parse_arguments(int argc, char** argv) {
     for (const Option& option : own) parser.flags.erase(option.name);
   };
   take(parser.coordinates, arguments.coordinates.options());
-  take(parser.law_predict, arguments.law.predict_options());
   take(parser.law_fit, arguments.law.fit_options());
+  take(parser.law_ratio, arguments.law.ratio_options());
+  take(parser.law_choose, arguments.law.choose_options());
   // Any text is a prompt, the empty one and "null" too.
   const auto prompt = parser.flags.find("prompt");
   if (prompt != parser.flags.end()) arguments.sample.prompt = prompt->second;

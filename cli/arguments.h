@@ -59,13 +59,15 @@ struct ExportArguments {
 };
 
 struct LawArguments {
-  enum class Action { kPredict, kFit } action;
-  std::optional<std::string> law = {};  // predict: a file, instead of the published one
-  std::vector<std::string> runs;        // fit
-  std::optional<std::string> out = {};
-  std::optional<std::string> picture = {};
-  std::vector<Option> predict_options();
+  enum class Action { kPredict, kFit, kRatio, kChoose } action;
+  std::vector<std::string> runs;            // fit, ratio
+  std::optional<std::string> out = {};      // fit, choose
+  std::optional<std::string> picture = {};  // fit, ratio
+  std::optional<double> hours = {};         // choose, or
+  std::optional<double> flops = {};
   std::vector<Option> fit_options();
+  std::vector<Option> choose_options();
+  std::vector<Option> ratio_options();
 };
 
 struct PlotArguments {

@@ -14,6 +14,7 @@
 #include "cli/coordinates.h"
 #include "cli/display.h"
 #include "cli/launch.h"
+#include "cli/law_watch.h"
 #include "cli/output.h"
 #include "cli/plan_text.h"
 #include "cli/run_settings.h"
@@ -39,8 +40,10 @@ constexpr size_t kTraceSize = 1'000'000;  // so that a long run cannot fill the 
 // Follows a training run on the terminal.
 class TrainDisplay {
  public:
-  TrainDisplay(const GPTConfig& config, const engine::System& system, int64_t log_steps)
-      : display_(system.cluster.leads(), STDOUT_FILENO),
+  TrainDisplay(const GPTConfig& config, const engine::System& system, int64_t log_steps,
+               std::optional<LawWatch> law)
+      : law_(std::move(law)),
+        display_(system.cluster.leads(), STDOUT_FILENO),
         config_(config),
         machine_(system.machine),
         can_drop_(system.cluster.is_alone()),
@@ -68,6 +71,10 @@ class TrainDisplay {
               if (!origin.empty()) display_.line(origin);
               note_tokenizer();
               plan_ = plan;
+            },
+            [this](formats::StepMetrics& metrics) {
+              const auto said = law_ ? law_->measured(metrics) : std::nullopt;
+              if (said) display_.line(*said);
             }};
   }
 
@@ -119,6 +126,11 @@ class TrainDisplay {
     }
     done_ = metrics.step;
     count_step(metrics);
+    if (law_ && done_ == num_steps_ && metrics.val_loss) {
+      const double expected = law_->final_loss();
+      display_.line(fmt::format("the law expected a val_loss of {:.4f}; this is {:+.2f} % from it",
+                                expected, 100 * (*metrics.val_loss / expected - 1)));
+    }
   }
 
   // The profile is of whole steps: not the first, nor one that is dropped, nor what lies between
@@ -177,6 +189,7 @@ class TrainDisplay {
     energy_.joules();
   }
 
+  std::optional<LawWatch> law_;
   Display display_;
   EnergyMeter energy_;
   Stopwatch since_energy_;
@@ -217,15 +230,25 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
   return engine::known_machine(precision, where, cluster.systems_here());
 }
 
+// What the run is held against; only the system that leads does so.
+std::optional<LawWatch> law_of(const GPTConfig& config, engine::Cluster& cluster) {
+  std::optional<LawWatch> law;
+  cluster.together([&] {
+    if (config.watch.law && cluster.leads()) law.emplace(config);
+  });
+  return law;
+}
+
 // Returns the status to exit with.
 int train_on(engine::Cluster& cluster, GPTConfig& config, const Arguments& arguments) {
   set_threads(config.threads, cluster.systems_here());
   catch_stop_signals();
   if (config.saves.checkpoint_path) share_model(cluster, arguments.settings, config);
   check_alike(cluster, config, "train");  // a typo shows before the machine is measured
+  auto law = law_of(config, cluster);
   const engine::Machine machine = machine_of(config, cluster);
   const engine::System system{machine, cluster};
-  TrainDisplay display(config, system, arguments.log_steps);
+  TrainDisplay display(config, system, arguments.log_steps, std::move(law));
   const bool tracing = !arguments.trace_file.empty() && cluster.leads();
   if (arguments.profile || tracing) start_tracing(tracing ? kTraceSize : 0);
   train(config, system, display.events());
@@ -308,8 +331,7 @@ void eval_on(engine::Cluster& cluster, const GPTConfig& asked, const Arguments& 
   if (!gpt.plan.execution.file.empty()) display.line(gpt.plan.note());
   engine::load_checkpoint(checkpoint, gpt.store, /*optimizer=*/false, 0,
                           follow(display, "loading"));
-  const auto result =
-      evaluate(gpt.executor, data, config, config.eval_batches, follow(display, "evaluation"));
+  const auto result = evaluate(gpt.executor, data, config, follow(display, "evaluation"));
   if (!std::isfinite(result->loss)) {
     throw engine::AgreedError(
         fmt::format("{}: the loss is {}: its weights are not those of a model that learned",

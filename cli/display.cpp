@@ -37,11 +37,13 @@ std::string clock_text() {
 }
 
 std::string step_text(const formats::StepMetrics& m, int64_t num_steps, const Pace& pace) {
+  const std::string expected =
+      m.expected_loss ? fmt::format(" ({:.4f} expected)", *m.expected_loss) : "";
   std::string text = fmt::format(
-      "{}  step {:>{}}/{}  loss {:.4f}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  MFU {:.1f} %  "
+      "{}  step {:>{}}/{}  loss {:.4f}{}  norm {:.3f}  lr {:.2e}  {:.0f} tok/s  MFU {:.1f} %  "
       "epoch {:.3g}  {}",
-      pace.time, m.step, fmt::formatted_size("{}", num_steps), num_steps, m.loss, m.grad_norm, m.lr,
-      pace.tokens_per_s, 100 * pace.mfu, m.epoch, duration_text(pace.elapsed_s));
+      pace.time, m.step, fmt::formatted_size("{}", num_steps), num_steps, m.loss, expected,
+      m.grad_norm, m.lr, pace.tokens_per_s, 100 * pace.mfu, m.epoch, duration_text(pace.elapsed_s));
   for (const auto& [name, loss] : m.added_losses) text += fmt::format("  {} {:.4f}", name, loss);
   if (pace.eta_s >= 0) text += "  ETA " + duration_text(pace.eta_s);
   if (!m.val_loss) return text;

@@ -4,66 +4,69 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "base/error.h"
 #include "cli/display.h"
 #include "cli/figure.h"
 #include "cli/law.h"
+#include "cli/output.h"
 #include "cli/runs.h"
-#include "gpt/law_fit.h"
+#include "formats/dataset.h"
+#include "formats/tokenizer.h"
+#include "gpt/law_file.h"
 
 namespace gigagpt::cli {
 namespace {
 
-// What decides whether losses can be compared.
-struct Text {
-  std::string run, data, parametrisation;
-};
-
-// The validation loss after the last step; throws Error for a run that has none.
-double last_loss(const Path& run, int64_t last_step) {
-  std::optional<double> loss;
-  formats::for_each_logged(run, last_step, [&](const formats::StepMetrics& metrics) {
-    loss = metrics.step == last_step ? metrics.val_loss : std::nullopt;
-  });
-  if (loss && std::isfinite(*loss)) return *loss;
-  fail("{}: it has no validation loss of its last step, {}; train with eval_steps", run.string(),
-       last_step);
+// Nothing if the text is no longer here, or has no tokenizer.
+std::optional<double> tokens_per_byte(const FinishedRun& run) {
+  try {
+    const Path folder = formats::find_dataset(run.dataset);
+    if (formats::fingerprint(folder / "train.bin") != run.data) return std::nullopt;
+    const auto tokenizer = formats::Tokenizer::load(folder);
+    const auto vocab_size = formats::read_dataset_meta(folder).vocab_size;
+    const auto file = formats::open_split(run.dataset, "val", vocab_size, 1);
+    std::vector<int64_t> tokens(1 << 16), counts(static_cast<size_t>(vocab_size));
+    for (int64_t first = 0; first < file.size(); first += int64_t(tokens.size())) {
+      const int64_t count = std::min(int64_t(tokens.size()), file.size() - first);
+      file.copy(first, count, vocab_size, tokens.data());
+      for (int64_t i = 0; i < count; ++i) ++counts[size_t(tokens[size_t(i)])];
+    }
+    double bytes = 0;
+    for (size_t token = 0; token < counts.size(); ++token)
+      bytes += double(counts[token]) * double(tokenizer.decode(int32_t(token)).size());
+    return double(file.size()) / bytes;
+  } catch (const Error&) {
+    return std::nullopt;
+  }
 }
 
-LawPoint point_of(const Path& run, Text& text) {
-  const auto [state, config] = look_at_run(run);
-  if (state.step != config.num_steps) {
-    fail("{}: it is not finished: its newest checkpoint is of step {} of {}", run.string(),
-         state.step, config.num_steps);
+CollapseCurve curve_of(const std::vector<FinishedRun>& runs, const ScalingLaw& law) {
+  std::vector<PartLosses> losses;
+  for (const FinishedRun& run : runs) {
+    PartMeans means(run.point.tokens, law.loss(run.point.flops));
+    formats::for_each_logged(
+        run.path, std::numeric_limits<int64_t>::max(),
+        [&](const formats::StepMetrics& row) { means.add(double(row.tokens), row.loss); });
+    losses.push_back(means.losses());
   }
-  text = {run.string(), formats::find_text(state.manifest, "data"),
-          config.parametrisation.mup_base_width ? "muP" : "the standard parametrisation"};
-  const auto layers = config.layers();
-  const auto tokens = double(state.tokens);
-  return {run_name(run), tokens * published_flops_per_token(layers, config.sequence_length),
-          double(engine::parameter_count(layers)), tokens, last_loss(run, state.step)};
+  return fit_collapse(losses);
 }
 
-std::vector<LawPoint> points_of(const std::vector<std::string>& runs, std::string& data) {
-  std::vector<LawPoint> points;
-  Text first;
-  for (const std::string& run : runs) {
-    Text text;
-    points.push_back(point_of(run, text));
-    if (points.size() == 1) first = text;
-    if (text.data != first.data) {
-      fail("{}: its text ({}) is not that of {} ({}): their losses cannot be compared", run,
-           text.data, first.run, first.data);
-    }
-    if (text.parametrisation != first.parametrisation) {
-      fail("{}: it is a model of {}, and {} is one of {}: a law is of one kind", run,
-           text.parametrisation, first.run, first.parametrisation);
-    }
+FittedLaw fit_to(const std::vector<FinishedRun>& runs) {
+  FittedLaw law;
+  for (const FinishedRun& run : runs) law.runs.push_back(run.point);
+  law.fit = fit_law(law.runs, fmt::format("fitted to {} runs", runs.size()));
+  law.data = runs.front().data;
+  law.parametrisation = runs.front().parametrisation;
+  law.tokens_per_byte = tokens_per_byte(runs.front());
+  try {
+    law.curve = curve_of(runs, law.fit.law);
+  } catch (const Error& error) {
+    print_message("note: no curve of normal runs: {}", error.what());
   }
-  data = first.data;
-  std::ranges::sort(points, {}, &LawPoint::flops);
-  return points;
+  return law;
 }
 
 Figure figure_of(const LawFit& fit, const std::vector<LawPoint>& points) {
@@ -95,43 +98,46 @@ Figure figure_of(const LawFit& fit, const std::vector<LawPoint>& points) {
 
 }  // namespace
 
-void fit_runs(const LawArguments& arguments) {
-  if (arguments.picture) check_figure_file(*arguments.picture);
-  std::string data;
-  const auto points = points_of(arguments.runs, data);
-  const LawFit fit = fit_law(points, fmt::format("fitted to {} runs", points.size()));
-  fmt::print("{:<24}{:>14}{:>10}{:>12}{:>10}{:>10}{:>9}\n", "run", "parameters", "tokens/N",
-             "FLOPs", "loss", "the law", "off by");
-  for (const LawPoint& point : points) {
-    const double expected = fit.law.loss(point.flops);
-    fmt::print("{:<24}{:>14}{:>10.3g}{:>12.3g}{:>10.4f}{:>10.4f}{:>+8.2f} %\n", point.name,
-               grouped(std::llround(point.parameters)), point.tokens / point.parameters,
-               point.flops, point.loss, expected, 100 * (point.loss / expected - 1));
-  }
-  fmt::print("\nL = (FLOPs / {:.4g})^-{:.4f} + {:.4f} nats a token\n", fit.law.scale,
-             fit.law.exponent, fit.law.floor);
+namespace {
+
+void print_fit(const FittedLaw& fitted) {
+  const auto& [law, exponent, floor, scatter] = fitted.fit;
+  print_beside_law(fitted.runs,
+                   [&](const LawPoint& run) { return fitted.fit.law.loss(run.flops); });
+  fmt::print("\nL = (FLOPs / {:.4g})^-{:.4f} + {:.4f} nats a token\n", law.scale, law.exponent,
+             law.floor);
   fmt::print(
       "with 95 %: exponent {:.3f} to {:.3f}, floor {:.3f} to {:.3f}; losses scatter by {:.2f} %\n",
-      fit.exponent.low, fit.exponent.high, fit.floor.low, fit.floor.high, 100 * fit.scatter);
-  const auto ratio = [](const LawPoint& point) { return point.tokens / point.parameters; };
-  const auto [few, many] = std::ranges::minmax(points, {}, ratio);
-  if (ratio(many) > 1.5 * ratio(few)) {
-    fmt::print(
-        "note: the runs have {:.3g} to {:.3g} tokens a parameter; a law over FLOPs is of one "
-        "ratio, "
-        "such as 20\n",
-        ratio(few), ratio(many));
-  }
-  const double larger = 4 * points.back().flops;
-  const Interval interval = predicted_loss(points, larger);
+      exponent.low, exponent.high, floor.low, floor.high, 100 * scatter);
+  const double larger = 4 * fitted.runs.back().flops;
+  const Interval interval = predicted_loss(fitted.runs, larger);
   fmt::print("a run of four times the FLOPs of the largest: {:.4f}, between {:.4f} and {:.4f}\n",
-             fit.law.loss(larger), interval.low, interval.high);
+             law.loss(larger), interval.low, interval.high);
+  if (fitted.tokens_per_byte) {
+    fmt::print("bits a byte are the nats a token times {:.4f}, on this text\n",
+               *fitted.tokens_per_byte / std::numbers::ln2);
+  }
+  const auto ratio = [](const LawPoint& point) { return point.tokens / point.parameters; };
+  const auto [few, many] = std::ranges::minmax(fitted.runs, {}, ratio);
+  if (ratio(many) <= 1.5 * ratio(few)) return;
+  fmt::print(
+      "note: the runs have {:.3g} to {:.3g} tokens a parameter; a law over FLOPs is of one ratio, "
+      "such as 20\n",
+      ratio(few), ratio(many));
+}
+
+}  // namespace
+
+void fit_runs(const LawArguments& arguments) {
+  if (arguments.picture) check_figure_file(*arguments.picture);
+  const FittedLaw law = fit_to(finished_runs(arguments.runs));
+  print_fit(law);
   if (arguments.out) {
-    write_law(*arguments.out, fit, points, data);
+    write_law(*arguments.out, law);
     fmt::print("{}\n", *arguments.out);
   }
   if (!arguments.picture) return;
-  draw(figure_of(fit, points), *arguments.picture);
+  draw(figure_of(law.fit, law.runs), *arguments.picture);
   fmt::print("{}\n", *arguments.picture);
 }
 

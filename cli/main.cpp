@@ -16,6 +16,7 @@
 #include "cli/inspect.h"
 #include "cli/launch.h"
 #include "cli/law.h"
+#include "cli/law_choose.h"
 #include "cli/output.h"
 #include "cli/plan_text.h"
 #include "cli/plot.h"
@@ -94,23 +95,48 @@ void measure(char** argv) {
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) fail("this machine could not be measured");
 }
 
+// The part of this machine that one of the config's systems has.
+engine::Machine known_part(const GPTConfig& config, bool again, char** argv) {
+  const Path where = engine::store_file(config.storage.store, config.out_dir);
+  if (!engine::machine_is_known(where) || again) measure(argv);
+  const auto machine = engine::read_machine();
+  if (!machine) fail("what was measured cannot be kept: set XDG_CACHE_HOME to a folder for it");
+  const bool one_machine = config.num_systems > 1 && !config.systems.hosts;
+  return machine->shared_by(one_machine ? config.num_systems : 1);
+}
+
+engine::Plan plan_on(const engine::Machine& machine, const GPTConfig& config) {
+  const engine::Precision precision = engine::precision_for(
+      config.precision, config.storage.state == "compact", machine.native_bf16);
+  return engine::make_plan(config.layers(), precision, config.run_size(/*training=*/true),
+                           config.storage, config.out_dir, machine);
+}
+
 int plan(const Arguments& arguments, char** argv) {
   GPTConfig config;
   apply_run_settings(arguments.settings, config);
   config.check();
-  const Path where = engine::store_file(config.storage.store, config.out_dir);
-  if (!engine::machine_is_known(where) || arguments.measure) measure(argv);
-  const auto machine = engine::read_machine();
-  if (!machine) fail("what was measured cannot be kept: set XDG_CACHE_HOME to a folder for it");
-  const engine::Precision precision = engine::precision_for(
-      config.precision, config.storage.state == "compact", machine->native_bf16);
-  const bool one_machine = config.num_systems > 1 && !config.systems.hosts;
-  const engine::Machine part = machine->shared_by(one_machine ? config.num_systems : 1);
-  const engine::Plan plan =
-      engine::make_plan(config.layers(), precision, config.run_size(/*training=*/true),
-                        config.storage, config.out_dir, part);
-  fmt::print("{}\n", plan_text(config, plan, part));
+  const engine::Machine machine = known_part(config, arguments.measure, argv);
+  const engine::Plan plan = plan_on(machine, config);
+  fmt::print("{}\n", plan_text(config, plan, machine));
   return plan.refusal.empty() ? 0 : 1;
+}
+
+void run_law(const Arguments& arguments, char** argv) {
+  switch (arguments.law.action) {
+    case LawArguments::Action::kFit:
+      return fit_runs(arguments.law);
+    case LawArguments::Action::kRatio:
+      return compare_ratios(arguments.law);
+    case LawArguments::Action::kPredict:
+      return predict_loss(arguments);
+    case LawArguments::Action::kChoose: {
+      GPTConfig config;
+      apply_run_settings(arguments.settings, config);
+      const engine::Machine machine = known_part(config, /*again=*/false, argv);
+      choose_size(arguments, [&](const GPTConfig& sized) { return plan_on(machine, sized); });
+    }
+  }
 }
 
 // train and eval, on as many systems as they are asked to use.
@@ -152,8 +178,7 @@ int run(int argc, char** argv, const std::optional<Rank>& rank) {
       return 0;
     case Arguments::Command::kLaw:
       print_notes(arguments);
-      arguments.law.action == LawArguments::Action::kFit ? fit_runs(arguments.law)
-                                                         : predict_loss(arguments);
+      run_law(arguments, argv);
       return 0;
     case Arguments::Command::kPlan:
       print_notes(arguments);

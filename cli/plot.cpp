@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "cli/runs.h"
-#include "gpt/law.h"
+#include "gpt/law_file.h"
 
 namespace gigagpt::cli {
 namespace {
@@ -74,13 +74,19 @@ void add_run(const Path& run, const PlotArguments& arguments, int colour, Panel&
   }
 }
 
-// The published law over the axis, where that has FLOPs.
-void add_law(const std::string& which, Panel& panel) {
+// A published law or that of a file.
+ScalingLaw law_named(const std::string& which) {
+  if (which == "cerebras-gpt" || which == "cerebras-gpt-mup")
+    return published_law(which == "cerebras-gpt-mup");
+  return read_law(which).fit.law;
+}
+
+// The law over the axis, where that has FLOPs.
+void add_law(const ScalingLaw& law, Panel& panel) {
   double least = std::numeric_limits<double>::infinity(), most = 0;
   for (const Curve& curve : panel.curves) {
     for (const auto& [x, _] : curve.points) least = std::min(least, x), most = std::max(most, x);
   }
-  const ScalingLaw& law = published_law(which == "cerebras-gpt-mup");
   Curve line{"law: " + law.name, {}, Curve::Look::kDashed, -1};
   for (int i = 0; i <= 100; ++i) {
     const double flops = least * std::pow(most / least, i / 100.0);
@@ -103,7 +109,7 @@ Figure plot_of(const PlotArguments& arguments) {
               .curves = {}};
   for (size_t i = 0; i < arguments.runs.size(); ++i)
     add_run(arguments.runs[i], arguments, int(i), panel);
-  if (arguments.law) add_law(*arguments.law, panel);
+  if (arguments.law) add_law(law_named(*arguments.law), panel);
   return {.title = arguments.title.value_or(""), .panels = {std::move(panel)}};
 }
 

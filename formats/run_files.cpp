@@ -276,6 +276,10 @@ void MetricsLog::begin(const StepMetrics& m) {
                                  {"train/lr", m.lr},
                                  {"train/tokens_per_s", m.tokens_per_s},
                                  {"train/mfu", m.mfu}};
+  if (m.expected_loss) {
+    row["expected_loss"] = *m.expected_loss;
+    scalars.push_back({"train/expected_loss", *m.expected_loss});
+  }
   for (const auto& [name, loss] : m.added_losses) {
     row[name] = loss;
     scalars.push_back({"train/" + name, loss});

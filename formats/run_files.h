@@ -71,7 +71,8 @@ struct StepMetrics {
   double rss_gb = 0;  // peak
   IoCounts io = {};   // of a state that is in a file, in this step
   std::optional<double> val_loss = {};
-  double best_val_loss = 0;  // so far; these two are not logged
+  std::optional<double> expected_loss = {};  // by a law, at this place of the run
+  double best_val_loss = 0;                  // so far; these two are not logged
   int64_t best_step = 0;
   double epoch = 0;                                 // how often the training data was seen
   std::map<std::string, double> added_losses = {};  // that layers add to the loss, by name

@@ -5,10 +5,10 @@
 namespace gigagpt {
 
 std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& data,
-                                   const GPTConfig& config, int64_t max_batches,
-                                   const std::function<bool(double)>& progress) {
+                                   const GPTConfig& config, const engine::Progress& progress) {
   int64_t sequences = data.eval_sequences();
-  if (max_batches > 0) sequences = std::min(sequences, max_batches * config.batch_size);
+  if (config.eval_batches > 0)
+    sequences = std::min(sequences, config.eval_batches * config.batch_size);
   if (!progress(0)) return std::nullopt;
   EvalResult result;
   for (int64_t first = 0; first < sequences; first += config.batch_size) {

@@ -1,7 +1,6 @@
 // Evaluation: the mean loss over a data set.
 #pragma once
 
-#include <functional>
 #include <optional>
 
 #include "engine/run/executor.h"
@@ -14,10 +13,9 @@ struct EvalResult {
   int64_t tokens = 0;
 };
 
-// Over the first `max_batches` batches of `data` (0: all of it, the incomplete last chunk
+// Over the first config.eval_batches batches of `data` (0: all of it, the incomplete last chunk
 // included). `progress` is told the done share; false ends it without a result.
 std::optional<EvalResult> evaluate(engine::Executor& executor, const TokenData& data,
-                                   const GPTConfig& config, int64_t max_batches,
-                                   const std::function<bool(double)>& progress);
+                                   const GPTConfig& config, const engine::Progress& progress);
 
 }  // namespace gigagpt

@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/error.h"
-#include "formats/json.h"
-
 namespace gigagpt {
 
 double ScalingLaw::loss(double flops) const {
@@ -17,20 +14,6 @@ const ScalingLaw& published_law(bool mup) {
   static const ScalingLaw maximal{"fitted by us to Cerebras-GPT's muP models", 5.77e22, 0.0733,
                                   0.5066};
   return mup ? maximal : standard;
-}
-
-ScalingLaw read_law(const Path& file) {
-  using nlohmann::json;
-  try {
-    const json root = formats::parse_json<json>(read_text(file), file.string());
-    const json& law = root.at("law");
-    ScalingLaw read{law.at("name").get<std::string>(), law.at("scale").get<double>(),
-                    law.at("exponent").get<double>(), law.at("floor").get<double>()};
-    if (read.scale > 0 && read.exponent > 0 && read.floor >= 0) return read;
-  } catch (const json::exception& error) {
-    fail("{}: it is not a law that `gigagpt law fit` wrote: {}", file.string(), error.what());
-  }
-  fail("{}: its law has a number that is not above zero", file.string());
 }
 
 double published_flops_per_token(const std::vector<engine::LayerSpec>& layers,

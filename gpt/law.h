@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "base/file.h"
 #include "engine/state/layer_spec.h"
 
 namespace gigagpt {
@@ -21,6 +20,19 @@ struct ScalingLaw {
   double loss(double flops) const;
 };
 
+// What a finished run came to.
+struct LawPoint {
+  std::string name;
+  double flops = 0;  // by the paper's count
+  double parameters = 0, tokens = 0;
+  double loss = 0;  // nats a token, of validation
+};
+
+// 95 % of fits to losses that scatter as those at hand do lie in it.
+struct Interval {
+  double low = 0, high = 0;
+};
+
 // Of the Pile's test set in GPT-2's tokens, at 20 tokens a parameter. That of the standard
 // parametrisation is the paper's; that of muP, for which it has none, is fitted to its five models
 // with the same floor.
@@ -29,9 +41,6 @@ const ScalingLaw& published_law(bool mup);
 // Tokens in a byte of the Pile (Gao et al. 2020, arXiv 2101.00027, section 3.1), to make bits a
 // byte of nats a token.
 inline constexpr double kPileTokensPerByte = 0.29335;
-
-// The law of a file that fit_law's result was written to (gpt/law_fit.h). Throws Error.
-ScalingLaw read_law(const Path& file);
 
 // FLOPs to train on one token as Cerebras-GPT's paper counts them (appendix F): attention twice and
 // to all tokens of the sequence, and the embedding as a product forward and for its weights. Gives

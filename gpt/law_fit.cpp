@@ -11,7 +11,6 @@
 
 #include "base/error.h"
 #include "base/random.h"
-#include "formats/json.h"
 
 namespace gigagpt {
 namespace {
@@ -180,30 +179,6 @@ Interval predicted_loss(std::span<const LawPoint> points, double flops, uint64_t
   return middle_of(std::move(losses));
 }
 
-void write_law(const Path& file, const LawFit& fit, std::span<const LawPoint> points,
-               const std::string& data) {
-  using nlohmann::ordered_json;
-  ordered_json runs = ordered_json::array();
-  for (const LawPoint& point : points) {
-    runs.push_back({{"name", point.name},
-                    {"flops", point.flops},
-                    {"parameters", point.parameters},
-                    {"tokens", point.tokens},
-                    {"loss", point.loss}});
-  }
-  const ordered_json root = {{"law",
-                              {{"name", fit.law.name},
-                               {"scale", fit.law.scale},
-                               {"exponent", fit.law.exponent},
-                               {"floor", fit.law.floor}}},
-                             {"exponent_95", {fit.exponent.low, fit.exponent.high}},
-                             {"floor_95", {fit.floor.low, fit.floor.high}},
-                             {"scatter", fit.scatter},
-                             {"data", data},
-                             {"runs", runs}};
-  write_text_atomically(file, formats::to_text(root, 2) + "\n");
-}
-
 double ShapeLaw::loss(double parameters, double tokens) const {
   return floor + a * std::pow(parameters, -alpha) + b * std::pow(tokens, -beta);
 }
@@ -213,6 +188,21 @@ double ShapeLaw::best_ratio(double product) const {
   const double parameters =
       std::pow(alpha * a / (beta * b) * std::pow(product, beta), 1 / (alpha + beta));
   return product / parameters / parameters;
+}
+
+Interval ShapeLaw::ratios_within(double share, double product) const {
+  const double best = best_ratio(product);
+  const auto at = [&](double ratio) {
+    const double parameters = std::sqrt(product / ratio);
+    return loss(parameters, ratio * parameters);
+  };
+  const double most = at(best) * (1 + share);
+  const auto edge = [&](double step) {
+    double ratio = best;
+    while (at(ratio) < most && ratio > best * 1e-3 && ratio < best * 1e3) ratio *= step;
+    return ratio;
+  };
+  return {edge(1 / 1.02), edge(1.02)};
 }
 
 ShapeLaw fit_shape(std::span<const LawPoint> points) {

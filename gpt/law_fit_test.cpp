@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "base/random.h"
-#include "base/temporary_directory.h"
 #include "base/testing.h"
 
 namespace gigagpt {
@@ -66,22 +65,6 @@ TEST(LawFit, ALargerModelIsWhereItWasPredicted) {
   EXPECT_LT(widest, 0.15) << "an interval of anything would hold everything";
 }
 
-TEST(LawFit, AFileHasTheLaw) {
-  const TemporaryDirectory folder;
-  const auto points = draw(kLaw, {1e12, 4e12, 2e13, 1e14}, 0.01F, 3);
-  const LawFit fit = fit_law(points, "mine");
-  write_law(folder.path() / "law.json", fit, points, "a text");
-  const ScalingLaw read = read_law(folder.path() / "law.json");
-  EXPECT_EQ(read.name, "mine");
-  EXPECT_EQ(read.scale, fit.law.scale);
-  EXPECT_EQ(read.exponent, fit.law.exponent);
-  EXPECT_EQ(read.floor, fit.law.floor);
-  EXPECT_ERROR(read_law(folder.write("no", "{}")), "it is not a law that `gigagpt law fit` wrote");
-  EXPECT_ERROR(
-      read_law(folder.write("zero", R"({"law":{"name":"","scale":0,"exponent":1,"floor":1}})")),
-      "a number that is not above zero");
-}
-
 TEST(LawFit, TooFewOrTooLikeRunsAreRefused) {
   EXPECT_ERROR(fit_law(draw(kLaw, {1e12, 1e13, 1e14}, 0, 1), ""), "it needs four runs, not 3");
   EXPECT_ERROR(fit_law(draw(kLaw, {1e12, 2e12, 3e12, 4e12}, 0, 1), ""),
@@ -109,6 +92,11 @@ TEST(ShapeLaw, FindsTheLawThatLossesFollowAndItsBestRatio) {
   };
   EXPECT_LT(at(ratio), at(ratio * 1.1));
   EXPECT_LT(at(ratio), at(ratio / 1.1));
+  const Interval within = fit.ratios_within(0.01, product);
+  EXPECT_NEAR(at(within.low) / at(ratio), 1.01, 1e-3);
+  EXPECT_NEAR(at(within.high) / at(ratio), 1.01, 1e-3);
+  EXPECT_LT(within.low, ratio);
+  EXPECT_GT(within.high, ratio);
 }
 
 TEST(ShapeLaw, RunsOfOneRatioAreRefused) {

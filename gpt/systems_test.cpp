@@ -298,12 +298,12 @@ TEST_F(SystemsTest, EvaluateLikeOne) {
       auto gpt = make_gpt(eval, /*training=*/false, {{}, cluster});
       engine::load_checkpoint(last(trained), gpt.store, /*optimizer=*/false, 0, {});
       const TokenData data(eval, "val");
-      const auto loss = evaluate(gpt.executor, data, eval, 0, [](double) { return true; });
+      const auto loss = evaluate(gpt.executor, data, eval, [](double) { return true; });
       if (cluster.leads())
         File::create(result).write(fmt::format("{} {}", loss->loss, loss->tokens));
       // Given up by one, for all.
       const bool gives_up = cluster.rank() == cluster.systems() - 1;
-      if (evaluate(gpt.executor, data, eval, 0, [=](double s) { return s == 0 || !gives_up; }))
+      if (evaluate(gpt.executor, data, eval, [=](double s) { return s == 0 || !gives_up; }))
         fail("an evaluation went on");
     }));
     return read_text(result);

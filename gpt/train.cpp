@@ -36,8 +36,7 @@ class Training {
       if (!report) break;
       bool best = false;
       if (val_ && (step_ == config_.num_steps || step_ % config_.eval_steps == 0)) {
-        const auto result =
-            evaluate(gpt_.executor, *val_, config_, config_.eval_batches, events_.eval_progress);
+        const auto result = evaluate(gpt_.executor, *val_, config_, events_.eval_progress);
         if (result) best = watch_.is_best(*report, result->loss);
       }
       metrics_->end(report->val_loss);
@@ -68,6 +67,7 @@ class Training {
     if (!watch_.accepts(step_, gradients->loss, gradients->norm)) return step_without_batch();
     auto report = gpt_.measure(*gradients, update);
     report.epoch = data_.epochs(watch_.batch_of(step_) + 1);
+    if (events_.measured) events_.measured(report);
     metrics_->begin(report);  // a file may say that the step is done from the next line on
     if (!gpt_.plan.execution.file.empty()) metrics_->sync();
     gpt_.store.commit(update, gradients->norm);

@@ -22,6 +22,8 @@ struct TrainEvents {
   std::function<void(const std::string&)> note;
   // Before anything is computed; with where the run goes on from, if it does not begin.
   std::function<void(const engine::Plan&, const std::string& origin)> planned;
+  // May add to what is written of a step, before it is.
+  std::function<void(formats::StepMetrics&)> measured = {};
 };
 
 // Trains as the config says, from scratch or from config.saves.checkpoint_path, and leaves

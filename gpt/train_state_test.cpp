@@ -84,7 +84,7 @@ TEST_F(TrainingState, CompactCheckpointsAreInBf16) {
   engine::load_checkpoint(checkpoint, gpt.store, false, 0, {});
   const TokenData data(config_, "val");
   EXPECT_TRUE(
-      std::isfinite(evaluate(gpt.executor, data, config_, 0, [](double) { return true; })->loss));
+      std::isfinite(evaluate(gpt.executor, data, config_, [](double) { return true; })->loss));
 }
 
 // With clip: layer a file is good for nothing in the middle of a run: the newest checkpoint is.

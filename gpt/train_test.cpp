@@ -331,7 +331,7 @@ TEST_F(Training, StreamedModelsAreEvaluatedAndSampledLikeOthers) {
     config.storage.store = store;
     auto gpt = make_gpt(config, /*training=*/false);
     engine::load_checkpoint(checkpoint, gpt.store, /*optimizer=*/false, 0, {});
-    return evaluate(gpt.executor, data, config, 0, [](double) { return true; })->loss;
+    return evaluate(gpt.executor, data, config, [](double) { return true; })->loss;
   };
   EXPECT_EQ(loss_of("file"), loss_of("memory"));
   EXPECT_FALSE(std::filesystem::exists("file")) << "only scratch is used";
@@ -356,7 +356,7 @@ TEST_F(Training, EvaluationCoversEveryToken) {
   gpt.store.initialise(1, {});
   const TokenData data(config_, "val");
   const auto go = [](double) { return true; };
-  const auto all = evaluate(gpt.executor, data, config_, 0, go);
+  const auto all = evaluate(gpt.executor, data, config_, go);
   EXPECT_EQ(all->tokens, 999);
   double sum = 0;
   for (int64_t i = 0; i < data.eval_sequences(); ++i) {
@@ -365,8 +365,9 @@ TEST_F(Training, EvaluationCoversEveryToken) {
     sum += gpt.executor.evaluate(batches, {})[0] * double(batches[0].target.numel());
   }
   EXPECT_NEAR(all->loss, sum / 999, 1e-6);
-  EXPECT_EQ(evaluate(gpt.executor, data, config_, 2, go)->tokens, 2 * 6 * 12);
-  EXPECT_FALSE(evaluate(gpt.executor, data, config_, 0, [](double) { return false; }));
+  EXPECT_FALSE(evaluate(gpt.executor, data, config_, [](double) { return false; }));
+  config_.eval_batches = 2;
+  EXPECT_EQ(evaluate(gpt.executor, data, config_, go)->tokens, 2 * 6 * 12);
 }
 
 TEST_F(Training, SamplesAreAFunctionOfTheSeedAndOutgrowTheContext) {

@@ -31,15 +31,16 @@ find_tokenizer() {
   [[ -e $tokenizer ]] || tools/gpt2_vocab.sh "$tokenizer"
 }
 
-# prepare with these flags, with the program built if need be.
-prepare() {
+# Runs the program, built if need be.
+program() {
   if [[ ! -x build/gigagpt ]]; then
     tools/install.sh packages.txt
     cmake --preset release >/dev/null
     cmake --build --preset release --target gigagpt gigagpt-compute
   fi
-  build/gigagpt prepare "$@"
+  build/gigagpt "$@"
 }
+prepare() { program prepare "$@"; }
 
 # The inputs as flags, in `inputs`.
 as_inputs() {

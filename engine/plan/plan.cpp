@@ -331,6 +331,7 @@ std::vector<Option> WatchRules::options() {
       {"keep_best", &keep_best, "save and keep the best checkpoint by val_loss: out_dir/best"},
       {"early_stopping", &early_stopping,
        "end after so many evaluations without a better val_loss; 0: never", at_least(0)},
+      {"law", &law, "file of `law fit`, whose curve the run is held against; null: none"},
   };
 }
 

@@ -80,7 +80,8 @@ struct WatchRules {
   std::string on_spike = "warn";  // "warn", "skip", "rewind"
   double spike_threshold = 8;     // standard deviations
   bool keep_best = false;
-  int64_t early_stopping = 0;  // evaluations without a better one; 0: never
+  int64_t early_stopping = 0;           // evaluations without a better one; 0: never
+  std::optional<std::string> law = {};  // a file with what is normal
 
   std::vector<Option> options();  // they point into this object
 };

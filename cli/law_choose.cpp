@@ -1,0 +1,166 @@
+#include "cli/law_choose.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "base/error.h"
+#include "cli/display.h"
+#include "cli/law.h"
+#include "cli/output.h"
+#include "cli/run_settings.h"
+#include "gpt/law_file.h"
+
+namespace gigagpt::cli {
+namespace {
+
+constexpr double kRatio = 20;       // tokens a parameter
+constexpr double kMostRatio = 1.4;  // times that, to fill a budget until the next size fits
+constexpr int64_t kAspect = 77;     // width over depth, of Cerebras-GPT 111M and 256M
+constexpr int64_t kMostWidth = 1 << 15;
+constexpr double kBatchTokens = 245'760, kBatchOf = 2.221e9;  // Cerebras-GPT 111M's, for its tokens
+constexpr double kLeastSteps = 1000;
+constexpr double kMostWarmup = 375e6;  // tokens, as all of Cerebras-GPT
+
+// Widths that whole heads divide, some ten per cent of the parameters apart or more.
+int64_t next_width(int64_t width) {
+  return width + (width < 128 ? 16 : width < 512 ? 32 : width < 2048 ? 64 : width / 1024 * 64);
+}
+
+int64_t head_size(int64_t width) {
+  return width < 128 ? 16 : width < 256 ? 32 : width < 2048 ? 64 : 128;
+}
+
+double tokens_of(const GPTConfig& config) {
+  return double(config.num_steps) * double(config.run_size(true).step_tokens());
+}
+
+void set_steps(GPTConfig& config, double steps) {
+  config.num_steps = std::max<int64_t>(std::llround(steps), 1);
+  const double most = kMostWarmup / double(config.run_size(true).step_tokens());
+  config.optim.warmup_steps = std::llround(std::min(double(config.num_steps) / 10, most));
+}
+
+// The batch grows with the root of the tokens, as that which is still efficient does; short runs
+// have smaller ones, to have steps enough.
+void set_length(GPTConfig& config, double tokens) {
+  const double batch = std::min(kBatchTokens * std::sqrt(tokens / kBatchOf), tokens / kLeastSteps);
+  const auto sequences = std::llround(batch / double(config.sequence_length));
+  // A multiple of 8 has divisors for micro-batches and systems.
+  config.batch_size = sequences < 16 ? std::max<int64_t>(sequences, 1) : sequences / 8 * 8;
+  config.batch_size = std::max(config.batch_size, config.num_systems);
+  set_steps(config, tokens / double(config.run_size(true).step_tokens()));
+}
+
+// The family's model of that width; nothing if it has none.
+std::optional<GPTConfig> sized(const GPTConfig& family, int64_t width) {
+  GPTConfig config = family;
+  config.width = width;
+  config.heads = width / head_size(width);
+  config.depth = std::max<int64_t>(std::llround(double(width) / kAspect), 2);
+  if (width % head_size(width) != 0) return std::nullopt;
+  try {
+    set_length(config, kRatio * double(engine::parameter_count(config.layers())));
+    config.check();
+    return config;
+  } catch (const Error&) {  // other keys that the family was given do not go with it
+    return std::nullopt;
+  }
+}
+
+// A run's hours or FLOPs, whichever there is a budget of.
+struct Budget {
+  const LawArguments& given;
+  const PlanOf& plan_of;
+  std::string refusal = {};
+
+  double most() const { return given.hours ? *given.hours : *given.flops; }
+  // Infinite if the machine cannot do it.
+  double of(const GPTConfig& config) {
+    if (!given.hours) return published_flops(config);
+    const engine::Plan plan = plan_of(config);
+    if (!plan.refusal.empty()) {
+      refusal = plan.refusal;
+      return HUGE_VAL;
+    }
+    return plan.step_s * double(config.num_steps) / 3600;
+  }
+};
+
+// Lengthens the run to what the budget has left, as sizes come in steps.
+void fill(GPTConfig& config, Budget& budget) {
+  const double times = std::min(budget.most() / budget.of(config), kMostRatio);
+  set_steps(config, std::floor(double(config.num_steps) * times));
+}
+
+GPTConfig largest_within(const GPTConfig& family, Budget& budget) {
+  std::optional<GPTConfig> best;
+  double least = HUGE_VAL;
+  for (int64_t width = 32; width <= kMostWidth; width = next_width(width)) {
+    const auto config = sized(family, width);
+    if (!config) continue;
+    const double costs = budget.of(*config);
+    least = std::min(least, costs);
+    if (costs > budget.most()) break;
+    best = config;
+  }
+  if (best) return *best;
+  if (!budget.refusal.empty()) fail("the smallest model does not fit: {}", budget.refusal);
+  if (!std::isfinite(least)) fail("no size of this family goes with its other keys");
+  fail("the smallest model needs {:.2g} {}, and the budget is {:.2g}", least,
+       budget.given.hours ? "hours" : "FLOPs", budget.most());
+}
+
+// The keys that are not at their defaults.
+std::string yaml_of(GPTConfig config, const std::string& comment) {
+  GPTConfig defaults;
+  defaults.model = config.model;
+  const auto usual = option_texts(defaults.options());
+  std::string text = comment;
+  for (const auto& [key, value] : option_texts(config.options())) {
+    const bool same = std::ranges::count(usual, std::pair(key, value)) > 0;
+    if (!same) text += fmt::format("{}: {}\n", key, value);
+  }
+  return text;
+}
+
+std::string budget_name(const LawArguments& given) {
+  return given.hours ? fmt::format("--hours {}", *given.hours)
+                     : fmt::format("--flops {:g}", *given.flops);
+}
+
+}  // namespace
+
+void choose_size(const Arguments& arguments, const PlanOf& plan_of) {
+  GPTConfig family;
+  apply_run_settings(arguments.settings, family);
+  Budget budget{arguments.law, plan_of};
+  GPTConfig config = largest_within(family, budget);
+  fill(config, budget);
+  print_prediction(config);
+  const engine::Plan plan = plan_of(config);
+  fmt::print(
+      "{:<13}{}\n", "time",
+      duration_text(plan.step_s * double(config.num_steps)) +
+          fmt::format(" for {} steps, as this machine was measured", grouped(config.num_steps)));
+  if (!config.parametrisation.mup_base_width) {
+    print_message(
+        "note: the config has no mup_base_width, so its learning_rate, {}, is of one width; "
+        "configs/cerebras-gpt-mup/111m.yaml and configs/scaling_law.yaml are of families",
+        config.optim.learning_rate);
+  }
+  const std::string yaml = yaml_of(
+      config, fmt::format("# Chosen by gigagpt law choose {}: {:.3g} tokens a parameter.\n",
+                          budget_name(arguments.law),
+                          tokens_of(config) / double(engine::parameter_count(config.layers()))));
+  if (!arguments.law.out) {
+    fmt::print("\n{}", yaml);
+    return;
+  }
+  write_text_atomically(*arguments.law.out, yaml);
+  fmt::print("\nTo train:\n  gigagpt train {}\n", *arguments.law.out);
+}
+
+}  // namespace gigagpt::cli

@@ -1,0 +1,145 @@
+#include "gpt/law_file.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "formats/json.h"
+
+namespace gigagpt {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json json_of(const LawPoint& run) {
+  return {{"name", run.name},
+          {"flops", run.flops},
+          {"parameters", run.parameters},
+          {"tokens", run.tokens},
+          {"loss", run.loss}};
+}
+
+LawPoint point_in(const ordered_json& run) {
+  return {run.at("name").get<std::string>(), run.at("flops").get<double>(),
+          run.at("parameters").get<double>(), run.at("tokens").get<double>(),
+          run.at("loss").get<double>()};
+}
+
+Interval interval_in(const ordered_json& pair) {
+  return {pair.at(0).get<double>(), pair.at(1).get<double>()};
+}
+
+CollapseCurve curve_in(const ordered_json& json, const std::string& file) {
+  CollapseCurve curve{json.at("level").get<std::vector<double>>(), {}};
+  bool whole = curve.level.size() == kCollapseParts;
+  for (const ordered_json& band : json.at("bands")) {
+    curve.bands.push_back({band.at("parts").get<size_t>(),
+                           band.at("spread").get<std::vector<double>>(),
+                           band.at("reach").get<double>()});
+    const auto& [parts, spread, reach] = curve.bands.back();
+    whole = whole && parts >= 1 && parts <= kCollapseParts && spread.size() == kCollapseParts &&
+            reach > 0;
+    for (const double deviation : spread) whole = whole && deviation > 0;
+  }
+  if (!whole) fail("{}: its curve is not one that `gigagpt law fit` wrote", file);
+  return curve;
+}
+
+FittedLaw law_in(const ordered_json& root, const std::string& file) {
+  const ordered_json& law = root.at("law");
+  FittedLaw read{{{law.at("name").get<std::string>(), law.at("scale").get<double>(),
+                   law.at("exponent").get<double>(), law.at("floor").get<double>()},
+                  interval_in(root.at("exponent_95")),
+                  interval_in(root.at("floor_95")),
+                  root.at("scatter").get<double>()},
+                 {},
+                 root.at("data").get<std::string>(),
+                 root.at("parametrisation").get<std::string>()};
+  for (const ordered_json& run : root.at("runs")) read.runs.push_back(point_in(run));
+  if (root.contains("tokens_per_byte"))
+    read.tokens_per_byte = root.at("tokens_per_byte").get<double>();
+  if (root.contains("curve")) read.curve = curve_in(root.at("curve"), file);
+  return read;
+}
+
+}  // namespace
+
+double FittedLaw::ratio() const {
+  double sum = 0;
+  for (const LawPoint& run : runs) sum += run.tokens / run.parameters;
+  return sum / double(runs.size());
+}
+
+void write_law(const Path& file, const FittedLaw& law) {
+  ordered_json runs = ordered_json::array();
+  for (const LawPoint& run : law.runs) runs.push_back(json_of(run));
+  const LawFit& fit = law.fit;
+  ordered_json root = {{"law",
+                        {{"name", fit.law.name},
+                         {"scale", fit.law.scale},
+                         {"exponent", fit.law.exponent},
+                         {"floor", fit.law.floor}}},
+                       {"exponent_95", {fit.exponent.low, fit.exponent.high}},
+                       {"floor_95", {fit.floor.low, fit.floor.high}},
+                       {"scatter", fit.scatter},
+                       {"data", law.data},
+                       {"parametrisation", law.parametrisation},
+                       {"runs", runs}};
+  if (law.tokens_per_byte) root["tokens_per_byte"] = *law.tokens_per_byte;
+  if (law.curve) {
+    ordered_json bands = ordered_json::array();
+    for (const auto& [parts, spread, reach] : law.curve->bands)
+      bands.push_back({{"parts", parts}, {"spread", spread}, {"reach", reach}});
+    root["curve"] = {{"level", law.curve->level}, {"bands", bands}};
+  }
+  write_text_atomically(file, formats::to_text(root, 2) + "\n");
+}
+
+FittedLaw read_law(const Path& file) {
+  try {
+    FittedLaw law =
+        law_in(formats::parse_json<ordered_json>(read_text(file), file.string()), file.string());
+    const auto& [name, scale, exponent, floor] = law.fit.law;
+    if (!(scale > 0 && exponent > 0 && floor >= 0))
+      fail("{}: its law has a number that is not above zero", file.string());
+    if (law.runs.size() < 4) fail("{}: it names fewer than four runs", file.string());
+    return law;
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}: it is not a law that `gigagpt law fit` wrote: {}", file.string(), error.what());
+  }
+}
+
+std::string parametrisation_name(const GPTConfig& config) {
+  return config.parametrisation.mup_base_width ? "muP" : "the standard parametrisation";
+}
+
+double published_flops(const GPTConfig& config) {
+  return double(config.num_steps) * double(config.run_size(true).step_tokens()) *
+         published_flops_per_token(config.layers(), config.sequence_length);
+}
+
+void check_law(const FittedLaw& law, const std::string& file, const GPTConfig& config,
+               const std::string& data) {
+  if (law.data != data) {
+    fail("law: {} is of another text ({}) than {} ({}): losses of two texts cannot be compared",
+         file, law.data, config.dataset, data);
+  }
+  if (const std::string ours = parametrisation_name(config); ours != law.parametrisation) {
+    fail("law: {} is of models of {}, and this is one of {}", file, law.parametrisation, ours);
+  }
+}
+
+std::optional<CollapseWatch> watch_by(const FittedLaw& law, const GPTConfig& config) {
+  if (!law.curve) return std::nullopt;
+  const double flops = published_flops(config), expected = law.fit.law.loss(flops);
+  const Interval interval = predicted_loss(law.runs, flops);
+  // What the law itself is unsure of; the scatter of single runs is in the curve's spread.
+  const double deviation = std::log(interval.high / interval.low) / (2 * 1.96);
+  const double unsure =
+      std::sqrt(std::max(0.0, deviation * deviation - std::pow(law.fit.scatter, 2)));
+  return CollapseWatch(*law.curve,
+                       double(config.num_steps) * double(config.run_size(true).step_tokens()),
+                       expected, unsure);
+}
+
+}  // namespace gigagpt
