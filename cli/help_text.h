@@ -153,12 +153,23 @@ them. With mup_base_width it is the law of the paper's muP models, and with --la
 
 gigagpt law fit RUN... fits L = (FLOPs / scale)^-exponent + floor to the validation losses that your
 runs of one text ended with, and says how sure its numbers are. A run that is not finished, or is of
-another text, is named and refused.
+another text, is named and refused. The file that --out writes also has the curve that the runs'
+losses share over the share of their tokens: train with --law FILE shows what it expects of each
+step, and says once when a run leaves the band of normal ones.
+
+gigagpt law ratio RUN... fits L = floor + a N^-alpha + b D^-beta to runs of N parameters and D tokens,
+and says how many tokens a parameter are best.
+
+gigagpt law choose CONFIG turns --hours or --flops into a config: of the family that CONFIG is one of,
+the largest model that sees 20 tokens a parameter in that time on this machine, or on num_systems like
+it. Its width, depth, heads, batch, steps and warm-up are chosen; all else stays.
 
 Examples:
   gigagpt law predict configs/cerebras-gpt/111m.yaml
-  gigagpt law fit out/scaling/* --out law.json --picture law.svg
-  gigagpt law predict configs/111m.yaml --law law.json
+  gigagpt law fit out/scaling_law/* --out law.json --picture law.svg
+  gigagpt law predict configs/scaling_law.yaml --width 128 --law law.json
+  gigagpt law choose configs/scaling_law.yaml --hours 8 --law law.json --out mine.yaml
+  gigagpt train mine.yaml
 )";
 
 inline constexpr const char* kTokenizerHelp =

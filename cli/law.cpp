@@ -94,10 +94,8 @@ void predict_by_published(const GPTConfig& config, const Budget& budget) {
   say_ratio(budget, kOptimal);
 }
 
-void predict_by_file(const GPTConfig& config, const Budget& budget) {
-  const FittedLaw law = read_law(*config.watch.law);
-  const auto data = find_data(config.dataset);
-  check_law(law, *config.watch.law, config, data.value_or(law.data));
+void predict_by_fitted(const FittedLaw& law, bool compared, const GPTConfig& config,
+                       const Budget& budget) {
   const double loss = law.fit.law.loss(budget.flops);
   const Interval interval = predicted_loss(law.runs, budget.flops);
   line("law", law_text(law.fit.law));
@@ -106,7 +104,7 @@ void predict_by_file(const GPTConfig& config, const Budget& budget) {
   if (law.tokens_per_byte)
     text += fmt::format("; {:.4f} bits a byte", bits_per_byte(loss, *law.tokens_per_byte));
   line("loss", text);
-  if (!data) {
+  if (!compared) {
     fmt::print(
         "\nThe law is of one text in one tokenizer. {} is not here, so it was not compared.\n",
         config.dataset);
@@ -136,13 +134,20 @@ void predict_loss(const Arguments& arguments) {
 }
 
 void print_prediction(const GPTConfig& config) {
+  std::optional<FittedLaw> law;
+  const auto data = find_data(config.dataset);
+  if (config.watch.law) {
+    law = read_law(*config.watch.law);
+    check_law(*law, *config.watch.law, config, data.value_or(law->data));
+  }
   const Budget budget = budget_of(config);
   line("model", fmt::format("{} parameters, in {}", grouped(int64_t(budget.parameters)),
                             parametrisation_name(config)));
   line("tokens", fmt::format("{:.4g}, {:.3g} a parameter", budget.tokens, budget.ratio()));
   line("FLOPs", fmt::format("{:.2g} by Cerebras-GPT's count, {}", budget.flops,
                             beside_published(budget.flops)));
-  config.watch.law ? predict_by_file(config, budget) : predict_by_published(config, budget);
+  law ? predict_by_fitted(*law, data.has_value(), config, budget)
+      : predict_by_published(config, budget);
 }
 
 }  // namespace gigagpt::cli

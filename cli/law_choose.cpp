@@ -18,7 +18,6 @@ namespace {
 
 constexpr double kRatio = 20;       // tokens a parameter
 constexpr double kMostRatio = 1.4;  // times that, to fill a budget until the next size fits
-constexpr int64_t kAspect = 77;     // width over depth, of Cerebras-GPT 111M and 256M
 constexpr int64_t kMostWidth = 1 << 15;
 constexpr double kBatchTokens = 245'760, kBatchOf = 2.221e9;  // Cerebras-GPT 111M's, for its tokens
 constexpr double kLeastSteps = 1000;
@@ -27,6 +26,13 @@ constexpr double kMostWarmup = 375e6;  // tokens, as all of Cerebras-GPT
 // Widths that whole heads divide, some ten per cent of the parameters apart or more.
 int64_t next_width(int64_t width) {
   return width + (width < 128 ? 16 : width < 512 ? 32 : width < 2048 ? 64 : width / 1024 * 64);
+}
+
+// Width over depth: near 77 as Cerebras-GPT's up to 2.7B and 128 as its 6.7B and 13B, and less for
+// small models, of which two blocks would otherwise be the most.
+double aspect(double width) {
+  const double small = std::min(77.0, 32 * std::sqrt(width / 128));
+  return std::clamp(width / 32, small, 128.0);
 }
 
 int64_t head_size(int64_t width) {
@@ -59,7 +65,7 @@ std::optional<GPTConfig> sized(const GPTConfig& family, int64_t width) {
   GPTConfig config = family;
   config.width = width;
   config.heads = width / head_size(width);
-  config.depth = std::max<int64_t>(std::llround(double(width) / kAspect), 2);
+  config.depth = std::max<int64_t>(std::llround(double(width) / aspect(double(width))), 2);
   if (width % head_size(width) != 0) return std::nullopt;
   try {
     set_length(config, kRatio * double(engine::parameter_count(config.layers())));
@@ -136,6 +142,7 @@ std::string budget_name(const LawArguments& given) {
 void choose_size(const Arguments& arguments, const PlanOf& plan_of) {
   GPTConfig family;
   apply_run_settings(arguments.settings, family);
+  family.check();
   Budget budget{arguments.law, plan_of};
   GPTConfig config = largest_within(family, budget);
   fill(config, budget);

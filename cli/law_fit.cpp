@@ -74,12 +74,14 @@ Figure figure_of(const LawFit& fit, const std::vector<LawPoint>& points) {
   Curve law{"fitted law", {}, Curve::Look::kLine, 0}, runs{"runs", {}, Curve::Look::kPoints, 1};
   Curve band{"95 % of predictions", {}, Curve::Look::kBand, 0};
   constexpr int kParts = 24;
-  for (int i = 0; i <= kParts; ++i) {
-    const double flops = least * std::pow(most / least, double(i) / kParts);
-    const Interval interval = predicted_loss(points, flops);
-    law.points.emplace_back(flops, fit.law.loss(flops));
-    band.points.emplace_back(flops, interval.low);
-    band.upper.push_back(interval.high);
+  std::vector<double> flops;
+  for (int i = 0; i <= kParts; ++i)
+    flops.push_back(least * std::pow(most / least, double(i) / kParts));
+  const auto intervals = predicted_losses(points, flops);
+  for (size_t i = 0; i < flops.size(); ++i) {
+    law.points.emplace_back(flops[i], fit.law.loss(flops[i]));
+    band.points.emplace_back(flops[i], intervals[i].low);
+    band.upper.push_back(intervals[i].high);
   }
   for (const LawPoint& point : points) runs.points.emplace_back(point.flops, point.loss);
   Figure figure{.title = fmt::format("L = (FLOPs / {:.3g})^-{:.3f} + {:.3f}", fit.law.scale,

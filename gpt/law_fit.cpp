@@ -47,7 +47,7 @@ Solution solve(const Problem& problem, const std::vector<VectorXd>& starts) {
   for (VectorXd x : starts) {
     Eigen::NumericalDiff<Problem> differences(problem);
     Eigen::LevenbergMarquardt<Eigen::NumericalDiff<Problem>> solver(differences);
-    solver.parameters.maxfev = 4000;
+    solver.parameters.maxfev = 400;
     solver.minimize(x);
     VectorXd residuals(problem.values());
     problem(x, residuals);
@@ -169,14 +169,22 @@ LawFit fit_law(std::span<const LawPoint> points, const std::string& name, uint64
   return fit;
 }
 
-Interval predicted_loss(std::span<const LawPoint> points, double flops, uint64_t seed) {
+std::vector<Interval> predicted_losses(std::span<const LawPoint> points,
+                                       std::span<const double> flops, uint64_t seed) {
   const PowerLaw power(points);
   const Solution best = power.fit(log_losses_of(points));
-  std::vector<double> losses;
+  std::vector<std::vector<double>> losses(flops.size());
   resample(power, points, best.x, seed, [&](const VectorXd& x, double residual) {
-    losses.push_back(std::exp(power.log_loss(x, flops) + residual));
+    for (size_t i = 0; i < flops.size(); ++i)
+      losses[i].push_back(std::exp(power.log_loss(x, flops[i]) + residual));
   });
-  return middle_of(std::move(losses));
+  std::vector<Interval> intervals;
+  for (std::vector<double>& of_flops : losses) intervals.push_back(middle_of(std::move(of_flops)));
+  return intervals;
+}
+
+Interval predicted_loss(std::span<const LawPoint> points, double flops, uint64_t seed) {
+  return predicted_losses(points, std::span(&flops, 1), seed)[0];
 }
 
 double ShapeLaw::loss(double parameters, double tokens) const {

@@ -19,7 +19,9 @@ struct LawFit {
 // Fits log L at equal weights. Throws Error for fewer than four runs, or such that span less than
 // ten times the FLOPs. The intervals are of 400 bootstrap samples of the residuals.
 LawFit fit_law(std::span<const LawPoint> points, const std::string& name, uint64_t seed = 0);
-// Where the loss at those FLOPs lies, by the same samples and with the scatter of a single run.
+// Where losses at those FLOPs lie, by the same samples and with the scatter of a single run.
+std::vector<Interval> predicted_losses(std::span<const LawPoint> points,
+                                       std::span<const double> flops, uint64_t seed = 0);
 Interval predicted_loss(std::span<const LawPoint> points, double flops, uint64_t seed = 0);
 
 // L(N, D) = floor + a N^-alpha + b D^-beta of N parameters and D tokens (Hoffmann et al. 2022,
