@@ -67,7 +67,6 @@ room_test(engine TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
           LIBRARIES engine)
 room_test(check TENSORS LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
 room_test(law_fit SOURCES gpt/collapse_test.cpp gpt/law_file_test.cpp gpt/law_fit_test.cpp LIBRARIES law_fit)
-room_test(law_watch TENSORS LABEL slow SOURCES cli/law_watch_test.cpp LIBRARIES plot gpt)
 room_test(run_directory TENSORS SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
@@ -94,6 +93,7 @@ endif()
 
 if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
   room_test(coordinates TENSORS LABEL slow SOURCES gpt/coordinates_test.cpp LIBRARIES check_gpt)
+  room_test(law_watch TENSORS LABEL slow SOURCES cli/law_watch_test.cpp LIBRARIES plot gpt)
   room_test(schedule LABEL slow SOURCES engine/storage/schedule_test.cpp LIBRARIES storage)
   room_test(kills TENSORS LABEL slow SOURCES gpt/kill_test.cpp LIBRARIES gpt)
   room_test(systems TENSORS LABEL slow SOURCES gpt/optimizer_table_test.cpp gpt/systems_test.cpp LIBRARIES gpt)

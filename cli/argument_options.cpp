@@ -41,7 +41,8 @@ std::vector<Option> SampleArguments::options() {
 }
 
 std::vector<Option> LawArguments::choose_options() {
-  return {{"hours", &hours, "of this machine, or of num_systems like it", above(0)},
+  return {{"hours", &hours, "time that the run may take, on this machine or on num_systems like it",
+           above(0)},
           {"flops", &flops, "instead of hours: FLOPs by Cerebras-GPT's count", above(0)},
           {"out", &out, "file to write the config to; null: print it"}};
 }

@@ -41,6 +41,13 @@ TEST(StepText, HasEverythingInOneLine) {
             "MFU 12.3 %  epoch 0.034  1m15s  ETA 2m00s");
 }
 
+TEST(StepText, TellsWhatALawExpects) {
+  formats::StepMetrics metrics = kMetrics;
+  metrics.expected_loss = 3.0625;
+  EXPECT_NE(step_text(metrics, 1500, kPace).find("loss 3.1235 (3.0625 expected)  norm"),
+            std::string::npos);
+}
+
 TEST(StepText, StepsLineUp) {
   formats::StepMetrics last = kMetrics;
   last.step = 1500;

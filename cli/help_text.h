@@ -166,7 +166,7 @@ it. Its width, depth, heads, batch, steps and warm-up are chosen; all else stays
 
 Examples:
   gigagpt law predict configs/cerebras-gpt/111m.yaml
-  gigagpt law fit out/scaling_law/* --out law.json --picture law.svg
+  gigagpt law fit out/scaling_law/*-seed? --out law.json --picture law.svg
   gigagpt law predict configs/scaling_law.yaml --width 128 --law law.json
   gigagpt law choose configs/scaling_law.yaml --hours 8 --law law.json --out mine.yaml
   gigagpt train mine.yaml

@@ -54,7 +54,7 @@ std::string budget_text(const GPTConfig& config) {
 
 namespace {
 
-// What the text is known by. A prediction may be made where the data is not.
+// Fingerprint of the text. A prediction may be made where the data is not.
 std::optional<std::string> find_data(const std::string& dataset) {
   try {
     return formats::fingerprint(formats::find_dataset(dataset) / "train.bin");
@@ -138,11 +138,11 @@ void print_prediction(const GPTConfig& config) {
   const auto data = find_data(config.dataset);
   if (config.watch.law) {
     law = read_law(*config.watch.law);
-    check_law(*law, *config.watch.law, config, data.value_or(law->data));
+    check_law(*law, *config.watch.law, comparable(config, data.value_or(law->kind.data)));
   }
   const Budget budget = budget_of(config);
   line("model", fmt::format("{} parameters, in {}", grouped(int64_t(budget.parameters)),
-                            parametrisation_name(config)));
+                            comparable(config, "").parametrisation));
   line("tokens", fmt::format("{:.4g}, {:.3g} a parameter", budget.tokens, budget.ratio()));
   line("FLOPs", fmt::format("{:.2g} by Cerebras-GPT's count, {}", budget.flops,
                             beside_published(budget.flops)));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "cli/display.h"
@@ -22,11 +23,6 @@ constexpr int64_t kMostWidth = 1 << 15;
 constexpr double kBatchTokens = 245'760, kBatchOf = 2.221e9;  // Cerebras-GPT 111M's, for its tokens
 constexpr double kLeastSteps = 1000;
 constexpr double kMostWarmup = 375e6;  // tokens, as all of Cerebras-GPT
-
-// Widths that whole heads divide, some ten per cent of the parameters apart or more.
-int64_t next_width(int64_t width) {
-  return width + (width < 128 ? 16 : width < 512 ? 32 : width < 2048 ? 64 : width / 1024 * 64);
-}
 
 // Width over depth: near 77 as Cerebras-GPT's up to 2.7B and 128 as its 6.7B and 13B, and less for
 // small models, of which two blocks would otherwise be the most.
@@ -60,18 +56,35 @@ void set_length(GPTConfig& config, double tokens) {
   set_steps(config, tokens / double(config.run_size(true).step_tokens()));
 }
 
-// The family's model of that width; nothing if it has none.
-std::optional<GPTConfig> sized(const GPTConfig& family, int64_t width) {
+struct Shape {
+  int64_t width, depth;
+};
+
+// Shapes from small to large: for each width the usual depth, and a block more.
+std::vector<Shape> shapes() {
+  std::vector<Shape> shapes;
+  for (int64_t width = 32; width <= kMostWidth; width += head_size(width)) {
+    const auto usual = std::max<int64_t>(std::llround(double(width) / aspect(double(width))), 2);
+    shapes.push_back({width, usual});
+    shapes.push_back({width, usual + 1});
+  }
+  const auto size = [](const Shape& shape) { return shape.depth * shape.width * shape.width; };
+  std::ranges::stable_sort(shapes, {}, size);
+  return shapes;
+}
+
+// The family's model of that shape; nothing, and why, if it has none.
+std::optional<GPTConfig> sized(const GPTConfig& family, const Shape& shape, std::string& why_not) {
   GPTConfig config = family;
-  config.width = width;
-  config.heads = width / head_size(width);
-  config.depth = std::max<int64_t>(std::llround(double(width) / aspect(double(width))), 2);
-  if (width % head_size(width) != 0) return std::nullopt;
+  config.width = shape.width;
+  config.heads = shape.width / head_size(shape.width);
+  config.depth = shape.depth;
   try {
     set_length(config, kRatio * double(engine::parameter_count(config.layers())));
     config.check();
     return config;
-  } catch (const Error&) {  // other keys that the family was given do not go with it
+  } catch (const Error& error) {  // other keys that the family was given do not go with it
+    why_not = error.what();
     return std::nullopt;
   }
 }
@@ -80,43 +93,55 @@ std::optional<GPTConfig> sized(const GPTConfig& family, int64_t width) {
 struct Budget {
   const LawArguments& given;
   const PlanOf& plan_of;
-  std::string refusal = {};
 
   double most() const { return given.hours ? *given.hours : *given.flops; }
-  // Infinite if the machine cannot do it.
-  double of(const GPTConfig& config) {
-    if (!given.hours) return published_flops(config);
-    const engine::Plan plan = plan_of(config);
-    if (!plan.refusal.empty()) {
-      refusal = plan.refusal;
-      return HUGE_VAL;
-    }
-    return plan.step_s * double(config.num_steps) / 3600;
+  double of(const GPTConfig& config, const engine::Plan& plan) const {
+    return given.hours ? plan.step_s * double(config.num_steps) / 3600 : published_flops(config);
+  }
+  std::string text(double amount) const {
+    return fmt::format("{:.2g} {}", amount, given.hours ? "hours" : "FLOPs");
   }
 };
 
 // Lengthens the run to what the budget has left, as sizes come in steps.
-void fill(GPTConfig& config, Budget& budget) {
-  const double times = std::min(budget.most() / budget.of(config), kMostRatio);
+void fill(GPTConfig& config, const Budget& budget) {
+  const double costs = budget.of(config, budget.plan_of(config));
+  const double times = std::min(budget.most() / costs, kMostRatio);
   set_steps(config, std::floor(double(config.num_steps) * times));
 }
 
-GPTConfig largest_within(const GPTConfig& family, Budget& budget) {
+// The largest within the budget; with one of hours, of those that this machine can train.
+GPTConfig largest_within(const GPTConfig& family, const Budget& budget) {
   std::optional<GPTConfig> best;
-  double least = HUGE_VAL;
-  for (int64_t width = 32; width <= kMostWidth; width = next_width(width)) {
-    const auto config = sized(family, width);
+  std::string why_not, refusal;
+  for (const Shape& shape : shapes()) {
+    const auto config = sized(family, shape, why_not);
     if (!config) continue;
-    const double costs = budget.of(*config);
-    least = std::min(least, costs);
-    if (costs > budget.most()) break;
-    best = config;
+    const engine::Plan plan = budget.plan_of(*config);
+    const double costs = budget.of(*config, plan);
+    if (budget.given.hours && !plan.refusal.empty()) {
+      refusal = plan.refusal;
+      break;
+    }
+    if (!best && costs > budget.most()) {
+      fail("the smallest model takes {}, and the budget is {}", budget.text(costs),
+           budget.text(budget.most()));
+    }
+    if (costs <= budget.most()) best = config;
+    if (costs > 2 * budget.most()) break;  // those after it take more
   }
-  if (best) return *best;
-  if (!budget.refusal.empty()) fail("the smallest model does not fit: {}", budget.refusal);
-  if (!std::isfinite(least)) fail("no size of this family goes with its other keys");
-  fail("the smallest model needs {:.2g} {}, and the budget is {:.2g}", least,
-       budget.given.hours ? "hours" : "FLOPs", budget.most());
+  if (!best && !refusal.empty()) fail("the smallest model does not fit: {}", refusal);
+  if (!best) fail("no size of this family is possible: {}", why_not);
+  fill(*best, budget);
+  if (!refusal.empty()) print_message("note: larger models do not fit: {}", refusal);
+  return *best;
+}
+
+// Throws Error for keys that are of one length of run.
+void check_family(const GPTConfig& family) {
+  family.check();
+  if (family.optim.decay_steps || family.optim.decay_from)
+    fail("decay_steps and decay_from are of a run of one length; leave them out");
 }
 
 // The keys that are not at their defaults.
@@ -142,10 +167,11 @@ std::string budget_name(const LawArguments& given) {
 void choose_size(const Arguments& arguments, const PlanOf& plan_of) {
   GPTConfig family;
   apply_run_settings(arguments.settings, family);
-  family.check();
-  Budget budget{arguments.law, plan_of};
-  GPTConfig config = largest_within(family, budget);
-  fill(config, budget);
+  check_family(family);
+  // A run of its own, which the plan does not take for the continuation of another.
+  const Path name = arguments.law.out ? Path(*arguments.law.out).stem() : Path("chosen");
+  family.out_dir = (Path("out") / name).string();
+  const GPTConfig config = largest_within(family, {arguments.law, plan_of});
   print_prediction(config);
   const engine::Plan plan = plan_of(config);
   fmt::print(

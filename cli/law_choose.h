@@ -10,9 +10,9 @@ namespace gigagpt::cli {
 
 using PlanOf = std::function<engine::Plan(const GPTConfig&)>;
 
-// Of the family that the config is one of, the largest model that sees 20 tokens a parameter within
-// so many hours or FLOPs: prints its size, time and expected loss, and its config or the file that
-// this is written to. plan_of tells how long a run takes. Throws Error if none fits.
+// Chooses the largest model of the config's family that sees 20 tokens a parameter within so many
+// hours or FLOPs. Prints its size, time and expected loss, and its config or the file that this is
+// written to. plan_of tells how long a run takes. Throws Error if none fits.
 void choose_size(const Arguments& arguments, const PlanOf& plan_of);
 
 }  // namespace gigagpt::cli

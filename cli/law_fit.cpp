@@ -19,11 +19,11 @@
 namespace gigagpt::cli {
 namespace {
 
-// Nothing if the text is no longer here, or has no tokenizer.
+// Tokens in a byte of validation text; nothing if the text is no longer here, or has no tokenizer.
 std::optional<double> tokens_per_byte(const FinishedRun& run) {
   try {
     const Path folder = formats::find_dataset(run.dataset);
-    if (formats::fingerprint(folder / "train.bin") != run.data) return std::nullopt;
+    if (formats::fingerprint(folder / "train.bin") != run.kind.data) return std::nullopt;
     const auto tokenizer = formats::Tokenizer::load(folder);
     const auto vocab_size = formats::read_dataset_meta(folder).vocab_size;
     const auto file = formats::open_split(run.dataset, "val", vocab_size, 1);
@@ -43,13 +43,13 @@ std::optional<double> tokens_per_byte(const FinishedRun& run) {
 }
 
 CollapseCurve curve_of(const std::vector<FinishedRun>& runs, const ScalingLaw& law) {
-  std::vector<PartLosses> losses;
+  std::vector<KnownLosses> losses;
   for (const FinishedRun& run : runs) {
     PartMeans means(run.point.tokens, law.loss(run.point.flops));
     formats::for_each_logged(
         run.path, std::numeric_limits<int64_t>::max(),
         [&](const formats::StepMetrics& row) { means.add(double(row.tokens), row.loss); });
-    losses.push_back(means.losses());
+    losses.push_back({run.path.string(), run.point.flops, means.losses()});
   }
   return fit_collapse(losses);
 }
@@ -58,8 +58,7 @@ FittedLaw fit_to(const std::vector<FinishedRun>& runs) {
   FittedLaw law;
   for (const FinishedRun& run : runs) law.runs.push_back(run.point);
   law.fit = fit_law(law.runs, fmt::format("fitted to {} runs", runs.size()));
-  law.data = runs.front().data;
-  law.parametrisation = runs.front().parametrisation;
+  law.kind = runs.front().kind;
   law.tokens_per_byte = tokens_per_byte(runs.front());
   try {
     law.curve = curve_of(runs, law.fit.law);
@@ -102,6 +101,19 @@ Figure figure_of(const LawFit& fit, const std::vector<LawPoint>& points) {
 
 namespace {
 
+// Prints the widest of each band in the second half of a run.
+void print_curve(const CollapseCurve& curve) {
+  std::string text;
+  for (const CollapseBand& band : curve.bands) {
+    const auto half = band.spread.begin() + kCollapseParts / 2;
+    const double spread = *std::max_element(half, band.spread.end());
+    text += fmt::format("{}{:.1f} % over {:.3g} % of it", text.empty() ? "" : ", ",
+                        100 * std::expm1(band.reach * spread),
+                        100 * double(band.parts) / double(kCollapseParts));
+  }
+  fmt::print("in the second half of a run, normal losses are within {}\n", text);
+}
+
 void print_fit(const FittedLaw& fitted) {
   const auto& [law, exponent, floor, scatter] = fitted.fit;
   print_beside_law(fitted.runs,
@@ -119,6 +131,7 @@ void print_fit(const FittedLaw& fitted) {
     fmt::print("bits a byte are the nats a token times {:.4f}, on this text\n",
                *fitted.tokens_per_byte / std::numbers::ln2);
   }
+  if (fitted.curve) print_curve(*fitted.curve);
   const auto ratio = [](const LawPoint& point) { return point.tokens / point.parameters; };
   const auto [few, many] = std::ranges::minmax(fitted.runs, {}, ratio);
   if (ratio(many) <= 1.5 * ratio(few)) return;

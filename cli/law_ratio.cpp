@@ -87,11 +87,13 @@ void compare_ratios(const LawArguments& arguments) {
   const double factor = flops_factor(points);
   for (const double flops : {points.front().flops, points.back().flops}) {
     const double product = flops / factor;
+    const Interval sure = best_ratios(points, product);
     const Interval within = law.ratios_within(0.01, product);
     fmt::print(
-        "at {:.2g} FLOPs {:.3g} tokens a parameter are best; from {:.2g} to {:.2g} the loss is "
-        "within 1 %; 20 are {:.1f} % above the least\n",
-        flops, law.best_ratio(product), within.low, within.high,
+        "at {:.2g} FLOPs {:.3g} tokens a parameter are best, with 95 % {:.2g} to {:.2g}; from "
+        "{:.2g} "
+        "to {:.2g} the loss is within 1 % of the least, and with 20 {:.1f} % above it\n",
+        flops, law.best_ratio(product), sure.low, sure.high, within.low, within.high,
         100 * (loss_at(law, product, 20) / loss_at(law, product, law.best_ratio(product)) - 1));
   }
   if (!arguments.picture) return;

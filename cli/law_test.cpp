@@ -85,10 +85,10 @@ TEST_F(LawOfRuns, RunsThatDoNotFitAreNamedAndRefused) {
   EXPECT_ERROR(fit(runs), "w16: it is not finished: its newest checkpoint is of step 9 of 10");
   runs = four();
   write_run(32, {}, kSteps, "another text");
-  EXPECT_ERROR(fit(runs), "w32: its text (another text) is not that of");
+  EXPECT_ERROR(fit(runs), "w32: it cannot be compared with ");
   runs = four();
   write_run(128, [](GPTConfig& config) { config.parametrisation.mup_base_width = 64; });
-  EXPECT_ERROR(fit(runs), "w128: it is a model of muP, and");
+  EXPECT_ERROR(fit(runs), "it is in muP and not in the standard parametrisation");
   runs = four();
   File::create(Path(runs[2]) / "metrics.jsonl").write(std::string("{\"step\":10,\"loss\":5}\n"));
   EXPECT_ERROR(fit(runs), "w32: it has no validation loss of its last step, 10");
@@ -117,18 +117,16 @@ Arguments told(const std::vector<Setting>& settings) {
 TEST_F(LawOfRuns, PredictsARunWithHowSureItIs) {
   fit(four());
   const std::string law = (folder_.path() / "law.json").string();
-  const std::vector<Setting> settings = {{"law", law, "--law"},
-                                         {"width", "64", ""},
-                                         {"depth", "2", ""},
-                                         {"heads", "2", ""},
-                                         {"vocab_size", "100", ""}};
+  const std::vector<Setting> settings = {{"law", law, "--law"},     {"width", "64", ""},
+                                         {"depth", "2", ""},        {"heads", "2", ""},
+                                         {"vocab_size", "100", ""}, {"sequence_length", "64", ""}};
   const std::string text = output_of([&] { predict_loss(told(settings)); });
   EXPECT_NE(text.find("fitted to 4 runs"), std::string::npos) << text;
   EXPECT_NE(text.find(" nats a token, with 95 % "), std::string::npos) << text;
   EXPECT_NE(text.find("openwebtext is not here"), std::string::npos) << text;
   auto other = settings;
   other.push_back({"mup_base_width", "64", ""});
-  EXPECT_ERROR(predict_loss(told(other)), "is of models of the standard parametrisation");
+  EXPECT_ERROR(predict_loss(told(other)), "it is in muP and not in the standard parametrisation");
 }
 
 TEST_F(LawOfRuns, OfSeveralRatiosTellTheBest) {
@@ -211,6 +209,7 @@ TEST_F(Choice, FillsTheBudgetWithTwentyTokensAParameter) {
     EXPECT_EQ(config.parametrisation.mup_base_width, 256);
     EXPECT_EQ(config.optim.learning_rate, 0.006);
     EXPECT_NE(text_.find("To train:"), std::string::npos);
+    EXPECT_EQ(config.out_dir, "out/chosen");
     before = parameters(config);
   }
 }
@@ -225,7 +224,7 @@ TEST_F(Choice, OfPublishedBudgetsIsNearThePublishedModels) {
 }
 
 TEST_F(Choice, WhatCannotBeIsSaid) {
-  EXPECT_ERROR(choose(mup_, 1e-9, {}), "the smallest model needs ");
+  EXPECT_ERROR(choose(mup_, 1e-9, {}), "the smallest model takes ");
   const auto too_large = [](const GPTConfig&) {
     engine::Plan plan;
     plan.refusal = "it needs 9 GB of memory";
@@ -234,6 +233,18 @@ TEST_F(Choice, WhatCannotBeIsSaid) {
   EXPECT_ERROR(choose(mup_, 1.0, {}, too_large),
                "the smallest model does not fit: it needs 9 GB of memory");
   EXPECT_ERROR(choose({{"min_lr", "1", ""}}, 1.0, {}), "min_lr");
+  EXPECT_ERROR(choose({{"decay_steps", "100", ""}, {"lr_decay", "linear", ""}}, 1.0, {}),
+               "decay_steps and decay_from are of a run of one length");
+  EXPECT_ERROR(choose({{"sequence_length", "4096", ""},
+                       {"max_position_embeddings", "4096", ""},
+                       {"model", "llama", ""},
+                       {"heads", "10", ""},
+                       {"width", "640", ""},
+                       {"kv_heads", "5", ""},
+                       {"depth", "2", ""},
+                       {"ffn_width", "64", ""}},
+                      1.0, {}),
+               "no size of this family is possible: ");
 }
 
 }  // namespace

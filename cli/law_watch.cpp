@@ -11,10 +11,21 @@ namespace gigagpt::cli {
 LawWatch::LawWatch(const GPTConfig& config) : out_dir_(config.out_dir), file_(*config.watch.law) {
   const FittedLaw law = read_law(file_);
   const Path data = formats::find_dataset(config.dataset);
-  check_law(law, file_, config, formats::fingerprint(data / "train.bin"));
+  check_law(law, file_, comparable(config, formats::fingerprint(data / "train.bin")));
+  const double tokens = double(config.num_steps) * double(config.run_size(true).step_tokens());
+  const double ratio = tokens / double(engine::parameter_count(config.layers()));
+  if (ratio > 1.5 * law.ratio() || ratio < law.ratio() / 1.5) {
+    fail("law: {} is of runs that see {:.3g} tokens a parameter, and this one sees {:.3g}", file_,
+         law.ratio(), ratio);
+  }
   final_loss_ = law.fit.law.loss(published_flops(config));
   fresh_ = watch_by(law, config);
-  if (!fresh_) fail("law: {} has no curve; `law fit` runs that log each step", file_);
+  if (!fresh_) {
+    fail(
+        "law: {} has no curve of normal runs; fit it again, to five or more runs of at least 40 "
+        "steps each",
+        file_);
+  }
 }
 
 std::optional<std::string> LawWatch::measured(formats::StepMetrics& metrics) {

@@ -12,8 +12,8 @@ namespace gigagpt::cli {
 
 class LawWatch {
  public:
-  // By the file that the config's `law` names. Throws Error if that has no curve, or its losses
-  // cannot be compared with those of the run.
+  // Reads the file that the config's `law` names. Throws Error if that has no curve, or says
+  // nothing of this run.
   explicit LawWatch(const GPTConfig& config);
 
   // Adds the expected loss to a step's numbers. Says, once, that the run has left the band of

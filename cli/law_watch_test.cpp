@@ -133,13 +133,17 @@ TEST_F(Normal, RunsAreToldFromSuchInWhichSomethingIsWrong) {
 }
 
 TEST_F(Normal, ALawThatSaysNothingOfTheRunIsRefused) {
-  FittedLaw law{{{"mine", 3e14, 0.21, 1.1}, {}, {}, 0.003}, {}, "another text", "muP"};
+  FittedLaw law{{{"mine", 3e14, 0.21, 1.1}, {}, {}, 0.003}, {}, {"another text", "muP", 16}};
   for (int i = 0; i < 4; ++i) law.runs.push_back({"", 1e12 * (i + 1), 1e5, 2e6, 4.0 - i / 10.0});
   write_law(law_, law);
-  EXPECT_ERROR(LawWatch(watched(16, 1)), "is of another text (another text) than ");
-  law.data = formats::fingerprint(folder_.path() / "data" / "train.bin");
+  EXPECT_ERROR(LawWatch(watched(16, 1)), "and not another text");
+  law.kind.data = formats::fingerprint(folder_.path() / "data" / "train.bin");
   write_law(law_, law);
   EXPECT_ERROR(LawWatch(watched(16, 1)), "has no curve");
+  GPTConfig short_run = watched(16, 1);
+  short_run.num_steps /= 4;
+  EXPECT_ERROR(LawWatch(short_run),
+               "is of runs that see 20 tokens a parameter, and this one sees 5");
 }
 
 }  // namespace

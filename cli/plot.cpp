@@ -68,10 +68,11 @@ void add_run(const Path& run, const PlotArguments& arguments, int colour, Panel&
   if (loss.empty()) fail("{}: there are no steps in its metrics.jsonl", run.string());
   const std::string name = run_name(run);
   panel.curves.push_back({name, smoothed(loss, arguments.smooth), Curve::Look::kLine, colour});
-  if (!validation.empty()) {
-    panel.curves.push_back(
-        {name + ", validation", std::move(validation), Curve::Look::kPoints, colour});
-  }
+  if (validation.empty()) return;
+  // One entry of the key is enough to say what points are.
+  const bool first = std::ranges::count(panel.curves, Curve::Look::kPoints, &Curve::look) == 0;
+  panel.curves.push_back(
+      {first ? "validation" : "", std::move(validation), Curve::Look::kPoints, colour});
 }
 
 // A published law or that of a file.

@@ -34,7 +34,7 @@ TEST(Plot, HasALineForEachRunAndPointsForItsValidation) {
   const auto& curves = figure.panels[0].curves;
   ASSERT_EQ(curves.size(), 3U);
   EXPECT_EQ(curves[0].title, "one");
-  EXPECT_EQ(curves[1].title, "one, validation");
+  EXPECT_EQ(curves[1].title, "validation");
   EXPECT_EQ(curves[1].points, (std::vector<std::pair<double, double>>{{20000, 160}, {40000, 120}}));
   EXPECT_EQ(curves[1].colour, curves[0].colour);
   EXPECT_EQ(curves[2].title, "two");

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "base/error.h"
 #include "cli/inspect_parts.h"
 #include "cli/run_settings.h"
 #include "engine/run/resume.h"
-#include "gpt/law_file.h"
 
 namespace gigagpt::cli {
 
@@ -16,6 +16,7 @@ std::string run_name(const Path& run) {
 }
 
 KnownRun look_at_run(const Path& run) {
+  if (!std::filesystem::is_directory(run)) fail("{}: it is not the folder of a run", run.string());
   const Path checkpoint = engine::find_checkpoint(run);
   KnownRun known{formats::read_trainer_state(checkpoint), {}};
   apply_kept_settings(checkpoint, known.config);
@@ -44,8 +45,14 @@ FinishedRun look_at_finished(const Path& path) {
   const LawPoint point{run_name(path), published_flops(config),
                        double(engine::parameter_count(config.layers())), double(state.tokens),
                        last_loss(path, state.step)};
-  return {path, point, formats::find_text(state.manifest, "data"), parametrisation_name(config),
-          config.dataset};
+  const std::string data = formats::find_text(state.manifest, "data");
+  if (data.empty()) {
+    fail(
+        "{}: its checkpoint does not say which text it learned from, so that losses could be "
+        "compared",
+        path.string());
+  }
+  return {path, point, comparable(config, data), config.dataset};
 }
 
 }  // namespace
@@ -55,14 +62,12 @@ std::vector<FinishedRun> finished_runs(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     runs.push_back(look_at_finished(path));
     const FinishedRun &first = runs.front(), &run = runs.back();
-    if (run.data != first.data) {
-      fail("{}: its text ({}) is not that of {} ({}): their losses cannot be compared", path,
-           run.data, first.path.string(), first.data);
+    for (const FinishedRun& other : std::span(runs).first(runs.size() - 1)) {
+      if (std::filesystem::equivalent(other.path, run.path)) fail("{}: it is given twice", path);
     }
-    if (run.parametrisation != first.parametrisation) {
-      fail("{}: it is a model of {}, and {} is one of {}: a law is of one kind", path,
-           run.parametrisation, first.path.string(), first.parametrisation);
-    }
+    const std::string text = difference(run.kind, first.kind);
+    if (!text.empty())
+      fail("{}: it cannot be compared with {}: {}", path, first.path.string(), text);
   }
   std::ranges::stable_sort(runs, {}, [](const FinishedRun& run) { return run.point.flops; });
   return runs;

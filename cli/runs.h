@@ -7,30 +7,30 @@
 #include "base/file.h"
 #include "formats/run_files.h"
 #include "gpt/config.h"
-#include "gpt/law.h"
+#include "gpt/law_file.h"
 
 namespace gigagpt::cli {
 
 // The last part of its path.
 std::string run_name(const Path& run);
 
-// What its newest checkpoint says of it. Throws Error if there is none.
+// A run as its newest checkpoint describes it.
 struct KnownRun {
   formats::TrainerState state;
   GPTConfig config;
 };
+// Throws Error for a path that is not the out_dir of a run with a checkpoint.
 KnownRun look_at_run(const Path& run);
 
 // A run that a law can be fitted to.
 struct FinishedRun {
   Path path;
   LawPoint point;
-  // What decides whether losses can be compared.
-  std::string data, parametrisation;
+  Comparable kind;
   std::string dataset;
 };
-// By their FLOPs. Throws Error naming one that is not finished, has no validation loss of its last
-// step, or cannot be compared with the others.
+// Returns the runs in the order of their FLOPs. Throws Error naming one that is not finished, has
+// no validation loss of its last step, is given twice, or cannot be compared with the others.
 std::vector<FinishedRun> finished_runs(const std::vector<std::string>& paths);
 
 }  // namespace gigagpt::cli

@@ -164,6 +164,7 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
     MetricsLog log(directory.path(), 0, {});
     log.write(metrics);
     metrics.step = 2;
+    metrics.expected_loss = 3.25;
     metrics.val_loss = 11.5;
     log.write(metrics);
   }
@@ -176,6 +177,7 @@ TEST(MetricsLog, WritesOneObjectPerStep) {
                    {"stall_ms", 14.0},  {"epoch", 0.25}};
   EXPECT_EQ(rows[0], expected);
   expected["step"] = 2;
+  expected["expected_loss"] = 3.25;
   expected["val_loss"] = 11.5;
   EXPECT_EQ(rows[1], expected);
 }

@@ -14,25 +14,41 @@ namespace {
 constexpr double kLeastReach = 4;
 constexpr double kLeastSpread = 2e-3;  // of losses of one kind that hardly differ
 constexpr double kBeyond = 4.0 / 3;    // of the farthest that a known run went
-constexpr size_t kLeastRuns = 4;
+constexpr double kStranger = 12;       // spreads that only a run of another kind is away
+constexpr size_t kLeastRuns = 5;
+constexpr double kOfLine = 2;        // numbers of a line
 constexpr size_t kBands[] = {1, 8};  // parts
 
-// The mean of the runs at each part, leaving one out if it is below their number; NaN where none
-// has steps.
-std::vector<double> level_of(std::span<const PartLosses> runs, size_t left_out) {
-  std::vector<double> level;
-  for (size_t part = 0; part < kCollapseParts; ++part) {
-    double sum = 0, count = 0;
+// The least squares line over log FLOPs at each part; of the other runs, if `left_out` is below
+// their number.
+CollapseCurve line_of(std::span<const KnownLosses> runs, size_t left_out) {
+  const auto each = [&](const auto& use) {
     for (size_t r = 0; r < runs.size(); ++r) {
-      if (r != left_out && std::isfinite(runs[r][part])) sum += runs[r][part], count += 1;
+      if (r != left_out) use(runs[r]);
     }
-    level.push_back(sum / count);
+  };
+  double count = 0;
+  CollapseCurve curve;
+  each([&](const KnownLosses& run) { curve.log_flops += std::log(run.flops), count += 1; });
+  curve.log_flops /= count;
+  double squares = 0;
+  each([&](const KnownLosses& run) {
+    squares += std::pow(std::log(run.flops) - curve.log_flops, 2);
+  });
+  for (size_t part = 0; part < kCollapseParts; ++part) {
+    double sum = 0, product = 0;
+    each([&](const KnownLosses& run) {
+      sum += run.losses[part];
+      product += run.losses[part] * (std::log(run.flops) - curve.log_flops);
+    });
+    curve.level.push_back(sum / count);
+    curve.slope.push_back(squares > 0 ? product / squares : 0);
   }
-  return level;
+  return curve;
 }
 
-// How far a run is from the level on average over so many parts up to each; NaN where that is not
-// known.
+// The distance of a run from the level, on average over so many parts up to each; NaN where that is
+// not known.
 std::vector<double> away(const PartLosses& run, const std::vector<double>& level, size_t parts) {
   std::vector<double> result(kCollapseParts, std::numeric_limits<double>::quiet_NaN());
   for (size_t part = parts - 1; part < kCollapseParts; ++part) {
@@ -43,42 +59,43 @@ std::vector<double> away(const PartLosses& run, const std::vector<double>& level
   return result;
 }
 
-// The spread around the level, pooled over neighbouring parts, as few runs say little about one.
-std::vector<double> spread_of(std::span<const PartLosses> runs, size_t left_out,
-                              const std::vector<double>& level, size_t parts) {
-  std::vector<double> squares(kCollapseParts), freedom(kCollapseParts);
+// The spread around the curve, pooled over neighbouring parts, as few runs say little about one.
+std::vector<double> spread_of(std::span<const KnownLosses> runs, size_t left_out,
+                              const CollapseCurve& curve, size_t parts) {
+  std::vector<double> squares(kCollapseParts);
+  double freedom = -kOfLine;
   for (size_t r = 0; r < runs.size(); ++r) {
-    const auto distances = away(runs[r], level, parts);
-    for (size_t part = 0; part < kCollapseParts && r != left_out; ++part) {
-      if (!std::isfinite(distances[part])) continue;
+    if (r == left_out) continue;
+    const auto distances = away(runs[r].losses, curve.at(runs[r].flops), parts);
+    for (size_t part = parts - 1; part < kCollapseParts; ++part)
       squares[part] += distances[part] * distances[part];
-      freedom[part] += 1;
-    }
+    freedom += 1;
   }
-  const double runs_used = double(runs.size()) - (left_out < runs.size() ? 1 : 0);
   std::vector<double> spread;
   for (size_t part = 0; part < kCollapseParts; ++part) {
     double sum = 0, count = 0;
-    for (size_t p = part > 1 ? part - 2 : 0; p <= std::min(part + 2, kCollapseParts - 1); ++p)
-      sum += squares[p], count += freedom[p];
-    count *= (runs_used - 1) / runs_used;  // the level is theirs
+    const size_t first = std::max(part > 1 ? part - 2 : 0, parts - 1);
+    for (size_t p = first; p <= std::min(part + 2, kCollapseParts - 1); ++p)
+      sum += squares[p], count += freedom;
     spread.push_back(std::max(std::sqrt(sum / std::max(count, 1.0)), kLeastSpread));
   }
   return spread;
 }
 
-CollapseBand band_of(std::span<const PartLosses> runs, const std::vector<double>& level,
-                     size_t parts) {
+CollapseBand band_of(std::span<const KnownLosses> runs, const CollapseCurve& curve, size_t parts) {
   double farthest = 0;
   for (size_t r = 0; r < runs.size(); ++r) {
-    const auto others = level_of(runs, r);
-    const auto spread = spread_of(runs, r, others, parts), distances = away(runs[r], others, parts);
-    for (size_t part = 0; part < kCollapseParts; ++part) {
-      const double deviations = std::abs(distances[part]) / spread[part];
-      if (std::isfinite(deviations)) farthest = std::max(farthest, deviations);
+    const auto others = line_of(runs, r);
+    const auto spread = spread_of(runs, r, others, parts);
+    const auto distances = away(runs[r].losses, others.at(runs[r].flops), parts);
+    for (size_t part = parts - 1; part < kCollapseParts; ++part)
+      farthest = std::max(farthest, std::abs(distances[part]) / spread[part]);
+    if (farthest > kStranger) {
+      fail("{}: its losses are {:.0f} standard deviations from the curve of the other runs",
+           runs[r].name, farthest);
     }
   }
-  return {parts, spread_of(runs, runs.size(), level, parts),
+  return {parts, spread_of(runs, runs.size(), curve, parts),
           std::max(kLeastReach, kBeyond * farthest)};
 }
 
@@ -109,34 +126,43 @@ PartLosses PartMeans::losses() const {
   return losses;
 }
 
-double CollapseCurve::loss(double share, double final_loss) const {
-  // Between the middles of parts, and level at both ends.
-  const double at = std::clamp(share * double(kCollapseParts) - 0.5, 0.0, kCollapseParts - 1.0);
-  const auto part = std::min(size_t(at), kCollapseParts - 2);
-  const double weight = at - double(part);
-  return final_loss * std::exp(level[part] * (1 - weight) + level[part + 1] * weight);
+std::vector<double> CollapseCurve::at(double flops) const {
+  std::vector<double> levels = level;
+  for (size_t part = 0; part < kCollapseParts; ++part)
+    levels[part] += slope[part] * (std::log(flops) - log_flops);
+  return levels;
 }
 
-CollapseCurve fit_collapse(std::span<const PartLosses> runs) {
+CollapseCurve fit_collapse(std::span<const KnownLosses> runs) {
   if (runs.size() < kLeastRuns)
     fail("a curve of normal runs needs {} of them, not {}", kLeastRuns, runs.size());
-  CollapseCurve curve{level_of(runs, runs.size()), {}};
-  if (!std::ranges::all_of(curve.level, [](double level) { return std::isfinite(level); }))
-    fail("the runs have too few steps for a curve: some {} or more are needed", kCollapseParts);
-  for (const size_t parts : kBands) curve.bands.push_back(band_of(runs, curve.level, parts));
+  for (const KnownLosses& run : runs) {
+    if (!std::ranges::all_of(run.losses, [](double loss) { return std::isfinite(loss); })) {
+      fail("{}: its metrics.jsonl does not have steps in each of {} parts of the run", run.name,
+           kCollapseParts);
+    }
+  }
+  CollapseCurve curve = line_of(runs, runs.size());
+  for (const size_t parts : kBands) curve.bands.push_back(band_of(runs, curve, parts));
   return curve;
 }
 
-CollapseWatch::CollapseWatch(CollapseCurve curve, double all_tokens, double final_loss,
-                             double final_loss_deviation)
-    : curve_(std::move(curve)),
+CollapseWatch::CollapseWatch(const CollapseCurve& curve, double flops, double all_tokens,
+                             double final_loss, double final_loss_deviation)
+    : level_(curve.at(flops)),
+      bands_(curve.bands),
       all_tokens_(all_tokens),
       final_loss_(final_loss),
       deviation_(final_loss_deviation),
       means_(all_tokens, final_loss) {}
 
 double CollapseWatch::expected(double tokens) const {
-  return curve_.loss(tokens / all_tokens_, final_loss_);
+  // Between the middles of parts, and level at both ends.
+  const double share = tokens / all_tokens_ * double(kCollapseParts);
+  const double at = std::clamp(share - 0.5, 0.0, kCollapseParts - 1.0);
+  const auto part = std::min(size_t(at), kCollapseParts - 2);
+  const double weight = at - double(part);
+  return final_loss_ * std::exp(level_[part] * (1 - weight) + level_[part + 1] * weight);
 }
 
 std::optional<std::string> CollapseWatch::add(double tokens, double loss) {
@@ -151,7 +177,7 @@ std::optional<std::string> CollapseWatch::add(double tokens, double loss) {
 }
 
 std::optional<std::string> CollapseWatch::judge(size_t part) {
-  for (const CollapseBand& band : curve_.bands) {
+  for (const CollapseBand& band : bands_) {
     if (warned_ || part + 1 < first_ + band.parts) continue;
     const auto said = judge(part, band);
     if (!said) continue;
@@ -162,15 +188,15 @@ std::optional<std::string> CollapseWatch::judge(size_t part) {
 }
 
 std::optional<std::string> CollapseWatch::judge(size_t part, const CollapseBand& band) const {
-  const double distance = away(means_.losses(), curve_.level, band.parts)[part];
+  const double distance = away(means_.losses(), level_, band.parts)[part];
   const double reach = band.reach * std::hypot(band.spread[part], deviation_);
   if (!(std::abs(distance) > reach)) return std::nullopt;
   return fmt::format(
       "the loss of the last {:.3g} tokens is {:.1f} % {} what is expected; normal runs are within "
       "{:.1f} %",
       all_tokens_ * double(band.parts) / double(kCollapseParts),
-      100 * std::abs(std::exp(distance) - 1), distance > 0 ? "above" : "below",
-      100 * (std::exp(reach) - 1));
+      100 * std::abs(std::expm1(distance)), distance > 0 ? "above" : "below",
+      100 * std::abs(std::expm1(distance > 0 ? reach : -reach)));
 }
 
 }  // namespace gigagpt

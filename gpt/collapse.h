@@ -34,42 +34,54 @@ class PartMeans {
   std::vector<std::pair<double, double>> sums_;  // losses, and how many
 };
 
-// How far normal runs are from a curve, on average over some parts: over one, a burst shows; over
-// more, what is off by little for long.
+// The distance of normal runs from a curve, on average over some parts: over one, a burst shows;
+// over more, a run that is off by little for long.
 struct CollapseBand {
   size_t parts = 1;
   std::vector<double> spread;  // standard deviation of runs over the parts up to each
   double reach = 0;            // standard deviations that a normal run stays within
 };
 
+// The curve of a family: of its middle size, and how it moves with the size.
 struct CollapseCurve {
+  double log_flops = 0;       // of that size
   std::vector<double> level;  // of ln(loss / final loss), for each part
+  std::vector<double> slope;  // of the level over log FLOPs
   std::vector<CollapseBand> bands;
 
-  // The loss expected after that share of the tokens, for a run that ends at `final_loss`.
-  double loss(double share, double final_loss) const;
+  // The level of a run of that size.
+  std::vector<double> at(double flops) const;
 };
 
-// Fits the curve of runs. Each run is held against the curve of the others, and `reach` is a third
-// beyond the farthest that any of them went, at least 4. Throws Error for fewer than four runs.
-CollapseCurve fit_collapse(std::span<const PartLosses> runs);
+struct KnownLosses {
+  std::string name;
+  double flops = 0;
+  PartLosses losses;
+};
+
+// Fits the curve to runs, at each part a line over log FLOPs. Each run is held against the curve of
+// the others, and `reach` is a third beyond the farthest that any of them went, at least 4. Throws
+// Error for fewer than five runs, and names one that lacks a part or is not like the others.
+CollapseCurve fit_collapse(std::span<const KnownLosses> runs);
 
 // Follows a run by a curve. Use from one thread.
 class CollapseWatch {
  public:
-  // `final_loss_deviation` is how far the final loss may be from what is expected, relatively.
-  CollapseWatch(CollapseCurve curve, double all_tokens, double final_loss,
+  // `final_loss_deviation` is the standard deviation of the final loss that is expected,
+  // relatively.
+  CollapseWatch(const CollapseCurve& curve, double flops, double all_tokens, double final_loss,
                 double final_loss_deviation);
   double expected(double tokens) const;
-  // What to say when a part is complete that is the first to lie beyond the band, e.g. "the loss,
-  // 3.90 over the last 25,000 tokens, is 14 % above ..."; once.
+  // Returns a message when a part is complete that is the first to lie beyond a band, e.g. "the
+  // loss of the last 25,000 tokens is 14.2 % above what is expected; ..."; once.
   std::optional<std::string> add(double tokens, double loss);
 
  private:
   std::optional<std::string> judge(size_t part);
   std::optional<std::string> judge(size_t part, const CollapseBand& band) const;
 
-  CollapseCurve curve_;
+  std::vector<double> level_;
+  std::vector<CollapseBand> bands_;
   double all_tokens_, final_loss_, deviation_;
   PartMeans means_;
   size_t first_ = 0;            // of the parts that were seen from their beginning

@@ -30,8 +30,11 @@ Interval interval_in(const ordered_json& pair) {
 }
 
 CollapseCurve curve_in(const ordered_json& json, const std::string& file) {
-  CollapseCurve curve{json.at("level").get<std::vector<double>>(), {}};
-  bool whole = curve.level.size() == kCollapseParts;
+  CollapseCurve curve{json.at("log_flops").get<double>(),
+                      json.at("level").get<std::vector<double>>(),
+                      json.at("slope").get<std::vector<double>>(),
+                      {}};
+  bool whole = curve.level.size() == kCollapseParts && curve.slope.size() == kCollapseParts;
   for (const ordered_json& band : json.at("bands")) {
     curve.bands.push_back({band.at("parts").get<size_t>(),
                            band.at("spread").get<std::vector<double>>(),
@@ -41,6 +44,7 @@ CollapseCurve curve_in(const ordered_json& json, const std::string& file) {
             reach > 0;
     for (const double deviation : spread) whole = whole && deviation > 0;
   }
+  whole = whole && !curve.bands.empty();
   if (!whole) fail("{}: its curve is not one that `gigagpt law fit` wrote", file);
   return curve;
 }
@@ -53,13 +57,24 @@ FittedLaw law_in(const ordered_json& root, const std::string& file) {
                   interval_in(root.at("floor_95")),
                   root.at("scatter").get<double>()},
                  {},
-                 root.at("data").get<std::string>(),
-                 root.at("parametrisation").get<std::string>()};
+                 {root.at("data").get<std::string>(), root.at("parametrisation").get<std::string>(),
+                  root.at("sequence_length").get<int64_t>()}};
   for (const ordered_json& run : root.at("runs")) read.runs.push_back(point_in(run));
   if (root.contains("tokens_per_byte"))
     read.tokens_per_byte = root.at("tokens_per_byte").get<double>();
   if (root.contains("curve")) read.curve = curve_in(root.at("curve"), file);
   return read;
+}
+
+// Files are changed by hand, too.
+void check_numbers(const FittedLaw& law, const std::string& file) {
+  const auto& [name, scale, exponent, floor] = law.fit.law;
+  bool positive = scale > 0 && exponent > 0 && law.tokens_per_byte.value_or(1) > 0;
+  for (const LawPoint& run : law.runs)
+    positive = positive && run.flops > 0 && run.parameters > 0 && run.tokens > 0 && run.loss > 0;
+  if (!positive || !(floor >= 0) || !(law.fit.scatter >= 0))
+    fail("{}: a number of its law or its runs is not above zero", file);
+  if (law.runs.size() < 4) fail("{}: it names fewer than four runs", file);
 }
 
 }  // namespace
@@ -82,15 +97,19 @@ void write_law(const Path& file, const FittedLaw& law) {
                        {"exponent_95", {fit.exponent.low, fit.exponent.high}},
                        {"floor_95", {fit.floor.low, fit.floor.high}},
                        {"scatter", fit.scatter},
-                       {"data", law.data},
-                       {"parametrisation", law.parametrisation},
+                       {"data", law.kind.data},
+                       {"parametrisation", law.kind.parametrisation},
+                       {"sequence_length", law.kind.sequence_length},
                        {"runs", runs}};
   if (law.tokens_per_byte) root["tokens_per_byte"] = *law.tokens_per_byte;
   if (law.curve) {
     ordered_json bands = ordered_json::array();
     for (const auto& [parts, spread, reach] : law.curve->bands)
       bands.push_back({{"parts", parts}, {"spread", spread}, {"reach", reach}});
-    root["curve"] = {{"level", law.curve->level}, {"bands", bands}};
+    root["curve"] = {{"log_flops", law.curve->log_flops},
+                     {"level", law.curve->level},
+                     {"slope", law.curve->slope},
+                     {"bands", bands}};
   }
   write_text_atomically(file, formats::to_text(root, 2) + "\n");
 }
@@ -99,18 +118,28 @@ FittedLaw read_law(const Path& file) {
   try {
     FittedLaw law =
         law_in(formats::parse_json<ordered_json>(read_text(file), file.string()), file.string());
-    const auto& [name, scale, exponent, floor] = law.fit.law;
-    if (!(scale > 0 && exponent > 0 && floor >= 0))
-      fail("{}: its law has a number that is not above zero", file.string());
-    if (law.runs.size() < 4) fail("{}: it names fewer than four runs", file.string());
+    check_numbers(law, file.string());
     return law;
   } catch (const nlohmann::json::exception& error) {
     fail("{}: it is not a law that `gigagpt law fit` wrote: {}", file.string(), error.what());
   }
 }
 
-std::string parametrisation_name(const GPTConfig& config) {
-  return config.parametrisation.mup_base_width ? "muP" : "the standard parametrisation";
+Comparable comparable(const GPTConfig& config, const std::string& data) {
+  const bool mup = config.parametrisation.mup_base_width.has_value();
+  return {data, mup ? "muP" : "the standard parametrisation", config.sequence_length};
+}
+
+std::string difference(const Comparable& ours, const Comparable& others) {
+  if (ours.data != others.data)
+    return fmt::format("its text is {} and not {}", ours.data, others.data);
+  if (ours.parametrisation != others.parametrisation)
+    return fmt::format("it is in {} and not in {}", ours.parametrisation, others.parametrisation);
+  if (ours.sequence_length != others.sequence_length) {
+    return fmt::format("its sequences have {} tokens and not {}", ours.sequence_length,
+                       others.sequence_length);
+  }
+  return "";
 }
 
 double published_flops(const GPTConfig& config) {
@@ -118,15 +147,9 @@ double published_flops(const GPTConfig& config) {
          published_flops_per_token(config.layers(), config.sequence_length);
 }
 
-void check_law(const FittedLaw& law, const std::string& file, const GPTConfig& config,
-               const std::string& data) {
-  if (law.data != data) {
-    fail("law: {} is of another text ({}) than {} ({}): losses of two texts cannot be compared",
-         file, law.data, config.dataset, data);
-  }
-  if (const std::string ours = parametrisation_name(config); ours != law.parametrisation) {
-    fail("law: {} is of models of {}, and this is one of {}", file, law.parametrisation, ours);
-  }
+void check_law(const FittedLaw& law, const std::string& file, const Comparable& run) {
+  const std::string text = difference(run, law.kind);
+  if (!text.empty()) fail("law: this run cannot be compared with those of {}: {}", file, text);
 }
 
 std::optional<CollapseWatch> watch_by(const FittedLaw& law, const GPTConfig& config) {
@@ -137,7 +160,7 @@ std::optional<CollapseWatch> watch_by(const FittedLaw& law, const GPTConfig& con
   const double deviation = std::log(interval.high / interval.low) / (2 * 1.96);
   const double unsure =
       std::sqrt(std::max(0.0, deviation * deviation - std::pow(law.fit.scatter, 2)));
-  return CollapseWatch(*law.curve,
+  return CollapseWatch(*law.curve, flops,
                        double(config.num_steps) * double(config.run_size(true).step_tokens()),
                        expected, unsure);
 }

@@ -1,7 +1,6 @@
 // A law that was fitted to runs as a file, which `law:` names. No LibTorch.
 #pragma once
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,13 +13,21 @@
 
 namespace gigagpt {
 
+// The properties that runs must share for their losses to be comparable.
+struct Comparable {
+  std::string data;             // formats::fingerprint of train.bin
+  std::string parametrisation;  // "muP" or "the standard parametrisation"
+  int64_t sequence_length = 0;
+};
+Comparable comparable(const GPTConfig& config, const std::string& data);
+// Names what `ours` has and `others` has not, as "its text is A and not B"; "" if they are alike.
+std::string difference(const Comparable& ours, const Comparable& others);
+
 struct FittedLaw {
   LawFit fit;
-  std::vector<LawPoint> runs;  // that it was fitted to, by their FLOPs
-  // What losses that can be compared have in common.
-  std::string data;                            // formats::fingerprint of train.bin
-  std::string parametrisation;                 // as parametrisation_name() has it
-  std::optional<double> tokens_per_byte = {};  // of its validation text
+  std::vector<LawPoint> runs;  // in the order of their FLOPs
+  Comparable kind;
+  std::optional<double> tokens_per_byte = {};  // of the validation text
   std::optional<CollapseCurve> curve = {};
 
   // Tokens a parameter, the mean over the runs.
@@ -31,17 +38,13 @@ struct FittedLaw {
 void write_law(const Path& file, const FittedLaw& law);
 FittedLaw read_law(const Path& file);
 
-// "muP" or "the standard parametrisation".
-std::string parametrisation_name(const GPTConfig& config);
-
 // FLOPs of the whole run by the paper's count.
 double published_flops(const GPTConfig& config);
 
-// Throws Error for a law of another text than the run's, or of the other parametrisation.
-void check_law(const FittedLaw& law, const std::string& file, const GPTConfig& config,
-               const std::string& data);
+// Throws Error for a law that says nothing of this run.
+void check_law(const FittedLaw& law, const std::string& file, const Comparable& run);
 
-// What a run is held against; nothing if the law has no curve.
+// A watch over a run by the law's curve; nothing if the law has none.
 std::optional<CollapseWatch> watch_by(const FittedLaw& law, const GPTConfig& config);
 
 }  // namespace gigagpt

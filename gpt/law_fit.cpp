@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <set>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -17,7 +18,7 @@ namespace {
 
 using Eigen::VectorXd;
 
-// The residuals of a model, as Eigen's solver asks for them.
+// Residuals of a model, as Eigen's solver asks for them.
 struct Problem {
   using Scalar = double;
   enum { InputsAtCompileTime = Eigen::Dynamic, ValuesAtCompileTime = Eigen::Dynamic };
@@ -54,6 +55,7 @@ Solution solve(const Problem& problem, const std::vector<VectorXd>& starts) {
     const double squares = residuals.squaredNorm();
     if (std::isfinite(squares) && squares < best.squares) best = {x, squares};
   }
+  if (best.x.size() == 0) fail("no law can be fitted to these losses");
   return best;
 }
 
@@ -74,18 +76,27 @@ class PowerLaw {
     least_ = std::ranges::min_element(points, {}, &LawPoint::loss)->loss;
   }
 
+  static constexpr int kNumbers = 3;
+
+  double log_loss(const VectorXd& x, const LawPoint& point) const {
+    return log_loss(x, point.flops);
+  }
   double log_loss(const VectorXd& x, double flops) const {
     const double reducible = std::exp(x[0] - std::exp(x[1]) * (std::log(flops) - middle_));
     return std::log(reducible + std::exp(x[2]));
   }
 
-  Solution fit(std::span<const double> log_losses) const {
+  // Starts near the solution for losses that are much alike, or all over.
+  Solution fit(std::span<const double> log_losses, const VectorXd* near = nullptr) const {
     const Problem problem{
         [&](const VectorXd& x, size_t i) { return log_loss(x, points_[i].flops) - log_losses[i]; },
         3, int(points_.size())};
     std::vector<VectorXd> starts;
-    for (const double share : {0.05, 0.3, 0.6, 0.9}) {
-      for (const double exponent : {0.03, 0.1, 0.3}) {
+    if (near != nullptr) starts.push_back(*near);
+    const std::vector<double> all = {0.05, 0.3, 0.6, 0.9}, few = {0.3, 0.9};
+    for (const double share : near == nullptr ? all : few) {
+      for (const double exponent :
+           near == nullptr ? std::vector{0.03, 0.1, 0.3} : std::vector{0.1}) {
         starts.push_back(vector_of(
             {std::log(least_ * (1 - share)), std::log(exponent), std::log(least_ * share)}));
       }
@@ -113,16 +124,22 @@ Interval middle_of(std::vector<double> values) {
 
 constexpr int kSamples = 400;
 
+std::vector<double> log_losses_of(std::span<const LawPoint> points) {
+  std::vector<double> logs;
+  for (const LawPoint& point : points) logs.push_back(std::log(point.loss));
+  return logs;
+}
+
 // Fits to losses whose residuals are drawn from those of `best`, widened for what the fit took of
 // them; use(sample's solution, a residual more).
-template <class Use>
-void resample(const PowerLaw& power, std::span<const LawPoint> points, const VectorXd& best,
+template <class Model, class Use>
+void resample(const Model& model, std::span<const LawPoint> points, const VectorXd& best,
               uint64_t seed, const Use& use) {
   const size_t n = points.size();
-  const double wider = std::sqrt(double(n) / double(n - 3));
+  const double wider = std::sqrt(double(n) / double(n - Model::kNumbers));
   std::vector<double> fitted(n), residuals(n), sample(n);
   for (size_t i = 0; i < n; ++i) {
-    fitted[i] = power.log_loss(best, points[i].flops);
+    fitted[i] = model.log_loss(best, points[i]);
     residuals[i] = wider * (std::log(points[i].loss) - fitted[i]);
   }
   for (int s = 0; s < kSamples; ++s) {
@@ -131,24 +148,22 @@ void resample(const PowerLaw& power, std::span<const LawPoint> points, const Vec
       return residuals[words[0] % n] * (words[1] % 2 == 0 ? 1 : -1);
     };
     for (size_t i = 0; i < n; ++i) sample[i] = fitted[i] + draw(i);
-    use(power.fit(sample).x, draw(n));
+    use(model.fit(sample, &best).x, draw(n));
   }
 }
 
-}  // namespace
-
-namespace {
-
-std::vector<double> log_losses_of(std::span<const LawPoint> points) {
-  std::vector<double> logs;
-  for (const LawPoint& point : points) logs.push_back(std::log(point.loss));
-  return logs;
+size_t distinct(std::span<const LawPoint> points, double LawPoint::*number) {
+  std::set<double> values;
+  for (const LawPoint& point : points) values.insert(point.*number);
+  return values.size();
 }
 
 }  // namespace
 
 LawFit fit_law(std::span<const LawPoint> points, const std::string& name, uint64_t seed) {
   if (points.size() < 4) fail("a law has three numbers: it needs four runs, not {}", points.size());
+  if (distinct(points, &LawPoint::flops) < 3)
+    fail("a law has three numbers: it needs runs of three sizes or more");
   const auto [least, most] = std::ranges::minmax(points, {}, &LawPoint::flops);
   if (most.flops < 10 * least.flops) {
     fail(
@@ -213,11 +228,64 @@ Interval ShapeLaw::ratios_within(double share, double product) const {
   return {edge(1 / 1.02), edge(1.02)};
 }
 
+namespace {
+
+// The law's numbers as the solver has them: logs of the floor, of both terms in the middle, and of
+// both exponents.
+class ShapePower {
+ public:
+  static constexpr int kNumbers = 5;
+
+  explicit ShapePower(std::span<const LawPoint> points) : points_(points) {
+    for (const LawPoint& point : points) {
+      n_ += std::log(point.parameters) / double(points.size());
+      d_ += std::log(point.tokens) / double(points.size());
+    }
+    least_ = std::ranges::min_element(points, {}, &LawPoint::loss)->loss;
+  }
+
+  double log_loss(const VectorXd& x, const LawPoint& point) const {
+    return std::log(std::exp(x[0]) +
+                    std::exp(x[1] - std::exp(x[2]) * (std::log(point.parameters) - n_)) +
+                    std::exp(x[3] - std::exp(x[4]) * (std::log(point.tokens) - d_)));
+  }
+
+  Solution fit(std::span<const double> log_losses, const VectorXd* near = nullptr) const {
+    const Problem problem{
+        [&](const VectorXd& x, size_t i) { return log_loss(x, points_[i]) - log_losses[i]; },
+        kNumbers, int(points_.size())};
+    if (near != nullptr) return solve(problem, {*near});
+    std::vector<VectorXd> starts;
+    for (const double share : {0.1, 0.4, 0.7}) {
+      for (const double exponent : {0.1, 0.3, 0.6}) {
+        const double half = std::log(least_ * (1 - share) / 2), power = std::log(exponent);
+        starts.push_back(vector_of({std::log(least_ * share), half, power, half, power}));
+      }
+    }
+    return solve(problem, starts);
+  }
+
+  ShapeLaw law(const VectorXd& x) const {
+    ShapeLaw law{std::exp(x[0]), 0, std::exp(x[2]), 0, std::exp(x[4])};
+    law.a = std::exp(x[1] + law.alpha * n_);
+    law.b = std::exp(x[3] + law.beta * d_);
+    return law;
+  }
+
+ private:
+  std::span<const LawPoint> points_;
+  double n_ = 0, d_ = 0, least_ = 0;
+};
+
+}  // namespace
+
 ShapeLaw fit_shape(std::span<const LawPoint> points) {
   if (points.size() < 6) {
     fail("a law of parameters and tokens has five numbers: it needs six runs, not {}",
          points.size());
   }
+  if (distinct(points, &LawPoint::parameters) < 3)
+    fail("the runs have fewer than three sizes: what parameters do cannot be told");
   const auto ratio = [](const LawPoint& point) { return point.tokens / point.parameters; };
   const auto [low, high] = std::ranges::minmax(points, {}, ratio);
   if (ratio(high) < 2 * ratio(low)) {
@@ -226,33 +294,16 @@ ShapeLaw fit_shape(std::span<const LawPoint> points) {
         "cannot be told",
         ratio(low), ratio(high));
   }
-  double n = 0, d = 0;
-  for (const LawPoint& point : points) {
-    n += std::log(point.parameters) / double(points.size());
-    d += std::log(point.tokens) / double(points.size());
-  }
-  // Logs of the floor, of both terms in the middle, and of both exponents.
-  const auto loss_of = [=](const VectorXd& x, const LawPoint& point) {
-    return std::exp(x[0]) + std::exp(x[1] - std::exp(x[2]) * (std::log(point.parameters) - n)) +
-           std::exp(x[3] - std::exp(x[4]) * (std::log(point.tokens) - d));
-  };
-  const Problem problem{[&](const VectorXd& x, size_t i) {
-                          return std::log(loss_of(x, points[i])) - std::log(points[i].loss);
-                        },
-                        5, int(points.size())};
-  const double least = std::ranges::min_element(points, {}, &LawPoint::loss)->loss;
-  std::vector<VectorXd> starts;
-  for (const double share : {0.1, 0.4, 0.7}) {
-    for (const double exponent : {0.1, 0.3, 0.6}) {
-      const double half = std::log(least * (1 - share) / 2), power = std::log(exponent);
-      starts.push_back(vector_of({std::log(least * share), half, power, half, power}));
-    }
-  }
-  const VectorXd x = solve(problem, starts).x;
-  ShapeLaw law{std::exp(x[0]), 0, std::exp(x[2]), 0, std::exp(x[4])};
-  law.a = std::exp(x[1] + law.alpha * n);
-  law.b = std::exp(x[3] + law.beta * d);
-  return law;
+  const ShapePower power(points);
+  return power.law(power.fit(log_losses_of(points)).x);
+}
+
+Interval best_ratios(std::span<const LawPoint> points, double product, uint64_t seed) {
+  const ShapePower power(points);
+  std::vector<double> ratios;
+  resample(power, points, power.fit(log_losses_of(points)).x, seed,
+           [&](const VectorXd& x, double) { ratios.push_back(power.law(x).best_ratio(product)); });
+  return middle_of(std::move(ratios));
 }
 
 }  // namespace gigagpt

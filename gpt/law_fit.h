@@ -16,10 +16,10 @@ struct LawFit {
   double scatter = 0;  // root mean square of the relative errors, by the degrees of freedom
 };
 
-// Fits log L at equal weights. Throws Error for fewer than four runs, or such that span less than
-// ten times the FLOPs. The intervals are of 400 bootstrap samples of the residuals.
+// Fits log L at equal weights. Throws Error for fewer than four runs or three sizes, or such that
+// span less than ten times the FLOPs. The intervals are of 400 bootstrap samples of the residuals.
 LawFit fit_law(std::span<const LawPoint> points, const std::string& name, uint64_t seed = 0);
-// Where losses at those FLOPs lie, by the same samples and with the scatter of a single run.
+// Intervals of losses at those FLOPs, by the same samples and with the scatter of a single run.
 std::vector<Interval> predicted_losses(std::span<const LawPoint> points,
                                        std::span<const double> flops, uint64_t seed = 0);
 Interval predicted_loss(std::span<const LawPoint> points, double flops, uint64_t seed = 0);
@@ -37,7 +37,10 @@ struct ShapeLaw {
   Interval ratios_within(double share, double product) const;
 };
 
-// Throws Error for fewer than six runs, or where all have the same tokens a parameter.
+// Throws Error for fewer than six runs or three sizes, or where all have the same tokens a
+// parameter.
 ShapeLaw fit_shape(std::span<const LawPoint> points);
+// The interval of its best ratio, by bootstrap samples as those of fit_law.
+Interval best_ratios(std::span<const LawPoint> points, double product, uint64_t seed = 0);
 
 }  // namespace gigagpt

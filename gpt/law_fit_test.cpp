@@ -67,6 +67,8 @@ TEST(LawFit, ALargerModelIsWhereItWasPredicted) {
 
 TEST(LawFit, TooFewOrTooLikeRunsAreRefused) {
   EXPECT_ERROR(fit_law(draw(kLaw, {1e12, 1e13, 1e14}, 0, 1), ""), "it needs four runs, not 3");
+  EXPECT_ERROR(fit_law(draw(kLaw, {1e12, 1e12, 1e14, 1e14}, 0, 1), ""),
+               "it needs runs of three sizes or more");
   EXPECT_ERROR(fit_law(draw(kLaw, {1e12, 2e12, 3e12, 4e12}, 0, 1), ""),
                "the runs span 4.0 times the FLOPs");
 }
@@ -99,12 +101,35 @@ TEST(ShapeLaw, FindsTheLawThatLossesFollowAndItsBestRatio) {
   EXPECT_GT(within.high, ratio);
 }
 
+// The interval of the best ratio holds it, and is narrow where losses scatter little.
+TEST(ShapeLaw, SaysHowSureItsBestRatioIs) {
+  const ShapeLaw law{1.69, 406.4, 0.34, 410.7, 0.28};
+  auto points = grid(law, {{1e7, 1e8},
+                           {1e7, 8e8},
+                           {4e7, 2e8},
+                           {4e7, 3e9},
+                           {2e8, 1e9},
+                           {2e8, 1e10},
+                           {1e9, 2e10},
+                           {1e9, 1e11}});
+  std::vector<float> noise(8);
+  fill_normal(noise, 0, 5, 0, 0.001F);
+  for (size_t i = 0; i < points.size(); ++i) points[i].loss *= 1 + double(noise[i]);
+  const Interval interval = best_ratios(points, 1e18);
+  EXPECT_LT(interval.low, law.best_ratio(1e18));
+  EXPECT_GT(interval.high, law.best_ratio(1e18));
+  EXPECT_LT(interval.high / interval.low, 4);
+}
+
 TEST(ShapeLaw, RunsOfOneRatioAreRefused) {
   const ShapeLaw law{1.69, 406.4, 0.34, 410.7, 0.28};
   EXPECT_ERROR(fit_shape(grid(law, {{1e7, 1e8}})), "it needs six runs, not 1");
   EXPECT_ERROR(fit_shape(grid(
                    law, {{1e7, 2e8}, {2e7, 4e8}, {4e7, 8e8}, {1e8, 2e9}, {2e8, 4e9}, {4e8, 8e9}})),
                "all runs have 20 to 20 tokens a parameter");
+  EXPECT_ERROR(fit_shape(grid(
+                   law, {{1e7, 1e8}, {1e7, 4e8}, {1e7, 8e8}, {2e7, 2e8}, {2e7, 4e8}, {2e7, 8e8}})),
+               "fewer than three sizes");
 }
 
 }  // namespace
