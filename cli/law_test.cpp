@@ -235,14 +235,11 @@ TEST_F(Choice, WhatCannotBeIsSaid) {
   EXPECT_ERROR(choose({{"min_lr", "1", ""}}, 1.0, {}), "min_lr");
   EXPECT_ERROR(choose({{"decay_steps", "100", ""}, {"lr_decay", "linear", ""}}, 1.0, {}),
                "decay_steps and decay_from are of a run of one length");
-  EXPECT_ERROR(choose({{"sequence_length", "4096", ""},
-                       {"max_position_embeddings", "4096", ""},
-                       {"model", "llama", ""},
-                       {"heads", "10", ""},
-                       {"width", "640", ""},
-                       {"kv_heads", "5", ""},
-                       {"depth", "2", ""},
-                       {"ffn_width", "64", ""}},
+  // No width has as many heads.
+  EXPECT_ERROR(choose({{"model", "llama", ""},
+                       {"heads", "997", ""},
+                       {"kv_heads", "997", ""},
+                       {"width", "3988", ""}},
                       1.0, {}),
                "no size of this family is possible: ");
 }

@@ -142,8 +142,8 @@ TEST_F(Normal, ALawThatSaysNothingOfTheRunIsRefused) {
   EXPECT_ERROR(LawWatch(watched(16, 1)), "has no curve");
   GPTConfig short_run = watched(16, 1);
   short_run.num_steps /= 4;
-  EXPECT_ERROR(LawWatch(short_run),
-               "is of runs that see 20 tokens a parameter, and this one sees 5");
+  EXPECT_ERROR(LawWatch{short_run},
+               "is of runs that see 20 tokens a parameter, and this one sees 4.98");
 }
 
 }  // namespace
