@@ -192,11 +192,10 @@ std::optional<std::string> CollapseWatch::judge(size_t part, const CollapseBand&
   const double reach = band.reach * std::hypot(band.spread[part], deviation_);
   if (!(std::abs(distance) > reach)) return std::nullopt;
   return fmt::format(
-      "the loss of the last {:.3g} tokens is {:.1f} % {} what is expected; normal runs are within "
-      "{:.1f} %",
-      all_tokens_ * double(band.parts) / double(kCollapseParts),
-      100 * std::abs(std::expm1(distance)), distance > 0 ? "above" : "below",
-      100 * std::abs(std::expm1(distance > 0 ? reach : -reach)));
+      "the loss over the last {:.3g} % of the run is {:.1f} % {} what is expected; normal runs are "
+      "within {:.1f} %",
+      100 * double(band.parts) / double(kCollapseParts), 100 * std::abs(std::expm1(distance)),
+      distance > 0 ? "above" : "below", 100 * std::abs(std::expm1(distance > 0 ? reach : -reach)));
 }
 
 }  // namespace gigagpt

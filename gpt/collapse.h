@@ -73,7 +73,7 @@ class CollapseWatch {
                 double final_loss_deviation);
   double expected(double tokens) const;
   // Returns a message when a part is complete that is the first to lie beyond a band, e.g. "the
-  // loss of the last 25,000 tokens is 14.2 % above what is expected; ..."; once.
+  // loss over the last 2.5 % of the run is 14.2 % above what is expected; ..."; once.
   std::optional<std::string> add(double tokens, double loss);
 
  private:

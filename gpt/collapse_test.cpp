@@ -100,7 +100,7 @@ TEST(Collapse, RunsThatLeaveItAreToldWhereAndOnce) {
   const int left = left_at(curve, worse, 4, 0, &text);
   EXPECT_GT(left, 0.4 * kSteps);
   EXPECT_LE(left, 0.5 * kSteps);
-  EXPECT_NE(text.find("the loss of the last "), std::string::npos) << text;
+  EXPECT_NE(text.find("the loss over the last "), std::string::npos) << text;
   EXPECT_NE(text.find(" % above what is expected; normal runs are within "), std::string::npos)
       << text;
   const auto better = losses_of(9, 4, [](double, double loss) { return loss * 0.9; });
@@ -143,7 +143,8 @@ TEST(Collapse, BothNumbersOfAMessageAreOfTheSameSide) {
   CollapseWatch watch(curve, 1, kCollapseParts, 1, 0);
   watch.add(1, std::exp(-0.101));
   EXPECT_EQ(watch.add(2, 1),
-            "the loss of the last 1 tokens is 9.6 % below what is expected; normal runs are within "
+            "the loss over the last 2.5 % of the run is 9.6 % below what is expected; normal runs "
+            "are within "
             "9.5 %");
 }
 
