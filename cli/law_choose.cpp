@@ -90,7 +90,7 @@ std::optional<GPTConfig> sized(const GPTConfig& family, const Shape& shape, std:
 }
 
 // A run's hours or FLOPs, whichever there is a budget of.
-struct Budget {
+struct Allowance {
   const LawArguments& given;
   const PlanOf& plan_of;
 
@@ -104,14 +104,14 @@ struct Budget {
 };
 
 // Lengthens the run to what the budget has left, as sizes come in steps.
-void fill(GPTConfig& config, const Budget& budget) {
+void fill(GPTConfig& config, const Allowance& budget) {
   const double costs = budget.of(config, budget.plan_of(config));
   const double times = std::min(budget.most() / costs, kMostRatio);
   set_steps(config, std::floor(double(config.num_steps) * times));
 }
 
 // The largest within the budget; with one of hours, of those that this machine can train.
-GPTConfig largest_within(const GPTConfig& family, const Budget& budget) {
+GPTConfig largest_within(const GPTConfig& family, const Allowance& budget) {
   std::optional<GPTConfig> best;
   std::string why_not, refusal;
   for (const Shape& shape : shapes()) {
