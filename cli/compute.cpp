@@ -230,7 +230,7 @@ engine::Machine machine_of(const GPTConfig& config, const engine::Cluster& clust
   return engine::known_machine(precision, where, cluster.systems_here());
 }
 
-// What the run is held against; only the system that leads does so.
+// Reads the law that the run is held against, on the system that leads.
 std::optional<LawWatch> law_of(const GPTConfig& config, engine::Cluster& cluster) {
   std::optional<LawWatch> law;
   cluster.together([&] {

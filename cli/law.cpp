@@ -23,9 +23,8 @@ struct Budget {
 };
 
 Budget budget_of(const GPTConfig& config) {
-  const auto layers = config.layers();
-  const double tokens = double(config.num_steps) * double(config.run_size(true).step_tokens());
-  return {double(engine::parameter_count(layers)), tokens, published_flops(config)};
+  return {double(engine::parameter_count(config.layers())), run_tokens(config),
+          published_flops(config)};
 }
 
 // "as many as its 111M", "3.2 times its 13B".
@@ -135,9 +134,10 @@ void predict_loss(const Arguments& arguments) {
 
 void print_prediction(const GPTConfig& config) {
   std::optional<FittedLaw> law;
-  const auto data = find_data(config.dataset);
+  std::optional<std::string> data;
   if (config.watch.law) {
     law = read_law(*config.watch.law);
+    data = find_data(config.dataset);
     check_law(*law, *config.watch.law, comparable(config, data.value_or(law->kind.data)));
   }
   const Budget budget = budget_of(config);

@@ -35,10 +35,6 @@ int64_t head_size(int64_t width) {
   return width < 128 ? 16 : width < 256 ? 32 : width < 2048 ? 64 : 128;
 }
 
-double tokens_of(const GPTConfig& config) {
-  return double(config.num_steps) * double(config.run_size(true).step_tokens());
-}
-
 void set_steps(GPTConfig& config, double steps) {
   config.num_steps = std::max<int64_t>(std::llround(steps), 1);
   const double most = kMostWarmup / double(config.run_size(true).step_tokens());
@@ -184,10 +180,9 @@ void choose_size(const Arguments& arguments, const PlanOf& plan_of) {
         "configs/cerebras-gpt-mup/111m.yaml and configs/scaling_law.yaml are of families",
         config.optim.learning_rate);
   }
-  const std::string yaml = yaml_of(
-      config, fmt::format("# Chosen by gigagpt law choose {}: {:.3g} tokens a parameter.\n",
-                          budget_name(arguments.law),
-                          tokens_of(config) / double(engine::parameter_count(config.layers()))));
+  const std::string yaml =
+      yaml_of(config, fmt::format("# Chosen by gigagpt law choose {}: {:.3g} tokens a parameter.\n",
+                                  budget_name(arguments.law), tokens_per_parameter(config)));
   if (!arguments.law.out) {
     fmt::print("\n{}", yaml);
     return;

@@ -12,8 +12,7 @@ LawWatch::LawWatch(const GPTConfig& config) : out_dir_(config.out_dir), file_(*c
   const FittedLaw law = read_law(file_);
   const Path data = formats::find_dataset(config.dataset);
   check_law(law, file_, comparable(config, formats::fingerprint(data / "train.bin")));
-  const double tokens = double(config.num_steps) * double(config.run_size(true).step_tokens());
-  const double ratio = tokens / double(engine::parameter_count(config.layers()));
+  const double ratio = tokens_per_parameter(config);
   if (ratio > 1.5 * law.ratio() || ratio < law.ratio() / 1.5) {
     fail("law: {} is of runs that see {:.3g} tokens a parameter, and this one sees {:.3g}", file_,
          law.ratio(), ratio);

@@ -20,7 +20,7 @@ struct ScalingLaw {
   double loss(double flops) const;
 };
 
-// What a finished run came to.
+// A finished run as a law sees it.
 struct LawPoint {
   std::string name;
   double flops = 0;  // by the paper's count

@@ -142,9 +142,16 @@ std::string difference(const Comparable& ours, const Comparable& others) {
   return "";
 }
 
+double run_tokens(const GPTConfig& config) {
+  return double(config.num_steps) * double(config.run_size(true).step_tokens());
+}
+
+double tokens_per_parameter(const GPTConfig& config) {
+  return run_tokens(config) / double(engine::parameter_count(config.layers()));
+}
+
 double published_flops(const GPTConfig& config) {
-  return double(config.num_steps) * double(config.run_size(true).step_tokens()) *
-         published_flops_per_token(config.layers(), config.sequence_length);
+  return run_tokens(config) * published_flops_per_token(config.layers(), config.sequence_length);
 }
 
 void check_law(const FittedLaw& law, const std::string& file, const Comparable& run) {
@@ -160,9 +167,7 @@ std::optional<CollapseWatch> watch_by(const FittedLaw& law, const GPTConfig& con
   const double deviation = std::log(interval.high / interval.low) / (2 * 1.96);
   const double unsure =
       std::sqrt(std::max(0.0, deviation * deviation - std::pow(law.fit.scatter, 2)));
-  return CollapseWatch(*law.curve, flops,
-                       double(config.num_steps) * double(config.run_size(true).step_tokens()),
-                       expected, unsure);
+  return CollapseWatch(*law.curve, flops, run_tokens(config), expected, unsure);
 }
 
 }  // namespace gigagpt

@@ -38,7 +38,9 @@ struct FittedLaw {
 void write_law(const Path& file, const FittedLaw& law);
 FittedLaw read_law(const Path& file);
 
-// FLOPs of the whole run by the paper's count.
+// Tokens of the whole run, how many a parameter, and its FLOPs by the paper's count.
+double run_tokens(const GPTConfig& config);
+double tokens_per_parameter(const GPTConfig& config);
 double published_flops(const GPTConfig& config);
 
 // Throws Error for a law that says nothing of this run.
