@@ -1,8 +1,25 @@
 # The tests. They stand beside the code, in one program a room, as loading LibTorch takes a while.
 # Labels: `ctest -L quick` is for every change, within a minute; `slow` is the rest of what ./test
-# runs; `nightly` runs by name only. Two run at a time, but for those that keep all cores busy; the
-# presets have threads without work sleep, as the other test's could use the core.
+# runs; `nightly` runs by name only. Three run at a time, as some wait for the disk. What tests how
+# threads work together has ALL_CORES; the others compute on one, as threads that wait for each other
+# on a core that another test has take twice the time.
 find_package(GTest REQUIRED)
+
+# Tests are compiled quickly rather than well: all of a program as one file, at -O1, and
+# with their longest headers read once, for those that work with tensors and for the others. So the
+# files of one program do not share names.
+set(TEST_OPTIONS -O1)
+set(TEST_HEADERS <filesystem> <fstream> <functional> <map> <regex> <thread>
+                 <fmt/ranges.h> <gtest/gtest.h> <nlohmann/json.hpp>)
+file(WRITE ${GENERATED}/only_headers.cpp "")
+add_library(test_headers OBJECT ${GENERATED}/only_headers.cpp)
+target_compile_options(test_headers PRIVATE ${TEST_OPTIONS})
+target_link_libraries(test_headers PRIVATE GTest::gtest fmt::fmt nlohmann_json::nlohmann_json)
+target_precompile_headers(test_headers PRIVATE ${TEST_HEADERS})
+add_library(tensor_test_headers OBJECT ${GENERATED}/only_headers.cpp)
+target_compile_options(tensor_test_headers PRIVATE ${TEST_OPTIONS})
+target_link_libraries(tensor_test_headers PRIVATE ops GTest::gtest)
+target_precompile_headers(tensor_test_headers PRIVATE ${LIBTORCH_HEADERS} ${TEST_HEADERS})
 
 # room_test(NAME [ALL_CORES] [TENSORS] [LABEL label] [SHARDS n] SOURCES ... LIBRARIES ...): a test
 # program and its test, or with SHARDS as many, NAME_0 and so on, which begin first.
@@ -13,9 +30,12 @@ function(room_test name)
     GIGAGPT_SOURCE_DIR="${CMAKE_SOURCE_DIR}" GIGAGPT_BINARY_DIR="${CMAKE_BINARY_DIR}"
     GIGAGPT_VERSION="${PROJECT_VERSION}")
   target_link_libraries(${name}_test PRIVATE ${ROOM_LIBRARIES} GTest::gtest_main)
-  set_target_properties(${name}_test PROPERTIES UNITY_BUILD OFF)  # helpers share names
+  set_target_properties(${name}_test PROPERTIES UNITY_BUILD ${CMAKE_UNITY_BUILD} UNITY_BUILD_BATCH_SIZE 6)
+  target_compile_options(${name}_test PRIVATE ${TEST_OPTIONS})
   if(ROOM_TENSORS)
-    with_libtorch_headers(${name}_test)
+    target_precompile_headers(${name}_test REUSE_FROM tensor_test_headers)
+  else()
+    target_precompile_headers(${name}_test REUSE_FROM test_headers)
   endif()
   if(NOT ROOM_SHARDS)
     add_test(NAME ${name} COMMAND ${name}_test)
@@ -26,8 +46,9 @@ function(room_test name)
   foreach(shard RANGE ${last})
     add_test(NAME ${name}_${shard} COMMAND ${name}_test)
     describe_test(${name}_${shard} "${ROOM_LABEL}" ${ROOM_ALL_CORES})
-    set_tests_properties(${name}_${shard} PROPERTIES COST 100 ENVIRONMENT
-                         "GTEST_TOTAL_SHARDS=${ROOM_SHARDS};GTEST_SHARD_INDEX=${shard}")
+    set_tests_properties(${name}_${shard} PROPERTIES COST 100)
+    set_property(TEST ${name}_${shard} APPEND PROPERTY ENVIRONMENT
+                 GTEST_TOTAL_SHARDS=${ROOM_SHARDS} GTEST_SHARD_INDEX=${shard})
   endforeach()
 endfunction()
 
@@ -36,7 +57,9 @@ function(describe_test name label all_cores)
     set(label quick)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS ${label})
-  if(all_cores)
+  if(NOT all_cores)
+    set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT OMP_NUM_THREADS=1)
+  else()
     cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
     set_tests_properties(${name} PROPERTIES PROCESSORS ${cores})
   endif()
@@ -60,17 +83,17 @@ room_test(ops ALL_CORES TENSORS LABEL slow SOURCES ops/attention_test.cpp ops/co
 room_test(plan SOURCES engine/plan/cost_test.cpp engine/plan/machine_test.cpp engine/plan/plan_test.cpp engine/state/layout_test.cpp
           engine/state/parametrisation_test.cpp
           LIBRARIES plan)
-room_test(engine TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
+room_test(engine ALL_CORES TENSORS LABEL slow SOURCES engine/run/executor_test.cpp
           engine/run/file_storage_fault_test.cpp engine/run/file_storage_test.cpp
           engine/run/forecast_test.cpp engine/run/optimizer_reference_test.cpp
           engine/run/transpose_test.cpp
           LIBRARIES engine)
-room_test(check TENSORS LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
+room_test(check ALL_CORES TENSORS LABEL slow SOURCES engine/check/check_test.cpp gpt/check_test.cpp LIBRARIES check_gpt)
 room_test(law_fit SOURCES gpt/collapse_test.cpp gpt/law_file_test.cpp gpt/law_fit_test.cpp LIBRARIES law_fit)
 room_test(run_directory TENSORS SOURCES engine/run/run_directory_test.cpp LIBRARIES engine)
 room_test(cluster SOURCES engine/systems/cluster_test.cpp LIBRARIES systems)
 room_test(power_loss LABEL slow SOURCES engine/storage/power_loss_test.cpp LIBRARIES storage)
-room_test(gpt TENSORS LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.cpp gpt/llama_test.cpp
+room_test(gpt ALL_CORES TENSORS LABEL slow SOURCES gpt/config_test.cpp gpt/documents_test.cpp gpt/llama_test.cpp
           gpt/folded_test.cpp gpt/law_test.cpp gpt/model_test.cpp gpt/stored_tensors_test.cpp gpt/train_disk_test.cpp gpt/train_state_test.cpp gpt/train_test.cpp
           gpt/train_watch_test.cpp
           LIBRARIES gpt yaml-cpp)
@@ -84,8 +107,20 @@ room_test(prepare SOURCES cli/prepare_corpus_test.cpp cli/prepare_test.cpp
           LIBRARIES prepare LibArchive::LibArchive)
 room_test(launch SOURCES cli/launch_test.cpp LIBRARIES arguments)
 
+# Where a disk is not the point, or is simulated, files are in RAM, if there is room.
+execute_process(COMMAND df --output=avail -k /dev/shm OUTPUT_VARIABLE MEMORY_KIB ERROR_QUIET)
+string(REGEX MATCH "[0-9]+" MEMORY_KIB "${MEMORY_KIB}")
+function(files_in_memory)
+  if(MEMORY_KIB GREATER 4000000)
+    foreach(test ${ARGN})
+      set_property(TEST ${test} APPEND PROPERTY ENVIRONMENT TMPDIR=/dev/shm)
+    endforeach()
+  endif()
+endfunction()
+files_in_memory(power_loss)
+
 # Memory from malloc is filled with ones first: reading it shows.
-set_tests_properties(ops PROPERTIES ENVIRONMENT "MALLOC_PERTURB_=1")
+set_property(TEST ops APPEND PROPERTY ENVIRONMENT MALLOC_PERTURB_=1)
 if(GIGAGPT_SANITIZE)
   # Whole runs take very long with our own products instrumented; the ops' tests have those.
   set_property(TEST cli_0 cli_1 APPEND PROPERTY ENVIRONMENT GIGAGPT_MAX_CPU=avx2)
@@ -115,7 +150,9 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
     base/trace.cpp
     base/transfer_engines.cpp ops/compact.cpp ops/update_alone.cpp ops/kernels/codes.cpp
     ops/kernels/optimizer.cpp ops/optimizers/list.cpp)
-  target_compile_options(race_test PRIVATE -fsanitize=thread -g1)
+  set_source_files_properties(ops/compact.cpp ops/update_alone.cpp ops/kernels/codes.cpp
+                              ops/kernels/optimizer.cpp PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+  target_compile_options(race_test PRIVATE -O1 -fsanitize=thread -g1)
   target_compile_definitions(race_test PRIVATE
                              HWY_DISABLED_TARGETS=\(HWY_SSSE3|HWY_SSE4|HWY_AVX3_DL\))
   target_link_options(race_test PRIVATE -fsanitize=thread)
@@ -123,23 +160,35 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
                         ${ISAL_LIBRARY} ${URING_LIBRARY} GTest::gtest_main)
   add_test(NAME races COMMAND race_test)
   describe_test(races slow FALSE)
+  files_in_memory(kills systems)
+  # The longest begin first.
+  set_tests_properties(systems schedule PROPERTIES COST 200)
 endif()
 
-# The same tests as on CPUs without AVX-512, and without AVX2.
+# The same tests as on CPUs without AVX-512, unless this is one, and without AVX2.
+set(OTHER_CPUS avx2 baseline)
+file(STRINGS /proc/cpuinfo AVX512 REGEX "^flags.* avx512f" LIMIT_COUNT 1)
+if(NOT AVX512)
+  set(OTHER_CPUS baseline)
+endif()
 set(ROOMS_BY_CPU ops engine gpt)
 if(GIGAGPT_SANITIZE)
   set(ROOMS_BY_CPU ops)  # where the code differs
 endif()
 foreach(room ${ROOMS_BY_CPU})
-  foreach(cpu avx2 baseline)
+  foreach(cpu ${OTHER_CPUS})
     # What a disk does is the same on each.
     add_test(NAME ${room}_${cpu} COMMAND ${room}_test --gtest_filter=-FileStorageFaults.*)
     describe_test(${room}_${cpu} slow FALSE)
   endforeach()
-  set_tests_properties(${room}_avx2 PROPERTIES ENVIRONMENT
-                       "GIGAGPT_MAX_CPU=avx2;ONEDNN_MAX_CPU_ISA=AVX2")
-  set_tests_properties(${room}_baseline PROPERTIES ENVIRONMENT
-                       "GIGAGPT_MAX_CPU=baseline;ONEDNN_MAX_CPU_ISA=SSE41")
+  if(AVX512)
+    set_property(TEST ${room}_avx2 APPEND PROPERTY ENVIRONMENT
+                 GIGAGPT_MAX_CPU=avx2 ONEDNN_MAX_CPU_ISA=AVX2)
+    files_in_memory(${room}_avx2)
+  endif()
+  set_property(TEST ${room}_baseline APPEND PROPERTY ENVIRONMENT
+               GIGAGPT_MAX_CPU=baseline ONEDNN_MAX_CPU_ISA=SSE41)
+  files_in_memory(${room}_baseline)
 endforeach()
 
 # PyTorch, of Debian's own Python.

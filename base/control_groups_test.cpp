@@ -91,6 +91,7 @@ TEST_F(ControlGroups, OfAContainerAreWhereTheMountBegins) {
 }
 
 TEST(CoreCount, FollowsOmpNumThreads) {
+  ::unsetenv("OMP_NUM_THREADS");
   const int cores = core_count();
   ::setenv("OMP_NUM_THREADS", "1,2", 1);
   EXPECT_EQ(core_count(), 1);

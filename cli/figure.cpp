@@ -1,9 +1,8 @@
 #include "cli/figure.h"
 
-#include <sys/wait.h>
-
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 
@@ -142,22 +141,20 @@ std::string gnuplot_script(const Figure& figure, const Path& out, bool svg) {
 
 void draw(const Figure& figure, const Path& file) {
   check_figure_file(file);
+  if (std::system("command -v gnuplot >/dev/null") != 0) {
+    fail("{} cannot be drawn: gnuplot is not installed; apt-get install gnuplot-nox",
+         file.string());
+  }
   const Path temporary = temporary_path(file);
   const auto discard = [&] {
     std::error_code ignored;
     std::filesystem::remove(temporary, ignored);
   };
-  std::FILE* pipe = ::popen(
-      "command -v gnuplot >/dev/null || exit 127; LC_ALL=C.UTF-8 exec gnuplot >/dev/null", "w");
+  std::FILE* pipe = ::popen("LC_ALL=C.UTF-8 exec gnuplot >/dev/null", "w");
   if (pipe == nullptr) fail_errno("cannot start gnuplot");
   const std::string script = gnuplot_script(figure, temporary, file.extension() == ".svg");
   std::fwrite(script.data(), 1, script.size(), pipe);
   const int status = ::pclose(pipe);
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 127) {
-    discard();
-    fail("{} cannot be drawn: gnuplot is not installed; apt-get install gnuplot-nox",
-         file.string());
-  }
   std::error_code missing;
   if (status != 0 || !std::filesystem::exists(temporary, missing)) {
     discard();

@@ -9,7 +9,7 @@ namespace gigagpt::formats {
 namespace {
 
 template <class T>
-std::string bytes_of(const std::vector<T>& tokens) {
+std::string token_bytes(const std::vector<T>& tokens) {
   return {reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(T)};
 }
 
@@ -114,8 +114,8 @@ TEST(DatasetMeta, DamagedFilesNeverCrash) {
 
 TEST(TokenFile, ReadsBothWidths) {
   const TemporaryDirectory directory;
-  const Path narrow = directory.write("narrow", bytes_of<uint16_t>({1, 0, 65535, 50256}));
-  const Path wide = directory.write("wide", bytes_of<uint32_t>({1, 0, 65536, 4000000000}));
+  const Path narrow = directory.write("narrow", token_bytes<uint16_t>({1, 0, 65535, 50256}));
+  const Path wide = directory.write("wide", token_bytes<uint32_t>({1, 0, 65536, 4000000000}));
   EXPECT_EQ(all_tokens(TokenFile(narrow, {65536, 2}), 65536),
             (std::vector<int64_t>{1, 0, 65535, 50256}));
   EXPECT_EQ(all_tokens(TokenFile(wide, {4000000001, 4}), 4000000001),
@@ -124,7 +124,7 @@ TEST(TokenFile, ReadsBothWidths) {
 
 TEST(TokenFile, CopiesAnyRange) {
   const TemporaryDirectory directory;
-  const TokenFile file(directory.write("x", bytes_of<uint16_t>({10, 11, 12, 13, 14})), {63, 2});
+  const TokenFile file(directory.write("x", token_bytes<uint16_t>({10, 11, 12, 13, 14})), {63, 2});
   for (int64_t first = 0; first <= 5; ++first) {
     for (int64_t count = 0; first + count <= 5; ++count) {
       std::vector<int64_t> out(static_cast<size_t>(count) + 1, -7);
@@ -152,7 +152,7 @@ TEST(TokenFile, OddSizeIsRefused) {
 
 TEST(TokenFile, TokenOutsideTheVocabularyNamesFileAndPosition) {
   const TemporaryDirectory directory;
-  const Path path = directory.write("train.bin", bytes_of<uint16_t>({0, 1, 2, 63, 62}));
+  const Path path = directory.write("train.bin", token_bytes<uint16_t>({0, 1, 2, 63, 62}));
   const TokenFile file(path, {64, 2});
   std::array<int64_t, 5> out{};
   EXPECT_ERROR(file.copy(1, 4, 63, out.data()),
@@ -160,13 +160,13 @@ TEST(TokenFile, TokenOutsideTheVocabularyNamesFileAndPosition) {
   file.copy(0, 3, 63, out.data());
   file.copy(4, 1, 63, out.data());
   file.copy(0, 5, 64, out.data());
-  const Path wide = directory.write("wide", bytes_of<uint32_t>({0xFFFFFFFF}));
+  const Path wide = directory.write("wide", token_bytes<uint32_t>({0xFFFFFFFF}));
   EXPECT_ERROR(TokenFile(wide, {64, 4}).copy(0, 1, 64, out.data()), "token 4294967295");
 }
 
 TEST(TokenFileDeathTest, RangeBeyondTheFileIsAnInternalError) {
   const TemporaryDirectory directory;
-  const TokenFile file(directory.write("x", bytes_of<uint16_t>({1, 2})), {63, 2});
+  const TokenFile file(directory.write("x", token_bytes<uint16_t>({1, 2})), {63, 2});
   std::array<int64_t, 4> out{};
   EXPECT_DEATH(file.copy(1, 2, 63, out.data()), "internal error");
   EXPECT_DEATH(file.copy(-1, 1, 63, out.data()), "internal error");
@@ -187,7 +187,7 @@ TEST(FindDataset, TakesAPathOrANameUnderData) {
 TEST(OpenSplit, ChecksVocabularyAndSize) {
   const TemporaryDirectory directory;
   const std::string folder = directory.path().string();
-  directory.write("train.bin", bytes_of<uint32_t>({5, 6, 7}));
+  directory.write("train.bin", token_bytes<uint32_t>({5, 6, 7}));
   write_dataset_meta(directory.path(), {100, 4});
   EXPECT_EQ(all_tokens(open_split(folder, "train", 100, 3), 100), (std::vector<int64_t>{5, 6, 7}));
   EXPECT_ERROR(open_split(folder, "train", 99, 3), "set vocab_size: 100");
@@ -198,7 +198,7 @@ TEST(OpenSplit, ChecksVocabularyAndSize) {
 TEST(OpenSplit, FolderWithoutMetaNeedsTheGpt2Vocabulary) {
   const TemporaryDirectory directory;
   const std::string folder = directory.path().string();
-  directory.write("train.bin", bytes_of<uint16_t>({50256, 6, 7}));
+  directory.write("train.bin", token_bytes<uint16_t>({50256, 6, 7}));
   EXPECT_EQ(open_split(folder, "train", 50257, 3).size(), 3);
   EXPECT_EQ(open_split(folder, "train", 63, 3).size(), 3) << "nothing says it is GPT-2's";
 }

@@ -15,7 +15,6 @@
 namespace gigagpt::formats {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // The bytes of a file, put together by hand.
@@ -145,10 +144,10 @@ TEST(Gguf, HalvesAreTheNearest) {
         (value_of(uint16_t(half)) + (half == 0x7BFF ? 65536.0 : value_of(uint16_t(half + 1)))) / 2);
     ASSERT_EQ(float_to_half(middle), half + (half & 1)) << half;
     ASSERT_EQ(float_to_half(std::nextafter(middle, 0.0F)), half) << half;
-    ASSERT_EQ(float_to_half(std::nextafter(middle, kInfinity)), half + 1) << half;
+    ASSERT_EQ(float_to_half(std::nextafter(middle, HUGE_VALF)), half + 1) << half;
   }
-  EXPECT_EQ(float_to_half(kInfinity), 0x7C00);
-  EXPECT_EQ(float_to_half(-kInfinity), 0xFC00);
+  EXPECT_EQ(float_to_half(HUGE_VALF), 0x7C00);
+  EXPECT_EQ(float_to_half(-HUGE_VALF), 0xFC00);
   EXPECT_EQ(float_to_half(1e30F), 0x7C00);
   EXPECT_EQ(float_to_half(std::numeric_limits<float>::denorm_min()), 0);
   EXPECT_EQ(float_to_half(kNan) & 0x7C00, 0x7C00);
@@ -165,8 +164,8 @@ TEST(Gguf, Bf16IsTheNearest) {
   EXPECT_EQ(float_to_bf16(bits(0x3F817FFF)), 0x3F81);
   EXPECT_EQ(float_to_bf16(bits(0x00018000)), 0x0002);  // a subnormal
   EXPECT_EQ(float_to_bf16(bits(0x7F7FFFFF)), 0x7F80);  // beyond the largest
-  EXPECT_EQ(float_to_bf16(kInfinity), 0x7F80);
-  EXPECT_EQ(float_to_bf16(-kInfinity), 0xFF80);
+  EXPECT_EQ(float_to_bf16(HUGE_VALF), 0x7F80);
+  EXPECT_EQ(float_to_bf16(-HUGE_VALF), 0xFF80);
   EXPECT_EQ(float_to_bf16(bits(0x7F800001)), 0x7FC0);  // a NaN stays one
 }
 
@@ -224,7 +223,7 @@ TEST(Gguf, RefusesValuesThatDoNotFit) {
     writer.write(values);
   };
   EXPECT_ERROR(write(GgufType::kF32, kNan), "tensor w: element 35 is nan, not a finite number");
-  EXPECT_ERROR(write(GgufType::kBF16, -kInfinity), "element 35 is -inf, not a finite");
+  EXPECT_ERROR(write(GgufType::kBF16, -HUGE_VALF), "element 35 is -inf, not a finite");
   EXPECT_ERROR(write(GgufType::kF16, 65520.0F), "element 35 is 65520, too large for F16");
   EXPECT_ERROR(write(GgufType::kBF16, 3.4e38F), "too large for BF16");
   EXPECT_ERROR(write(GgufType::kQ8_0, 1e7F), "too large for Q8_0");

@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
 
 #include "base/crc32c.h"
@@ -14,8 +13,6 @@
 
 namespace gigagpt::formats {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The bytes of a file with this header and data; the length is what it should be.
 std::string file_with(const std::string& header, const std::string& data) {
@@ -75,7 +72,7 @@ TEST(Safetensors, WhatIsWrittenReadsBack) {
                                            {"a.scalar", "F64", {}},
                                            {"none", "F32", {0, 5}},
                                            {"ids", "I64", {2}}};
-  const std::vector<float> weight = {1, -2, 3.5F, 0, 1e-40F, kInfinity};
+  const std::vector<float> weight = {1, -2, 3.5F, 0, 1e-40F, HUGE_VALF};
   const std::vector<double> scalar = {0.1};
   const std::vector<int64_t> ids = {INT64_MIN, 42};
   SafetensorsWriter writer(directory / "x", tensors, {{"format", "pt"}, {"note", "\xC3\xA9\"\n"}});
@@ -141,7 +138,7 @@ TEST(Safetensors, ConvertsBf16) {
       "BF16", {0x0000, 0x8000, 0x3F80, 0xC040, 0x7F7F, 0x0001, 0x7F80, 0xFF80, 0x7FC0});
   // One bit above zero is 2^-133; 0x7F7F is the largest, (2 - 2^-7) 2^127.
   const std::vector<float> expected = {0,           -0.0F,     1,         -3,
-                                       0x1.FEp127F, 0x1p-133F, kInfinity, -kInfinity};
+                                       0x1.FEp127F, 0x1p-133F, HUGE_VALF, -HUGE_VALF};
   for (size_t i = 0; i < expected.size(); ++i) {
     EXPECT_EQ(std::bit_cast<uint32_t>(floats[i]), std::bit_cast<uint32_t>(expected[i])) << i;
   }
@@ -161,8 +158,8 @@ TEST(Safetensors, ConvertsF16) {
       {0x03FF, 0x1.FF8p-15F} /* largest subnormal */,
       {0x0001, 0x1p-24F} /* least */,
       {0x8001, -0x1p-24F},
-      {0x7C00, kInfinity},
-      {0xFC00, -kInfinity}};
+      {0x7C00, HUGE_VALF},
+      {0xFC00, -HUGE_VALF}};
   std::vector<uint16_t> halves;
   for (const auto& [half, value] : known) halves.push_back(half);
   const auto floats = floats_of("F16", halves);

@@ -1,9 +1,9 @@
 // A run's files: trainer_state.json, a zero byte, metrics.jsonl that a run goes on with at step 5.
 #include "formats/run_files.h"
 
-#include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "formats/json.h"
 #include "fuzz/fuzz.h"
 
 namespace gigagpt {
@@ -28,7 +28,7 @@ void continue_metrics(std::string_view input) {
   std::istringstream lines(read_text(path));
   int64_t last = 0;
   for (std::string line; std::getline(lines, line);) {
-    last = nlohmann::json::parse(line).at("step").get<int64_t>();
+    last = formats::parse_json<nlohmann::json>(line, "metrics.jsonl").at("step").get<int64_t>();
     GIGAGPT_ASSERT(last <= 6);
   }
   GIGAGPT_ASSERT(last == 6);

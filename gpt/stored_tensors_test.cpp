@@ -13,7 +13,7 @@ namespace {
 
 using formats::GgufSource, formats::GgufTensor, formats::GgufType, formats::StoredTensor;
 
-GPTConfig model(int64_t width, int64_t depth, int64_t heads, int64_t positions) {
+GPTConfig gpt2_of(int64_t width, int64_t depth, int64_t heads, int64_t positions) {
   GPTConfig config;
   config.width = width, config.depth = depth, config.heads = heads;
   config.max_position_embeddings = positions;
@@ -28,7 +28,7 @@ std::vector<StoredTensor> own_tensors(const GPTConfig& config) {
 }
 
 TEST(StoredTensors, AreThoseOfGpt2) {
-  GPTConfig config = model(768, 12, 12, 1024);
+  GPTConfig config = gpt2_of(768, 12, 12, 1024);
   config.vocab_size = 50257;
   const auto tensors = own_tensors(config);
   ASSERT_EQ(tensors.size(), 2U + 12 * 12 + 2);
@@ -62,14 +62,14 @@ TEST(StoredTensors, AreThoseOfGpt2) {
 }
 
 TEST(StoredTensors, OnlyTheWeightsOfLinearLayersAreTransposed) {
-  for (const StoredTensor& tensor : own_tensors(model(12, 2, 3, 16))) {
+  for (const StoredTensor& tensor : own_tensors(gpt2_of(12, 2, 3, 16))) {
     const bool linear = tensor.name.find(".c_") != std::string::npos && tensor.shape.size() == 2;
     EXPECT_EQ(tensor.transposed, linear) << tensor.name;
   }
 }
 
 TEST(StoredTensors, WithoutBiasTheFileHoldsZerosThatBelongToNoParameter) {
-  GPTConfig config = model(12, 2, 3, 16);
+  GPTConfig config = gpt2_of(12, 2, 3, 16);
   config.bias = false;
   size_t zeros = 0;
   for (const StoredTensor& tensor : own_tensors(config)) {
@@ -84,7 +84,7 @@ TEST(StoredTensors, WithoutBiasTheFileHoldsZerosThatBelongToNoParameter) {
 }
 
 TEST(StoredTensors, OfOtherProgramsMayHaveMoreAndShorterNames) {
-  for (const StoredTensor& tensor : engine::stored_tensors(model(12, 2, 3, 16).layers())) {
+  for (const StoredTensor& tensor : engine::stored_tensors(gpt2_of(12, 2, 3, 16).layers())) {
     const bool head = tensor.name == "lm_head.weight";
     EXPECT_EQ(tensor.foreign,
               head || tensor.name.ends_with(".attn.bias") || tensor.name.ends_with("masked_bias"))
@@ -95,7 +95,7 @@ TEST(StoredTensors, OfOtherProgramsMayHaveMoreAndShorterNames) {
 }
 
 TEST(StoredTensors, BecomeWhatLlamaCppWants) {
-  GPTConfig config = model(48, 12, 2, 16);
+  GPTConfig config = gpt2_of(48, 12, 2, 16);
   config.vocab_size = 50;
   const auto sources = formats::gguf_gpt2_tensors(folded_tensors(config), GgufType::kQ8_0);
   ASSERT_EQ(sources.size(), 4 + 12 * 12U);

@@ -25,7 +25,7 @@ Tensor by_heads(const Tensor& x, int64_t heads) {
 Tensor merged(const Tensor& x) {
   return x.transpose(1, 2).reshape({x.size(0), x.size(2), -1});
 }
-Tensor transposed(const Tensor& x) {
+Tensor swap_last_two(const Tensor& x) {
   return x.transpose(-1, -2);
 }
 
@@ -66,24 +66,24 @@ Bounds attention_bounds(const Tensor& qkv, const Tensor& dy_any, const Attention
   const double D = double(q.size(3)), root = 1 / (rule.over_size ? D : std::sqrt(D)), u = kUnit32,
                length = double(T);
   const double rounding = qkv.scalar_type() == at::kBFloat16 ? kUnitBf16 : 0;
-  const Tensor p = at::softmax(at::matmul(q, transposed(k)) * root + mask, -1);
+  const Tensor p = at::softmax(at::matmul(q, swap_last_two(k)) * root + mask, -1);
   const Tensor z = dropout_factors(rule, B, T), pz = p * z, y = at::matmul(pz, v);
-  const Tensor magnitudes = at::matmul(q.abs(), transposed(k.abs())) * root + mask.abs();
+  const Tensor magnitudes = at::matmul(q.abs(), swap_last_two(k.abs())) * root + mask.abs();
   const Tensor a = std::get<0>(magnitudes.masked_fill(hidden, 0).max(-1, true));  // B H T 1
   const Tensor p_error = (a * ((D + 12) * u) + kExp + length / 64 * kExp) * 2 +
                          (2 * length + 8 + 4 * std::log(length)) * u;
   const Tensor y_error = at::matmul(pz * (p_error + rounding), v.abs());
-  const Tensor dp_size = at::matmul(dy.abs(), transposed(v.abs()));
+  const Tensor dp_size = at::matmul(dy.abs(), swap_last_two(v.abs()));
   const Tensor delta_error =
       (dy.abs() * (y_error + y.abs() * (rounding + (D + 1) * u))).sum(-1, true) +
       (pz * dp_size).sum(-1, true) * (length * u);
   const Tensor ds =
-      p * (z * at::matmul(dy, transposed(v)) - (dy * y).sum(-1, true)) * root;  // B H T T
+      p * (z * at::matmul(dy, swap_last_two(v)) - (dy * y).sum(-1, true)) * root;  // B H T T
   const Tensor ds_error = ds.abs() * (p_error + 4 * u + rounding + length * u) +
                           p * (z * dp_size * ((D + 1) * u) + delta_error) * root;
   const Tensor dq = at::matmul(ds_error, k.abs());
-  const Tensor dk = at::matmul(transposed(ds_error), q.abs());
-  const Tensor dv = at::matmul(transposed(pz * (p_error + rounding + length * u)), dy.abs());
+  const Tensor dk = at::matmul(swap_last_two(ds_error), q.abs());
+  const Tensor dv = at::matmul(swap_last_two(pz * (p_error + rounding + length * u)), dy.abs());
   return {merged(y_error), {at::cat({merged(dq), merged(dk), merged(dv)}, -1)}};
 }
 

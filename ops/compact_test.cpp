@@ -20,7 +20,7 @@ using kernels::kCodeBlock;
 using Block = std::vector<float>;
 
 // Magnitudes over ten decades, so that every code is met and some values are below all of them.
-Block draw(unsigned seed, bool positive) {
+Block draw_block(unsigned seed, bool positive) {
   std::mt19937 random(seed);
   std::uniform_real_distribution<float> exponent(-10, 0);
   Block values(kCodeBlock);
@@ -80,7 +80,7 @@ TEST(Codes, EveryValueBecomesTheNearest) {
   for (const bool positive : {false, true}) {
     const auto values = table(positive);
     for (unsigned seed = 0; seed < 20; ++seed) {
-      const Block block = draw(seed, positive);
+      const Block block = draw_block(seed, positive);
       const Encoded encoded = encode(block, positive);
       const Block back = decode(encoded, positive);
       for (size_t i = 0; i < kCodeBlock; ++i) {
@@ -167,8 +167,11 @@ struct State {
 };
 
 State draw_state() {
-  State state{{}, encode(draw(1, false), false), encode(draw(2, true), true), draw(3, false)};
-  for (const float w : draw(4, false)) state.weights.push_back(kernels::to_bf16(w));
+  State state{{},
+              encode(draw_block(1, false), false),
+              encode(draw_block(2, true), true),
+              draw_block(3, false)};
+  for (const float w : draw_block(4, false)) state.weights.push_back(kernels::to_bf16(w));
   return state;
 }
 
@@ -219,7 +222,7 @@ TEST(CompactUpdate, PiecesMayBeCutAnywhere) {
   const UpdateRule rule{.seed = 4};
   const auto run = [&](const std::vector<size_t>& cuts) {
     State state = draw_state();
-    Block m = draw(5, false), v = draw(6, true);
+    Block m = draw_block(5, false), v = draw_block(6, true);
     std::vector<Bf16> narrow;
     for (const float g : state.grad) narrow.push_back(kernels::to_bf16(g));
     for (size_t i = 0; i + 1 < cuts.size(); ++i) {

@@ -14,7 +14,7 @@ namespace {
 
 using at::Tensor;
 
-struct Shape {
+struct HeadShape {
   int64_t R, C, V;
 };
 
@@ -60,7 +60,7 @@ Tensor draw_labels(int64_t R, int64_t V) {
   return labels;
 }
 
-void check_head(const Shape& s, at::ScalarType type, double dy, double scale = 1) {
+void check_head(const HeadShape& s, at::ScalarType type, double dy, double scale = 1) {
   SCOPED_TRACE(testing::Message() << "R " << s.R << " C " << s.C << " V " << s.V << " dy " << dy
                                   << " " << type);
   const Tensors inputs = {(at::randn({s.R, s.C}) * scale).to(type), at::randn({s.V, s.C}).to(type)};
@@ -71,11 +71,11 @@ void check_head(const Shape& s, at::ScalarType type, double dy, double scale = 1
 // More rows than 1024 are done in chunks.
 TEST(CrossEntropy, ForwardAndGradientsMatchDouble) {
   at::manual_seed(1);
-  const std::vector<Shape> shapes = {
+  const std::vector<HeadShape> shapes = {
       {1, 1, 1},     {1, 16, 7},    {1, 33, 50},   {7, 5, 11},      {65, 20, 63},  {64, 48, 64},
       {33, 64, 129}, {1023, 8, 47}, {1024, 9, 48}, {1025, 16, 100}, {2100, 7, 31}, {40, 100, 1003}};
   for (const auto type : {at::kFloat, at::kBFloat16}) {
-    for (const Shape& s : shapes) check_head(s, type, 1.0);
+    for (const HeadShape& s : shapes) check_head(s, type, 1.0);
   }
 }
 
@@ -129,7 +129,8 @@ TEST(CrossEntropy, TakesAnyLeadingDimensions) {
 TEST(CrossEntropy, WithoutGradientsItIsTheSameLoss) {
   at::manual_seed(6);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
-    for (const Shape& s : {Shape{1, 4, 9}, Shape{70, 32, 65}, Shape{1100, 12, 48}}) {
+    for (const HeadShape& s :
+         {HeadShape{1, 4, 9}, HeadShape{70, 32, 65}, HeadShape{1100, 12, 48}}) {
       const Tensor h = at::randn({s.R, s.C}).to(type), w = at::randn({s.V, s.C}).to(type);
       const Tensor labels = draw_labels(s.R, s.V);
       GradientSum sum{at::full(w.sizes(), NAN)};

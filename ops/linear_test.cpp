@@ -20,7 +20,7 @@ class WithoutOwnGemm {
 };
 
 // A matrix [rows, columns] that lies in rows, transposed, or as part of a wider one.
-Tensor draw(Random& random, int64_t rows, int64_t columns, at::ScalarType type) {
+Tensor draw_matrix(Random& random, int64_t rows, int64_t columns, at::ScalarType type) {
   switch (random.upto(3)) {
     case 1:
       return at::randn({rows, columns}).to(type);
@@ -76,9 +76,9 @@ TEST(Gemm, MatchesDoubleOnRandomShapesStridesAndTypes) {
     const auto type = trial % 3 == 0 ? at::kFloat : at::kBFloat16;
     const int64_t M = random.upto(210), N = random.upto(150);
     const int64_t K = random.upto(130);
-    const Tensor a = draw(random, M, K, type), b = draw(random, K, N, type);
+    const Tensor a = draw_matrix(random, M, K, type), b = draw_matrix(random, K, N, type);
     const bool rounded = type == at::kBFloat16 && random.coin();
-    const Tensor c = draw(random, M, N, rounded ? type : at::kFloat);
+    const Tensor c = draw_matrix(random, M, N, rounded ? type : at::kFloat);
     GemmExtras extras;
     if (random.coin()) extras.bias = at::randn({N});
     if (!rounded && random.coin()) extras.residual = at::randn({M, N});
@@ -92,7 +92,8 @@ TEST(Gemm, MatchesDoubleOnRandomShapesStridesAndTypes) {
 TEST(Gemm, LongSums) {
   Random random(2);
   for (const int64_t K : {766, 767, 768, 769, 770, 1536, 1538, 2305}) {
-    const Tensor a = at::randn({97, K}).to(at::kBFloat16), b = draw(random, K, 65, at::kBFloat16);
+    const Tensor a = at::randn({97, K}).to(at::kBFloat16),
+                 b = draw_matrix(random, K, 65, at::kBFloat16);
     check_gemm(a, b, at::zeros({97, 65}));
     check_gemm(a.t().contiguous().t(), b, at::zeros({97, 65}, at::kBFloat16));
   }
@@ -104,7 +105,7 @@ TEST(Gemm, OneRowColumnOrTerm) {
     for (const auto& [M, K, N] : std::vector<std::array<int64_t, 3>>{
              {1, 1, 1}, {1, 300, 70}, {1, 33, 1}, {70, 33, 1}, {70, 1, 33}, {1, 1, 64}}) {
       for (int layout = 0; layout < 4; ++layout) {
-        const Tensor a = draw(random, M, K, type), b = draw(random, K, N, type);
+        const Tensor a = draw_matrix(random, M, K, type), b = draw_matrix(random, K, N, type);
         check_gemm(a, b, at::randn({M, N}), {at::randn({N}), at::randn({M, N}), layout % 2 == 0});
         check_gemm(a, b, at::zeros({M, N}, type), {at::randn({N})});
       }
@@ -140,7 +141,7 @@ TEST(Gemm, TakesAColumnOfZerosBeyondAnOddK) {
   Random random(4);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     for (const int64_t K : {1, 7, 64, 201}) {
-      const Tensor b = draw(random, K, 90, type);
+      const Tensor b = draw_matrix(random, K, 90, type);
       for (int use = 0; use < 3; ++use) {
         const int64_t even = (K + 1) / 2 * 2;
         const Tensor wide = at::zeros({50 + use, even}, type), a = wide.narrow(1, 0, K);
@@ -177,7 +178,7 @@ TEST(Transposed, OfAnyShapeWithTheSumsOfColumns) {
       for (const auto& [R, N] : std::vector<std::array<int64_t, 2>>{
                {1, 1}, {1, 70}, {31, 64}, {32, 16}, {64, 15}, {65, 17}, {127, 129}, {200, 63}}) {
         check_transposed(at::randn({R, N}).to(from), type);
-        check_transposed(draw(random, R, N, from), type);
+        check_transposed(draw_matrix(random, R, N, from), type);
       }
     }
   }

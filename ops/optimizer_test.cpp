@@ -29,7 +29,7 @@ TEST(Threads, LoopsRunOnAllOfThem) {
   EXPECT_EQ(seen.size(), 2U);
 }
 
-std::vector<float> draw(size_t n, unsigned seed) {
+std::vector<float> draw_values(size_t n, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
   std::vector<float> values(n);
@@ -49,7 +49,7 @@ struct Beside {
   at::Tensor compute;  // bf16
 
   Beside(size_t n, unsigned seed)
-      : w(draw(n, seed)),
+      : w(draw_values(n, seed)),
         m(n),
         v(n),
         w64(w.begin(), w.end()),
@@ -91,7 +91,7 @@ TEST(Update, AdamWMatchesDoubleOverTenSteps) {
   for (const size_t n : kLengths) {
     Beside both(n, 1);
     const double lr = 0.01;
-    for (int t = 1; t <= 10; ++t) both.step(draw(n, unsigned(100 + t)), {}, lr, 0.37, t);
+    for (int t = 1; t <= 10; ++t) both.step(draw_values(n, unsigned(100 + t)), {}, lr, 0.37, t);
     for (size_t i = 0; i < n; ++i) {
       ASSERT_NEAR(both.w[i], both.w64[i], 16 * 10 * kUnit32 * (std::abs(both.w64[i]) + lr)) << i;
     }
@@ -104,7 +104,7 @@ TEST(Update, SgdMatchesDoubleOverTenSteps) {
     Beside both(n, 2);
     const UpdateRule rule{&Sgd::kInfo, {}};
     const double lr = 0.01;
-    for (int t = 1; t <= 10; ++t) both.step(draw(n, unsigned(200 + t)), rule, lr, 0.37, t);
+    for (int t = 1; t <= 10; ++t) both.step(draw_values(n, unsigned(200 + t)), rule, lr, 0.37, t);
     for (size_t i = 0; i < n; ++i) {
       const double size = std::abs(both.w64[i]) + lr * 10 * 2;
       ASSERT_NEAR(both.w[i], both.w64[i], 16 * 10 * kUnit32 * size) << i;
@@ -119,7 +119,7 @@ TEST(Update, LionMatchesDoubleOverTenSteps) {
     Beside both(n, 3);
     const UpdateRule rule{&Lion::kInfo, {.beta2 = 0.99}};
     const double lr = 0.01;
-    for (int t = 1; t <= 10; ++t) both.step(draw(n, unsigned(300 + t)), rule, lr, 0.37, t);
+    for (int t = 1; t <= 10; ++t) both.step(draw_values(n, unsigned(300 + t)), rule, lr, 0.37, t);
     for (size_t i = 0; i < n; ++i) {
       ASSERT_NEAR(both.w[i], both.w64[i], 16 * 10 * kUnit32 * (std::abs(both.w64[i]) + lr)) << i;
       ASSERT_EQ(both.v[i], 0.0F) << "Lion leaves the second moment alone";
@@ -137,7 +137,7 @@ TEST(Update, LionsDirectionIsZeroWhereNothingPulls) {
 TEST(Update, HasFactorsForEachParameter) {
   const OptimizerNumbers numbers{.epsilon = 1e-2, .weight_decay = 0.2};
   const ParamFactors factors{.rate = 0.5, .decay = 3, .epsilon = 10};
-  std::vector<float> g = draw(100, 1), w = draw(100, 2), m(100), v(100);
+  std::vector<float> g = draw_values(100, 1), w = draw_values(100, 2), m(100), v(100);
   std::vector<float> w2 = w, m2(100), v2(100);
   update_one({w, g, m, v, nullptr, factors}, {.numbers = numbers}, 0.02, 1, 1);
   update_one({w2, g, m2, v2}, {.numbers = {.epsilon = 1e-1, .weight_decay = 0.6}}, 0.01, 1, 1);
@@ -181,7 +181,7 @@ TEST(Update, OfManyParametersIsThatOfEach) {
     std::vector<std::vector<float>> grads;
     std::vector<ParamState> states;
     for (size_t i = 0; i < together.size(); ++i) {
-      grads.push_back(draw(kLengths[i], unsigned(t)));
+      grads.push_back(draw_values(kLengths[i], unsigned(t)));
       const double decays = i % 2 == 0 ? 1 : 0;
       states.push_back(
           {together[i].w, grads[i], together[i].m, together[i].v, nullptr, {.decay = decays}});
@@ -196,7 +196,7 @@ TEST(Update, IsTheSameForAnyThreadCount) {
   const auto after = [](int threads) {
     const ThreadCount count(threads);
     Beside both(70001, 3);
-    both.step(draw(70001, 4), {}, 0.01, 0.5, 1);
+    both.step(draw_values(70001, 4), {}, 0.01, 0.5, 1);
     return both.w;
   };
   EXPECT_EQ(after(1), after(3));
@@ -211,7 +211,7 @@ TEST(Update, WithoutLearningRateOnlyMomentsMove) {
 }
 
 TEST(SumOfSquares, IsExactToDoubleAndTheSameForAnyThreadCount) {
-  const auto values = draw(100003, 3);
+  const auto values = draw_values(100003, 3);
   double sum = 0;
   for (const float v : values) sum += double(v) * double(v);
   const auto with_threads = [&](int threads) {

@@ -2,14 +2,17 @@
 # clang's reading of the sources: its warnings, thread-safety analysis among them, and clang-tidy's
 # checks (.clang-tidy); tests get the warnings alone. It reads what uses LibTorch with libc++, as it
 # does not parse LibTorch's headers with GCC 12's library as C++20.
-# Usage: tools/tidy.sh [--all] [BUILD_DIRECTORY]   (a build with tests knows how to compile them, too)
+# Usage: tools/tidy.sh [--all]
 # Without --all it reads what changed since the last release: the last tag or, in a clone without
 # tags, the commit that last changed the version. For a header it reads a source that includes it.
 set -euo pipefail
 all=no
 [[ ${1:-} != --all ]] || { all=yes && shift; }
 cd "$(dirname "$0")/.."
-build=$(realpath "${1:-build}")
+# The debug preset compiles each file by itself.
+cmake --preset debug >/dev/null 2>&1
+ninja -C build-debug generated/formats/tensorboard.pb.h >/dev/null
+build=$PWD/build-debug
 known() { grep -oE '"file": "[^"]*"' "$build/compile_commands.json" | cut -d'"' -f4 | sed "s|^$PWD/||" | sort -u; }
 
 changed_since_release() {

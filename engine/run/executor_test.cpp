@@ -16,7 +16,7 @@ namespace {
 
 using ops::expect_same_bits;
 
-std::vector<MicroBatch> make_batches(int64_t step) {
+std::vector<MicroBatch> five_batches(int64_t step) {
   at::manual_seed(uint64_t(100 + step));
   std::vector<MicroBatch> batches;
   for (const int64_t rows : {3, 2, 3, 1, 3}) {  // of unequal size: shares of the loss differ
@@ -39,7 +39,7 @@ TEST_P(ExecutorModes, EqualsTheOracleForSeveralSteps) {
   store.initialise(7, {});
   Executor executor(model, store, {GetParam().window, GetParam().recompute});
   for (int64_t step = 0; step < 4; ++step) {
-    const auto batches = make_batches(step);
+    const auto batches = five_batches(step);
     const uint64_t key = mix(9, uint64_t(step));
     auto values = copy_values(store);
     const auto oracle = run_oracle(model, values, batches, key);
@@ -82,7 +82,7 @@ TEST_P(ExecutorModes, AddsTheLossesOfLayers) {
   model.insert(model.begin() + 3, std::make_unique<Penalty>("b."));
   Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   store.initialise(7, {});
-  const auto batches = make_batches(0);
+  const auto batches = five_batches(0);
   const auto values = copy_values(store);
   const auto oracle = run_oracle(model, values, batches, 3);
   Executor executor(model, store, {GetParam().window, GetParam().recompute});
@@ -115,7 +115,7 @@ TEST(Update, ClipsByTheGlobalNormAndDecaysMatricesOnly) {
   auto values = copy_values(store);
   Update update{
       .rule = {&ops::Sgd::kInfo, {.beta1 = 0, .weight_decay = 0.5}}, .lr = 0.1, .step = 1};
-  const double norm = executor.compute_gradients(make_batches(0), 1, update, {})->norm;
+  const double norm = executor.compute_gradients(five_batches(0), 1, update, {})->norm;
   double squares = 0;
   std::map<std::string, at::Tensor> grads;
   for (const auto& [name, value] : values) {
@@ -141,7 +141,7 @@ TEST(Executor, BitsDoNotDependOnTheMode) {
     store.initialise(7, {});
     Executor executor(model, store, options);
     for (int64_t step = 0; step < 3; ++step) {
-      train_step(executor, store, make_batches(step), uint64_t(step),
+      train_step(executor, store, five_batches(step), uint64_t(step),
                  {.lr = 0.01, .max_norm = 0.5, .step = step + 1}, {});
     }
     return copy_values(store);
@@ -174,7 +174,7 @@ TEST(Executor, RunsEachLayerAsOftenAsItShould) {
     model[i] = std::make_unique<Counting>(std::move(model[i]), &calls[i]);
   }
   Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
-  const auto batches = make_batches(0);  // five
+  const auto batches = five_batches(0);  // five
   Executor(model, store, {0, false}).compute_gradients(batches, 1, {}, {});
   EXPECT_EQ(calls, (std::vector<int>{5, 5, 5, 5}));
   calls.assign(4, 0);
@@ -190,7 +190,7 @@ TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
   Store store(specs_of(model), {Precision::kFp32, /*training=*/true});
   std::vector<double> shares;
   Executor executor(model, store, {2, true});
-  executor.compute_gradients(make_batches(0), 1, {}, [&](double share) {
+  executor.compute_gradients(five_batches(0), 1, {}, [&](double share) {
     shares.push_back(share);
     return true;
   });
@@ -199,7 +199,7 @@ TEST(Executor, ProgressRisesToOneAndCanStopTheStep) {
   EXPECT_DOUBLE_EQ(shares.back(), 1.0);
   int told = 0;
   EXPECT_FALSE(
-      executor.compute_gradients(make_batches(0), 1, {}, [&](double) { return ++told < 3; }));
+      executor.compute_gradients(five_batches(0), 1, {}, [&](double) { return ++told < 3; }));
   EXPECT_EQ(told, 3);
 }
 
@@ -208,7 +208,7 @@ TEST(Executor, EvaluationHasNoNoiseAndNoGradients) {
   Store store(specs_of(model), {Precision::kFp32, /*training=*/false});
   store.initialise(1, {});
   Executor executor(model, store, {});
-  const auto batches = make_batches(0);
+  const auto batches = five_batches(0);
   const auto losses = executor.evaluate(batches, {});
   EXPECT_EQ(losses.size(), batches.size());
   EXPECT_EQ(losses, executor.evaluate(batches, {}));
@@ -224,7 +224,7 @@ TEST(Executor, NamesTheFirstLayerThatIsNotFinite) {
   scale[2] = std::numeric_limits<float>::infinity();
   set_values(store, "gates.1.scale", scale);
   try {
-    Executor(model, store, {}).compute_gradients(make_batches(0), 1, {}, {});
+    Executor(model, store, {}).compute_gradients(five_batches(0), 1, {}, {});
     FAIL() << "no error";
   } catch (const NonFinite& error) {
     EXPECT_STREQ(error.what(), "the loss is not finite, first in layer gate");
@@ -253,7 +253,7 @@ TEST(Update, RefusesGradientsThatAreNotFiniteBeforeChangingAnything) {
     Executor executor(model, store, {.window = 0});
     const Update step{.lr = 0.1, .step = 1};
     try {
-      train_step(executor, store, make_batches(0), 1, step, {});
+      train_step(executor, store, five_batches(0), 1, step, {});
       FAIL() << "no error";
     } catch (const NonFinite& error) {
       EXPECT_STREQ(error.what(), "the gradient is not finite, first in layer root");
@@ -275,8 +275,8 @@ TEST(Update, ByLayersEqualsThePlainFormulas) {
   Executor executor(model, store, {.window = 0, .recompute = true});
   const double max_norm = 0.5, lr = 0.1;
   const auto before = copy_values(store);
-  const auto oracle = run_oracle(model, before, make_batches(0), 1);
-  const auto result = train_step(executor, store, make_batches(0), 1,
+  const auto oracle = run_oracle(model, before, five_batches(0), 1);
+  const auto result = train_step(executor, store, five_batches(0), 1,
                                  {.rule = {&ops::Sgd::kInfo, {.beta1 = 0, .weight_decay = 0}},
                                   .lr = lr,
                                   .max_norm = max_norm,

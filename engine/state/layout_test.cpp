@@ -7,7 +7,7 @@
 namespace gigagpt::engine {
 namespace {
 
-std::vector<LayerSpec> specs() {
+std::vector<LayerSpec> layers_of_odd_shapes() {
   return {{"first",
            "first.",
            {{"table", {300, 20}, {.looked_up = true}}, {"positions", {30, 20}, {.per_token = 0}}}},
@@ -27,7 +27,7 @@ std::vector<StateLayout> layouts(const ops::Optimizer& optimizer, int64_t segmen
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
     for (const int systems : {1, 2, 3, 7}) {
       for (int rank = 0; rank < systems; ++rank) {
-        all.emplace_back(specs(),
+        all.emplace_back(layers_of_odd_shapes(),
                          StateForm{precision, true, false, GradientForm::kFp32, &optimizer},
                          segment_elements, Shard{rank, systems});
       }
@@ -77,7 +77,7 @@ TEST(StateLayout, WholeParametersAreNotCut) {
   EXPECT_EQ(cut(ops::Adafactor::kInfo), Names());
   const StateForm form{Precision::kBf16, true, false, GradientForm::kFp32, &ops::Muon::kInfo};
   Names whole;
-  for (const LayerSpec& layer : specs()) {
+  for (const LayerSpec& layer : layers_of_odd_shapes()) {
     for (const ParamSpec& param : layer.params) {
       if (form.needs_whole(param)) whole.push_back(param.name);
     }

@@ -59,8 +59,7 @@ class Explorer {
         World next = world;
         change(next);
         moved = true;
-        if (seen_.insert(std::hash<std::string>()(text_of(next))).second)
-          left.push_back(std::move(next));
+        if (seen_.insert(hash_of(next)).second) left.push_back(std::move(next));
       };
       if (can_call(world)) go([&](World& next) { call(next); });
       for (size_t i = 0; i < world.reducing.size(); ++i)

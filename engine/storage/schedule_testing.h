@@ -2,10 +2,15 @@
 // copied and told apart.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <cstring>
+#include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "engine/storage/schedule.h"
 
 namespace gigagpt::engine {
@@ -156,7 +161,8 @@ class Text {
  public:
   template <class... Numbers>
   void add(Numbers... numbers) {
-    (text_.append(reinterpret_cast<const char*>(&numbers), sizeof numbers), ...);
+    GIGAGPT_ASSERT(size_ + (sizeof numbers + ...) <= bytes_.size());
+    ((std::memcpy(&bytes_[size_], &numbers, sizeof numbers), size_ += sizeof numbers), ...);
   }
   template <class Range, class Add>
   void each(const Range& range, const Add& add_one) {
@@ -173,14 +179,15 @@ class Text {
       add(uint8_t(p.segment), uint8_t(p.step), p.moving, p.synced, p.in_sync);
     });
   }
-  std::string& text() { return text_; }
+  size_t hash() const { return std::hash<std::string_view>()({bytes_.data(), size_}); }
 
  private:
-  std::string text_;
+  std::array<char, 4096> bytes_;
+  size_t size_ = 0;
 };
 
-// All that tells worlds apart.
-inline std::string text_of(const World& world) {
+// A hash of all that tells worlds apart.
+inline size_t hash_of(const World& world) {
   Text t;
   const auto number = [&](auto n) { t.add(uint8_t(n)); };
   const auto job = [&](const SegmentJob& j) { t.job(j); };
@@ -215,7 +222,7 @@ inline std::string text_of(const World& world) {
   t.each(world.reduced, number), t.each(world.under_way, job), t.each(world.updating, job);
   t.each(world.reducing, number);
   t.each(world.due, number), t.each(world.sending, number), t.each(world.receiving, number);
-  return std::move(t.text());
+  return t.hash();
 }
 
 }  // namespace gigagpt::engine
