@@ -9,6 +9,9 @@ find_package(GTest REQUIRED)
 # with their longest headers read once, for those that work with tensors and for the others. So the
 # files of one program do not share names.
 set(TEST_OPTIONS -O1)
+if(GIGAGPT_SANITIZE)
+  set(TEST_OPTIONS -O0 -fno-sanitize=undefined)  # it is what they test that is checked for both
+endif()
 set(TEST_HEADERS <filesystem> <fstream> <functional> <map> <regex> <thread>
                  <fmt/ranges.h> <gtest/gtest.h> <nlohmann/json.hpp>)
 file(WRITE ${GENERATED}/only_headers.cpp "")
