@@ -121,6 +121,9 @@ function(files_in_memory)
   endif()
 endfunction()
 files_in_memory(power_loss)
+if(GIGAGPT_SANITIZE)
+  files_in_memory(check engine gpt)
+endif()
 
 # Memory from malloc is filled with ones first: reading it shows.
 set_property(TEST ops APPEND PROPERTY ENVIRONMENT MALLOC_PERTURB_=1)
