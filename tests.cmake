@@ -5,7 +5,7 @@
 # on a core that another test has take twice the time.
 find_package(GTest REQUIRED)
 
-# Tests are compiled quickly rather than well: all of a program as one file, at -O1, and
+# Tests are compiled quickly rather than well: a few files of a program as one, at -O1, and
 # with their longest headers read once, for those that work with tensors and for the others. So the
 # files of one program do not share names.
 set(TEST_OPTIONS -O1)
@@ -172,10 +172,12 @@ if(NOT GIGAGPT_SANITIZE)  # which would take most of the time to start
 endif()
 
 # The same tests as on CPUs without AVX-512, unless this is one, and without AVX2.
-set(OTHER_CPUS avx2 baseline)
+set(ENVIRONMENT_avx2 GIGAGPT_MAX_CPU=avx2 ONEDNN_MAX_CPU_ISA=AVX2)
+set(ENVIRONMENT_baseline GIGAGPT_MAX_CPU=baseline ONEDNN_MAX_CPU_ISA=SSE41)
+set(OTHER_CPUS baseline)
 file(STRINGS /proc/cpuinfo AVX512 REGEX "^flags.* avx512f" LIMIT_COUNT 1)
-if(NOT AVX512)
-  set(OTHER_CPUS baseline)
+if(AVX512)
+  list(APPEND OTHER_CPUS avx2)
 endif()
 set(ROOMS_BY_CPU ops engine gpt)
 if(GIGAGPT_SANITIZE)
@@ -186,15 +188,9 @@ foreach(room ${ROOMS_BY_CPU})
     # What a disk does is the same on each.
     add_test(NAME ${room}_${cpu} COMMAND ${room}_test --gtest_filter=-FileStorageFaults.*)
     describe_test(${room}_${cpu} slow FALSE)
+    set_property(TEST ${room}_${cpu} APPEND PROPERTY ENVIRONMENT ${ENVIRONMENT_${cpu}})
+    files_in_memory(${room}_${cpu})
   endforeach()
-  if(AVX512)
-    set_property(TEST ${room}_avx2 APPEND PROPERTY ENVIRONMENT
-                 GIGAGPT_MAX_CPU=avx2 ONEDNN_MAX_CPU_ISA=AVX2)
-    files_in_memory(${room}_avx2)
-  endif()
-  set_property(TEST ${room}_baseline APPEND PROPERTY ENVIRONMENT
-               GIGAGPT_MAX_CPU=baseline ONEDNN_MAX_CPU_ISA=SSE41)
-  files_in_memory(${room}_baseline)
 endforeach()
 
 # PyTorch, of Debian's own Python.

@@ -35,10 +35,6 @@ std::span<std::byte> blocks_of(const PageBuffer& memory, size_t first, size_t co
   return memory.bytes().subspan(first * kBlockBytes, count * kBlockBytes);
 }
 
-std::string text_of(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
 bool same(const PageBuffer& a, const PageBuffer& b) {
   return std::ranges::equal(a.bytes(), b.bytes());
 }

@@ -12,10 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string as_text(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
 TEST(File, WritesReadsAndAppends) {
   const TemporaryDirectory directory;
   const Path path = directory / "x";
@@ -25,7 +21,7 @@ TEST(File, WritesReadsAndAppends) {
   EXPECT_EQ(file.size_bytes(), 7U);
   std::array<std::byte, 4> middle{};
   file.read_at(2, middle);
-  EXPECT_EQ(as_text(middle), "cdef");
+  EXPECT_EQ(text_of(middle), "cdef");
   EXPECT_EQ(read_text(path), "abcdefg");
   File::create(path).write("z");  // truncates
   EXPECT_EQ(read_text(path), "z");
@@ -73,7 +69,7 @@ TEST(WriteTextAtomically, ReplacesTheFileAndLeavesNothingElse) {
   // Whoever had the old file open still sees all of it: it was replaced, not overwritten.
   std::array<std::byte, 11> bytes{};
   reader.read_at(0, bytes);
-  EXPECT_EQ(as_text(bytes), "old content");
+  EXPECT_EQ(text_of(bytes), "old content");
 }
 
 TEST(WriteTextAtomically, SurvivesALeftoverOfACrash) {

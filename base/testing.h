@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <random>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,6 +22,10 @@
 #define EXPECT_ERROR(statement, text) EXPECT_TRUE(::gigagpt::throws_error([&] { statement; }, text))
 
 namespace gigagpt {
+
+inline std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
 
 // Of what lies in a folder.
 inline std::set<std::string> names_in(const Path& folder) {

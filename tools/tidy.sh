@@ -10,7 +10,7 @@ all=no
 [[ ${1:-} != --all ]] || { all=yes && shift; }
 cd "$(dirname "$0")/.."
 # The debug preset compiles each file by itself.
-cmake --preset debug >/dev/null 2>&1
+cmake --preset debug >/dev/null
 ninja -C build-debug generated/formats/tensorboard.pb.h >/dev/null
 build=$PWD/build-debug
 known() { grep -oE '"file": "[^"]*"' "$build/compile_commands.json" | cut -d'"' -f4 | sed "s|^$PWD/||" | sort -u; }
